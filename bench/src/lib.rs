@@ -1,0 +1,2 @@
+//! Measurement as a library: traffic profiles and micro-benchmarks.
+#![forbid(unsafe_code)]

@@ -1,0 +1,3 @@
+//! The `millrace` command.
+#![forbid(unsafe_code)]
+fn main() {}

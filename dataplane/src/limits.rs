@@ -1,0 +1,17 @@
+//! Every bound of the data plane, with the relations between them checked at compile time.
+
+/// Most packets in one burst.
+pub const BURST_PACKETS_MAX: usize = 64;
+/// Bytes of the metadata line at the start of each frame.
+pub const METADATA_BYTES: usize = 64;
+/// Least bytes free in front of a received packet, for pushed headers.
+pub const HEADROOM_BYTES_MIN: usize = 192;
+/// Where a received packet starts in its frame. AF_XDP fixes it: the kernel leaves 256 bytes free.
+pub const DATA_OFFSET: usize = METADATA_BYTES + HEADROOM_BYTES_MIN;
+/// Most ports that one worker serves.
+pub const PORTS_MAX: usize = 64;
+/// Largest frame of a port without FCS (an MTU of 9,000 and the Ethernet header with two tags).
+pub const FRAME_BYTES_MAX: usize = 9_022;
+
+const _: () = assert!(DATA_OFFSET == 256);
+const _: () = assert!(BURST_PACKETS_MAX.is_power_of_two());

@@ -1,0 +1,4 @@
+//! Bursts.
+/// (being written)
+#[derive(Debug)]
+pub struct Burst(());

@@ -1,0 +1,97 @@
+//! Ports: where packets enter and leave. A port knows nothing of functions.
+
+use crate::drops::DropCounters;
+use crate::memory::Pool;
+use crate::packet::Burst;
+use crate::time::Time;
+
+/// A port's number within its instance, given by the order in the configuration.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct PortId(pub u16);
+
+/// An Ethernet address in wire order.
+pub type MacAddress = [u8; 6];
+
+/// What a port is and can do; fixed while it is open, but for the link.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PortInfo {
+    /// Name in the configuration.
+    pub name: String,
+    /// Kind and device, for people: `af_xdp eth0 queue 0 (copy mode)`.
+    pub description: String,
+    /// The port's own address.
+    pub mac: MacAddress,
+    /// Largest IP packet in bytes.
+    pub mtu: u16,
+    /// Whether the link is up.
+    pub link_up: bool,
+}
+
+/// What passed a port. `rx_packets` counts what was handed to the worker; what the port had to discard
+/// before that (a full pool, a broken descriptor) is in `rx_drops` and not in `rx_packets`.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct PortCounters {
+    /// Packets handed to the worker.
+    pub rx_packets: u64,
+    /// Their bytes, without FCS.
+    pub rx_bytes: u64,
+    /// Packets taken for transmission and sent (or queued with the kernel or device).
+    pub tx_packets: u64,
+    /// Their bytes, without FCS.
+    pub tx_bytes: u64,
+    /// Packets discarded before the worker saw them, as far as the port can tell.
+    pub rx_drops: DropCounters,
+    /// Packets taken for transmission and then discarded.
+    pub tx_drops: DropCounters,
+    /// Frames lost outside (the kernel's or device's own counters): not part of our sums.
+    pub rx_missed: u64,
+}
+
+/// An error of a port that ends its use until it is opened again.
+#[derive(Debug, thiserror::Error)]
+#[error("port {port}: {action}: {source}")]
+pub struct PortError {
+    /// The port's name.
+    pub port: String,
+    /// What was tried, with its object: `bind an AF_XDP socket to eth0 queue 0`.
+    pub action: String,
+    /// What the system answered.
+    #[source]
+    pub source: std::io::Error,
+}
+
+/// One queue pair of a port, served by one worker.
+///
+/// Few verbs: `rx` and `tx`; the rest is for people and for the worker's idle sleep.
+pub trait Port: Send {
+    /// Appends received packets to `burst`, as many as fit and are there; takes frames from `pool`.
+    fn rx(&mut self, pool: &mut Pool, now: Time, burst: &mut Burst);
+
+    /// Takes all packets of `burst`: sends them, or drops and counts them in `tx_drops`. Never blocks.
+    /// Also called with an empty burst once a loop so that the port can finish earlier work.
+    fn tx(&mut self, pool: &mut Pool, now: Time, burst: &mut Burst);
+
+    /// What the port is.
+    fn info(&self) -> &PortInfo;
+
+    /// What passed it, up to now.
+    fn counters(&mut self) -> PortCounters;
+
+    /// True when the port will deliver nothing more (the end of a capture, a finished generator).
+    fn exhausted(&self) -> bool {
+        false
+    }
+
+    /// Packets that this port holds (received and not handed over, or taken and not yet sent).
+    fn buffered(&self) -> u64 {
+        0
+    }
+
+    /// A file descriptor that becomes readable when packets arrive, for an idle worker's `poll(2)`.
+    fn wait_fd(&self) -> Option<std::os::fd::RawFd> {
+        None
+    }
+
+    /// Gives all frames back to `pool` and detaches from the device.
+    fn close(&mut self, pool: &mut Pool);
+}

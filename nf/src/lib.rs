@@ -1,0 +1,10 @@
+//! Typed headers, chains, the compiler to programs, and the network functions.
+//!
+//! A network function is a small piece of code over typed headers and its own state. It never touches
+//! packet bytes, checksums or buffers, does no I/O and has no threads.
+#![forbid(unsafe_code)]
+
+pub mod firewall;
+pub mod headers;
+pub mod nat;
+pub mod router;
