@@ -1,7 +1,20 @@
 //! Memory: one arena of huge pages a process, and pools of packet frames carved from it.
+//!
+//! The arena is mapped once and never moves. Regions are carved from it for pools and for large tables and
+//! give their space back when they are dropped. Nothing here runs per packet but [`Pool::take`] and
+//! [`Pool::put`] with their bulk forms, which touch the worker's own list only.
 
 mod arena;
+mod mapping;
 mod pool;
+mod prefetch;
+mod region;
 
-pub use arena::{Arena, ArenaConfig, ArenaError, ArenaReport, Backing};
-pub use pool::{Pool, PoolConfig, PoolError};
+pub use arena::{Arena, ArenaConfig, ArenaError};
+pub use mapping::{ArenaReport, Backing, FailedStep, PageSize};
+pub use pool::{FRAME_BYTES_DEFAULT, Pool, PoolConfig, PoolError};
+pub use prefetch::prefetch;
+pub use region::{ArenaSlice, Pod, Region};
+
+pub(crate) use pool::{Metadata, give_back};
+pub(crate) use prefetch::prefetch_at;

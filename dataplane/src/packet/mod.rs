@@ -5,4 +5,4 @@ mod burst;
 pub mod checksum;
 
 pub use buffer::{NoRoom, Packet};
-pub use burst::Burst;
+pub use burst::{Burst, Drain};
