@@ -1,1 +1,7 @@
-//! (being written)
+//! Routing: routes, neighbours, interfaces, and the limits on what the router says by itself.
+
+pub mod interface;
+pub mod lpm;
+mod prefix_trie;
+
+pub use prefix_trie::{PrefixTrie, TrieFull};
