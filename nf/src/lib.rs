@@ -8,3 +8,4 @@ pub mod firewall;
 pub mod headers;
 pub mod nat;
 pub mod router;
+pub mod zone;
