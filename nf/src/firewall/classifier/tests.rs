@@ -24,8 +24,7 @@ fn rule_matches(rule: &Rule, query: &Query) -> bool {
     };
     let inside =
         |nets: &[IpNet], address: IpAddr| nets.is_empty() || nets.iter().any(|net| net.contains(&address));
-    let every =
-        |ranges: &[RangeInclusive<u16>]| ranges.is_empty() || ranges.iter().any(|r| *r == (0..=65_535));
+    let every = |ranges: &[RangeInclusive<u16>]| ranges.is_empty() || ranges.contains(&(0..=65_535));
     let ports = match query.transport {
         Transport::Ports { source, destination } => {
             (every(&rule.source_ports) || rule.source_ports.iter().any(|range| range.contains(&source)))
@@ -178,13 +177,13 @@ fn query_near(rule: &Rule, picks: [u32; 8]) -> Query {
     } else {
         Addresses::V6 { source: Ipv6Addr::from_bits(source), destination: Ipv6Addr::from_bits(destination) }
     };
-    let wild = picks[3] % 7 == 0;
+    let wild = picks[3].is_multiple_of(7);
     let protocol = match rule.protocols.get(picks[4] as usize % rule.protocols.len().max(1)) {
         Some(protocol) if !wild => *protocol,
         _ => [1, 6, 17, 50, 58, 132][picks[4] as usize % 6],
     };
     let transport = match protocol {
-        _ if picks[3] % 11 == 0 => Transport::Other,
+        _ if picks[3].is_multiple_of(11) => Transport::Other,
         1 | 58 => {
             let wanted = rule.icmp.get(picks[5] as usize % rule.icmp.len().max(1));
             let icmp_type = wanted.map_or(picks[5] as u8, |wanted| wanted.icmp_type);
@@ -197,7 +196,7 @@ fn query_near(rule: &Rule, picks: [u32; 8]) -> Query {
         _ => Transport::Other,
     };
     let zone = |wanted: Option<ZoneId>, pick: u32| match wanted {
-        Some(zone) if pick % 8 != 0 => zone,
+        Some(zone) if !pick.is_multiple_of(8) => zone,
         _ => ZoneId((pick >> 3) as u8 % 3),
     };
     let (from_zone, to_zone) = (zone(rule.from_zone, picks[7]), zone(rule.to_zone, picks[7] >> 16));
