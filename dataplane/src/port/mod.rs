@@ -1,5 +1,9 @@
 //! Ports: where packets enter and leave. A port knows nothing of functions.
 
+pub mod pcap;
+pub mod sink;
+pub mod verify;
+
 use crate::drops::DropCounters;
 use crate::memory::Pool;
 use crate::packet::Burst;
@@ -80,6 +84,12 @@ pub trait Port: Send {
     /// True when the port will deliver nothing more (the end of a capture, a finished generator).
     fn exhausted(&self) -> bool {
         false
+    }
+
+    /// When the next packet was captured, for ports that replay a capture: what a clock that follows the captures
+    /// is set to.
+    fn next_timestamp(&self) -> Option<Time> {
+        None
     }
 
     /// Packets that this port holds (received and not handed over, or taken and not yet sent).
