@@ -1,1 +1,37 @@
-//! (being written)
+//! Network address and port translation, NAPT44 (RFC 4787, 5382, 5508, 7857, 6888).
+//!
+//! This is the state of the function; nothing here knows packets. By file, in the order a new flow meets it:
+//!
+//! 1. [`plan`]: the checked configuration: pools, reserved ports, and the [`forward`]s and 1:1 prefixes.
+//! 2. [`state`]: joins all below. Looking (`outbound`, `inbound`) takes `&self` and yields a proposal;
+//!    `commit` takes `&mut self` and makes it true (R6).
+//! 3. [`subscriber`]: what one inside host holds, its limits and its paired external address.
+//! 4. [`pool`] over [`ports`]: picks a free port that an outsider cannot predict.
+//! 5. [`mapping`]: the table of mappings, found by inside or by external tuple.
+//! 6. [`filter`]: who may send to a mapping from outside.
+//!
+//! All tables are sized once, over [`two_choice`] buckets with a keyed hash ([`secret`], R16).
+
+pub mod filter;
+pub mod forward;
+pub mod mapping;
+pub mod plan;
+pub mod pool;
+pub mod ports;
+pub mod refusal;
+pub mod secret;
+pub mod segments;
+pub mod state;
+pub mod subscriber;
+pub mod tuple;
+pub mod two_choice;
+
+pub use filter::{Contact, Filtering};
+pub use forward::{Forward, OneToOne};
+pub use mapping::{Mapping, MappingId};
+pub use plan::{NatPlan, NatSettings, PlanError, PoolRange, Reservation};
+pub use refusal::{Refusal, RefusalCounters};
+pub use secret::Secret;
+pub use state::{Capacity, Hold, Inbound, NatState, Outbound, Proposal};
+pub use subscriber::SubscriberLimits;
+pub use tuple::{Inside, Protocol};

@@ -1,0 +1,374 @@
+//! The external addresses and their ports: which one a new mapping gets.
+//!
+//! Design. A host is paired with one external address, chosen by a keyed hash of its own, and gets its ports
+//! there while there are any (RFC 4787 section 4.1 REQ-2). The port is the first free one from a place that a
+//! keyed hash of the inside tuple and a running number decides, so an outsider cannot predict it (RFC 6056
+//! section 3.3, RFC 7857). Ports are never shared between two inside endpoints (RFC 4787 section 4.2.1
+//! REQ-3; RFC 5382 section 7.1 REQ-7).
+//!
+//! Cost. [`ExternalPool::peek`] reads a few words as a rule. At worst, with one port left on one of 4,096
+//! addresses, it reads 64 words to find the address and 1,008 to find the port (see [`super::ports`]).
+
+use super::plan::NatPlan;
+use super::ports::{PortRange, PortStates};
+use super::secret::{Purpose, Secret};
+use super::tuple::{Inside, PROTOCOLS, Protocol};
+use millrace_dataplane::time::Time;
+use std::net::{Ipv4Addr, SocketAddrV4};
+use std::time::Duration;
+
+/// Least time that a released port rests before it is used again, if there are others
+/// (RFC 6888 section 3 REQ-8: at least 120 seconds). It may rest up to twice as long.
+pub const REST: Duration = Duration::from_secs(120);
+
+/// Use of the pool by one protocol.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct PoolUse {
+    /// Ports taken now.
+    pub taken: u32,
+    /// Most ports taken at once.
+    pub highest: u32,
+    /// Requests that found no port.
+    pub exhausted: u64,
+}
+
+/// A range of addresses; the slots of its addresses follow each other from `base`.
+#[derive(Clone, Copy, Debug)]
+struct Span {
+    first: u32,
+    last: u32,
+    base: usize,
+}
+
+/// The ports of one address. States are made when the address's first port of a protocol is taken.
+#[derive(Debug, Default)]
+struct AddressPorts {
+    states: [Option<Box<PortStates>>; PROTOCOLS],
+    /// Protocols (bits by index) with ports that a change of configuration has yet to give back.
+    pending: u8,
+}
+
+/// A set of slots.
+type SlotSet = Vec<u64>;
+
+/// The pool. [`ExternalPool::peek`] only looks; what it found is free until the next change.
+#[derive(Debug)]
+pub struct ExternalPool {
+    spans: Vec<Span>,
+    slots: Vec<AddressPorts>,
+    /// The states of an address that has no states and reservations of its own.
+    template: [PortStates; PROTOCOLS],
+    /// Addresses with a port that is not taken, by protocol and range.
+    open: [[SlotSet; 2]; PROTOCOLS],
+    overflow: bool,
+    udp_parity: bool,
+    /// Counts takes, so that a host that asks again starts its search elsewhere.
+    takes: u64,
+    used: [PoolUse; PROTOCOLS],
+    /// When the next round of [`ExternalPool::advance`] begins.
+    next_round: Time,
+    /// Next slot of the round that is under way.
+    round: Option<usize>,
+    secret: Secret,
+}
+
+impl ExternalPool {
+    /// The pool of a plan, with all ports free that it does not reserve.
+    pub fn new(plan: &NatPlan, secret: Secret) -> Self {
+        let mut pool = Self {
+            spans: Vec::new(),
+            slots: Vec::new(),
+            template: templates(plan),
+            open: Default::default(),
+            overflow: false,
+            udp_parity: false,
+            takes: 0,
+            used: Default::default(),
+            next_round: Time(0),
+            round: None,
+            secret,
+        };
+        pool.lay_out(plan);
+        for slot in 0..pool.slots.len() {
+            pool.reserve_own(plan, slot);
+        }
+        pool.recompute_open();
+        pool
+    }
+
+    /// A port for a new mapping: of `paired`, if that is in the pool, else of the address that the host's
+    /// hash chooses. `None` exactly if all permitted ports are taken: those of the paired address alone
+    /// without overflow, else those of all addresses.
+    pub fn peek(&self, inside: &Inside, paired: Option<Ipv4Addr>) -> Option<SocketAddrV4> {
+        let ranges = ranges_for(inside);
+        if let Some(slot) = paired.and_then(|address| self.slot_of(address)) {
+            if let Some(found) = ranges.iter().find_map(|&range| self.peek_at(slot, inside, range)) {
+                return Some(found);
+            }
+            if !self.overflow {
+                return None;
+            }
+        }
+        let random = self.secret.hash(Purpose::Address, inside.subscriber_word(), 0);
+        let start = (((random >> 32) * self.slots.len() as u64) >> 32) as usize;
+        ranges.iter().find_map(|&range| {
+            let open = &self.open[inside.protocol.index()][range as usize];
+            self.peek_at(next_in(open, start)?, inside, range)
+        })
+    }
+
+    fn peek_at(&self, slot: usize, inside: &Inside, range: PortRange) -> Option<SocketAddrV4> {
+        let address = self.address_of(slot)?;
+        let like = (self.udp_parity && inside.protocol == Protocol::Udp).then_some(inside.endpoint.port());
+        let place = inside.port_word() << 40 | u64::from(u32::from(address));
+        let mixed = self.secret.hash(Purpose::Port, inside.subscriber_word(), place);
+        let random = self.secret.hash(Purpose::Port, mixed, self.takes);
+        let port = self.states(slot, inside.protocol).find(range, like, random)?;
+        Some(SocketAddrV4::new(address, port))
+    }
+
+    /// Takes a port. False, without effect, if it is taken, reserved or not in the pool.
+    pub fn take(&mut self, protocol: Protocol, external: SocketAddrV4) -> bool {
+        let Some(slot) = self.slot_of(*external.ip()) else { return false };
+        // Looked at first, so that a reserved port of an unused address does not cost it its states.
+        let port = external.port();
+        if self.states(slot, protocol).is_taken(port) || !self.states_mut(slot, protocol).take(port) {
+            return false;
+        }
+        self.refresh_open(slot, protocol);
+        self.takes = self.takes.wrapping_add(1);
+        let used = &mut self.used[protocol.index()];
+        used.taken += 1;
+        used.highest = used.highest.max(used.taken);
+        true
+    }
+
+    /// Gives back a port that [`ExternalPool::take`] took; it rests before it is used again. One that `plan`
+    /// reserves meanwhile stays reserved, one whose address left the pool is only no longer counted.
+    pub fn release(&mut self, protocol: Protocol, external: SocketAddrV4, plan: &NatPlan) {
+        let used = &mut self.used[protocol.index()];
+        used.taken = used.taken.saturating_sub(1);
+        let Some(slot) = self.slot_of(*external.ip()) else { return };
+        if plan.is_reserved(protocol, external) || !self.states_mut(slot, protocol).release(external.port()) {
+            return;
+        }
+        self.refresh_open(slot, protocol);
+    }
+
+    /// Counts a request that found no port.
+    pub fn count_exhausted(&mut self, protocol: Protocol) {
+        self.used[protocol.index()].exhausted += 1;
+    }
+
+    /// Use by one protocol.
+    pub fn used(&self, protocol: Protocol) -> PoolUse {
+        self.used[protocol.index()]
+    }
+
+    /// Number of addresses.
+    pub fn addresses(&self) -> usize {
+        self.slots.len()
+    }
+
+    /// Ports of all addresses that are not taken, for display: visits every address.
+    pub fn available(&self, protocol: Protocol) -> u64 {
+        let count = |slot| -> u32 {
+            PortRange::ALL.map(|range| self.states(slot, protocol).available(range)).iter().sum()
+        };
+        (0..self.slots.len()).map(|slot| u64::from(count(slot))).sum()
+    }
+
+    /// Is the address in the pool?
+    pub fn contains(&self, address: Ipv4Addr) -> bool {
+        self.slot_of(address).is_some()
+    }
+
+    /// Memory of the port states in bytes: 16 KiB for each address and protocol in use.
+    pub fn memory_bytes(&self) -> usize {
+        let made = self.slots.iter().flat_map(|slot| &slot.states).flatten().count();
+        (made + PROTOCOLS) * 16_384 + self.slots.len() * size_of::<AddressPorts>()
+    }
+
+    /// Ends the rest of ports whose time has come, on at most `addresses_max` addresses. Each costs up to
+    /// about ten microseconds; call it from housekeeping.
+    pub fn advance(&mut self, now: Time, addresses_max: usize) {
+        if self.round.is_none() && now >= self.next_round {
+            self.round = Some(0);
+        }
+        let Some(first) = self.round else { return };
+        let last = first.saturating_add(addresses_max.max(1)).min(self.slots.len());
+        for slot in self.slots.get_mut(first..last).into_iter().flatten() {
+            slot.states.iter_mut().flatten().for_each(|states| states.rotate());
+        }
+        // The next round starts a whole period after the end of this one, so no port rests less.
+        let ended = last == self.slots.len();
+        self.round = (!ended).then_some(last);
+        if ended {
+            self.next_round = now + REST;
+        }
+    }
+
+    /// Brings a new plan into force: addresses come and go, newly reserved ports get no new mapping. What is
+    /// no longer reserved stays so until [`ExternalPool::unreserve`], because mappings of the rules that
+    /// reserved it may still be there. Costs a few microseconds for each address whose reservations change.
+    pub fn reconfigure(&mut self, old: &NatPlan, new: &NatPlan) {
+        let mut before = std::mem::take(&mut self.slots);
+        let spans = std::mem::take(&mut self.spans);
+        self.template = templates(new);
+        self.lay_out(new);
+        for slot in 0..self.slots.len() {
+            let Some(address) = self.address_of(slot) else { continue };
+            match slot_in(&spans, address).and_then(|index| before.get_mut(index)) {
+                Some(kept) => {
+                    self.slots[slot] = std::mem::take(kept);
+                    if !new.reserves_like(old, address) {
+                        self.reserve_changed(old, new, slot, address);
+                    }
+                }
+                None => self.reserve_own(new, slot),
+            }
+        }
+        self.round = None;
+        self.recompute_open();
+    }
+
+    /// Reserves on a kept address what the new plan adds, and notes what it takes back.
+    fn reserve_changed(&mut self, old: &NatPlan, new: &NatPlan, slot: usize, address: Ipv4Addr) {
+        for protocol in Protocol::ALL {
+            let bit = 1 << protocol.index();
+            match &mut self.slots[slot].states[protocol.index()] {
+                Some(states) => {
+                    let mut added = new.reserved_mask(protocol, Some(address));
+                    let before = old.reserved_mask(protocol, Some(address));
+                    added.iter_mut().zip(before.iter()).for_each(|(bits, before)| *bits &= !before);
+                    states.reserve(&added);
+                    self.slots[slot].pending |= bit;
+                }
+                // Nothing is taken here; the states that the new plan gives are right at once.
+                None => self.reserve_own_of(new, slot, protocol, address),
+            }
+        }
+    }
+
+    /// Gives back what the plan before reserved and this one does not, on `addresses_max` addresses from
+    /// `slot` on. No mapping of the plan before may be left. Returns where to go on.
+    pub fn unreserve(
+        &mut self,
+        old: &NatPlan,
+        new: &NatPlan,
+        slot: usize,
+        addresses_max: usize,
+    ) -> Option<usize> {
+        let last = slot.saturating_add(addresses_max.max(1)).min(self.slots.len());
+        for index in slot..last {
+            let Some(address) = self.address_of(index) else { continue };
+            let pending = std::mem::take(&mut self.slots[index].pending);
+            for protocol in Protocol::ALL.into_iter().filter(|p| pending >> p.index() & 1 == 1) {
+                let mut removed = old.reserved_mask(protocol, Some(address));
+                let now = new.reserved_mask(protocol, Some(address));
+                removed.iter_mut().zip(now.iter()).for_each(|(bits, now)| *bits &= !now);
+                self.states_mut(index, protocol).unreserve(&removed);
+                self.refresh_open(index, protocol);
+            }
+        }
+        (last < self.slots.len()).then_some(last)
+    }
+
+    /// Gives each address of the plan a slot without states.
+    fn lay_out(&mut self, plan: &NatPlan) {
+        let mut base = 0;
+        for range in plan.pool() {
+            self.spans.push(Span { first: range.first.into(), last: range.last.into(), base });
+            base += range.addresses() as usize;
+        }
+        self.slots.resize_with(base, AddressPorts::default);
+        self.overflow = plan.settings().overflow;
+        self.udp_parity = plan.settings().udp_parity;
+    }
+
+    fn reserve_own(&mut self, plan: &NatPlan, slot: usize) {
+        let Some(address) = self.address_of(slot) else { return };
+        for protocol in Protocol::ALL {
+            self.reserve_own_of(plan, slot, protocol, address);
+        }
+    }
+
+    fn reserve_own_of(&mut self, plan: &NatPlan, slot: usize, protocol: Protocol, address: Ipv4Addr) {
+        if plan.has_own_reservations(address) {
+            let states = PortStates::new(&plan.reserved_mask(protocol, Some(address)));
+            self.slots[slot].states[protocol.index()] = Some(Box::new(states));
+        }
+    }
+
+    fn slot_of(&self, address: Ipv4Addr) -> Option<usize> {
+        slot_in(&self.spans, address)
+    }
+
+    fn address_of(&self, slot: usize) -> Option<Ipv4Addr> {
+        let after = self.spans.partition_point(|span| span.base <= slot);
+        let span = self.spans.get(after.checked_sub(1)?)?;
+        u32::try_from(slot - span.base).ok().map(|offset| Ipv4Addr::from(span.first + offset))
+    }
+
+    fn states(&self, slot: usize, protocol: Protocol) -> &PortStates {
+        let index = protocol.index();
+        self.slots[slot].states[index].as_deref().unwrap_or(&self.template[index])
+    }
+
+    fn states_mut(&mut self, slot: usize, protocol: Protocol) -> &mut PortStates {
+        let index = protocol.index();
+        let template = &self.template[index];
+        self.slots[slot].states[index].get_or_insert_with(|| Box::new(template.clone()))
+    }
+
+    fn refresh_open(&mut self, slot: usize, protocol: Protocol) {
+        for range in PortRange::ALL {
+            let open = self.states(slot, protocol).available(range) > 0;
+            let word = &mut self.open[protocol.index()][range as usize][slot / 64];
+            *word = *word & !(1 << (slot % 64)) | u64::from(open) << (slot % 64);
+        }
+    }
+
+    fn recompute_open(&mut self) {
+        for set in self.open.iter_mut().flatten() {
+            *set = vec![0; self.slots.len().div_ceil(64)];
+        }
+        for slot in 0..self.slots.len() {
+            Protocol::ALL.into_iter().for_each(|protocol| self.refresh_open(slot, protocol));
+        }
+    }
+}
+
+fn templates(plan: &NatPlan) -> [PortStates; PROTOCOLS] {
+    Protocol::ALL.map(|protocol| PortStates::new(&plan.reserved_mask(protocol, None)))
+}
+
+fn slot_in(spans: &[Span], address: Ipv4Addr) -> Option<usize> {
+    let address = u32::from(address);
+    let after = spans.partition_point(|span| span.first <= address);
+    let span = spans.get(after.checked_sub(1)?)?;
+    (address <= span.last).then(|| span.base + (address - span.first) as usize)
+}
+
+/// RFC 4787 section 4.2.1 REQ-3a: a port stays on its side of 1024. An inside port below may go above when
+/// nothing else is left, never the reverse: external ports below 1024 are mistaken for services. Query
+/// identifiers have no such sides.
+fn ranges_for(inside: &Inside) -> &'static [PortRange] {
+    match (inside.protocol, PortRange::of(inside.endpoint.port())) {
+        (Protocol::Icmp, _) => &[PortRange::Other, PortRange::WellKnown],
+        (_, PortRange::WellKnown) => &[PortRange::WellKnown, PortRange::Other],
+        (_, PortRange::Other) => &[PortRange::Other],
+    }
+}
+
+/// The first member of the set from `start` on, round to the beginning.
+fn next_in(set: &[u64], start: usize) -> Option<usize> {
+    let first = start / 64;
+    let from_start = set.get(first)? & u64::MAX << (start % 64);
+    let lowest = |index: usize, word: u64| (word != 0).then(|| index * 64 + word.trailing_zeros() as usize);
+    lowest(first, from_start)
+        .or_else(|| (first + 1..set.len()).chain(0..first + 1).find_map(|index| lowest(index, set[index])))
+}
+
+#[cfg(test)]
+mod tests;
