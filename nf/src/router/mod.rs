@@ -1,5 +1,7 @@
 //! Routing: routes, neighbours, interfaces, and the limits on what the router says by itself.
 
+pub mod addressing;
+pub mod icmp_limit;
 pub mod interface;
 pub mod lpm;
 mod prefix_trie;
