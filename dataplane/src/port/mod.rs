@@ -1,5 +1,6 @@
 //! Ports: where packets enter and leave. A port knows nothing of functions.
 
+pub mod af_xdp;
 pub mod pcap;
 pub mod sink;
 pub mod verify;

@@ -1,0 +1,195 @@
+//! An interface opened for AF_XDP: checked, with its program attached, shared by the ports of its queues.
+
+use std::io;
+use std::os::fd::{AsFd, OwnedFd};
+use std::sync::Arc;
+
+use super::port::{AfXdpPort, Live, watch_and_read};
+use super::program::{Failure, Program, privileges};
+use super::socket::{RingSizes, XskSocket};
+use super::umem::Umem;
+use super::{AfXdpConfig, Queues, bpf, interface};
+use crate::port::PortError;
+use crate::time::Time;
+
+/// Entries that a ring may have.
+const RING_ENTRIES: std::ops::RangeInclusive<u32> = 64..=65_536;
+
+/// What the ports of one interface share. The last of them to go detaches the program.
+#[derive(Debug)]
+pub(super) struct Device {
+    pub(super) program: Program,
+    interface_index: u32,
+    _promiscuous: Option<OwnedFd>,
+}
+
+impl Device {
+    /// Lets the kernel have what arrives on a queue again.
+    pub(super) fn forget(&self, queue: u32) {
+        // Fails if the kernel has done it already, since the interface is gone.
+        let _ = bpf::clear_socket(self.program.map().as_fd(), queue);
+    }
+}
+
+/// An interface with the program attached. It stays attached until this and all its ports are dropped or closed,
+/// or the process ends.
+#[derive(Debug)]
+pub struct AfXdpDevice {
+    config: AfXdpConfig,
+    queues: Vec<u32>,
+    device: Arc<Device>,
+}
+
+impl AfXdpDevice {
+    /// Checks the interface, which must exist in the calling thread's network namespace and be up, and attaches
+    /// the program. Packets go to the kernel until a queue has its port.
+    ///
+    /// # Errors
+    /// The configuration or the interface does not fit, somebody else's XDP program is attached, or privileges
+    /// are missing. The error says what was tried and what would help.
+    pub fn open(config: &AfXdpConfig) -> Result<Self, PortError> {
+        Self::open_inner(config).map_err(|failure| error(config, failure))
+    }
+
+    fn open_inner(config: &AfXdpConfig) -> Result<Self, Failure> {
+        check_rings(config)?;
+        let link = interface::find(&config.interface)?;
+        let available = interface::receive_queues(&link);
+        let queues = choose_queues(config, available)?;
+        if queues.len() < available as usize {
+            tracing::warn!(
+                port = config.name,
+                interface = link.name,
+                used = queues.len(),
+                available,
+                "packets on the queues that the port does not use go to the kernel"
+            );
+        }
+        let promiscuous =
+            config.promiscuous.then(|| interface::make_promiscuous(&link.name, link.index)).transpose()?;
+        let program = Program::attach(&link.name, link.index, available, config.attach, config.holder)?;
+        if let Some(advice) = interface::partial_checksum_advice(&link) {
+            tracing::warn!(
+                port = config.name,
+                interface = link.name,
+                "the kernel at the other end of this veth pair sends TCP and UDP with unfinished checksums; {advice}"
+            );
+        }
+        let device = Device { program, interface_index: link.index, _promiscuous: promiscuous };
+        Ok(Self { config: config.clone(), queues, device: Arc::new(device) })
+    }
+
+    /// The queues that are to have a port, in ascending order.
+    pub fn queues(&self) -> &[u32] {
+        &self.queues
+    }
+
+    /// Opens the port of one queue; its packets come to it from now on. Call it in the network namespace in which the
+    /// device was opened. The port works with the pool of `umem`, which is to be given to all its calls.
+    ///
+    /// # Errors
+    /// The MTU does not fit in the pool's frames, the queue is not one of [`Self::queues`] or in use, the interface
+    /// is gone, or memory can't be locked.
+    pub fn port(&self, queue: u32, umem: &Umem) -> Result<AfXdpPort, PortError> {
+        self.port_inner(queue, umem).map_err(|failure| error(&self.config, failure))
+    }
+
+    /// Opens the ports of all queues with one pool.
+    ///
+    /// # Errors
+    /// As for [`Self::port`].
+    pub fn ports(&self, umem: &Umem) -> Result<Vec<AfXdpPort>, PortError> {
+        self.queues.iter().map(|&queue| self.port(queue, umem)).collect()
+    }
+
+    fn port_inner(&self, queue: u32, umem: &Umem) -> Result<AfXdpPort, Failure> {
+        let config = &self.config;
+        if !self.queues.contains(&queue) {
+            return Err(no_such_queue(config, queue, &format!("opened are {:?}", self.queues)));
+        }
+        let index = self.device.interface_index;
+        let (watch, link) = watch_and_read(index)
+            .map_err(|error| (format!("read the link of {}", config.interface), error))?;
+        interface::check_mtu(&config.interface, link.mtu, umem.frame_bytes())?;
+        let sizes = RingSizes { rx: config.rx_ring, tx: config.tx_ring, fill: config.fill_ring };
+        let socket = XskSocket::open(umem, &config.interface, index, queue, sizes, config.mode)?;
+        bpf::set_socket(self.device.program.map().as_fd(), queue, socket.fd()).map_err(|error| {
+            (format!("direct {} queue {queue} to its AF_XDP socket", config.interface), privileges(error))
+        })?;
+        let live = Live {
+            socket,
+            frames: umem.frames(),
+            umem: umem.clone(),
+            device: Arc::clone(&self.device),
+            queue,
+            fill_target: config.fill_ring,
+            tx_ring: config.tx_ring,
+            watch,
+            next_look: Time(0),
+        };
+        Ok(AfXdpPort::new(&config.name, &link, live))
+    }
+}
+
+fn error(config: &AfXdpConfig, (action, source): Failure) -> PortError {
+    PortError { port: config.name.clone(), action, source }
+}
+
+fn check_rings(config: &AfXdpConfig) -> Result<(), Failure> {
+    let rings = [("rx_ring", config.rx_ring), ("tx_ring", config.tx_ring), ("fill_ring", config.fill_ring)];
+    for (name, size) in rings {
+        if !size.is_power_of_two() || !RING_ENTRIES.contains(&size) {
+            let text = format!("{size} is no power of two from {RING_ENTRIES:?}");
+            let error = io::Error::new(io::ErrorKind::InvalidInput, text);
+            return Err((format!("use the ring size {name}"), error));
+        }
+    }
+    Ok(())
+}
+
+fn choose_queues(config: &AfXdpConfig, available: u32) -> Result<Vec<u32>, Failure> {
+    let mut queues: Vec<u32> = match &config.queues {
+        Queues::All => (0..available).collect(),
+        Queues::List(list) => list.clone(),
+    };
+    queues.sort_unstable();
+    queues.dedup();
+    match queues.iter().find(|&&queue| queue >= available) {
+        Some(&queue) => Err(no_such_queue(
+            config,
+            queue,
+            &format!("it has {available}, counted from 0; change that with: ethtool -L {}", config.interface),
+        )),
+        None if queues.is_empty() => {
+            let error = io::Error::new(io::ErrorKind::InvalidInput, "the list of queues is empty");
+            Err((format!("use queues of {}", config.interface), error))
+        }
+        None => Ok(queues),
+    }
+}
+
+fn no_such_queue(config: &AfXdpConfig, queue: u32, why: &str) -> Failure {
+    let text = format!("there is no such receive queue: {why}");
+    (format!("use queue {queue} of {}", config.interface), io::Error::new(io::ErrorKind::InvalidInput, text))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn queues_and_rings_are_checked() {
+        let mut config = AfXdpConfig::new("wan", "eth0");
+        assert_eq!(choose_queues(&config, 3).unwrap(), [0, 1, 2]);
+        config.queues = Queues::List(vec![2, 0, 2]);
+        assert_eq!(choose_queues(&config, 3).unwrap(), [0, 2]);
+        let (action, error) = choose_queues(&config, 2).unwrap_err();
+        assert!(action.contains("queue 2 of eth0") && error.to_string().contains("it has 2"), "{error}");
+        config.queues = Queues::List(Vec::new());
+        assert!(choose_queues(&config, 2).is_err());
+        assert!(check_rings(&config).is_ok());
+        config.tx_ring = 1_000;
+        let (action, error) = check_rings(&config).unwrap_err();
+        assert!(action.contains("tx_ring") && error.to_string().contains("1000"), "{error}");
+    }
+}
