@@ -1,8 +1,10 @@
-//! Packets: owned handles, bursts of them, views over their bytes, and the parse that finds their shape.
+//! Packets: owned handles, bursts of them, and the parse that finds their shape.
 
 mod buffer;
 mod burst;
 pub mod checksum;
+pub mod parse;
 
 pub use buffer::{NoRoom, Packet};
-pub use burst::{Burst, Drain};
+pub use burst::Burst;
+pub use parse::{Flags, L3, L4, Layout, Shape, Verify};

@@ -1,0 +1,153 @@
+//! The keyed hash of tables that the network fills (R16).
+//!
+//! Each 16-byte block is whitened with its own secret, goes through two AES rounds, and the blocks' results are
+//! combined and go through a third; so a collision depends on the secret, and blocks don't wait for each other.
+//! Without AES instructions, SipHash of the standard library takes its place.
+#![allow(unsafe_code)]
+
+/// Most 64-bit words that one hash covers.
+pub const HASH_WORDS_MAX: usize = 16;
+
+#[cfg(all(target_arch = "x86_64", target_feature = "aes"))]
+mod imp {
+    use super::HASH_WORDS_MAX;
+    use std::arch::x86_64::{__m128i, _mm_aesenc_si128, _mm_cvtsi128_si64, _mm_set_epi64x, _mm_xor_si128};
+
+    /// Secrets: one to whiten each block, two round keys.
+    #[derive(Clone)]
+    pub struct KeyedHash {
+        whiten: [__m128i; HASH_WORDS_MAX / 2],
+        rounds: [__m128i; 2],
+    }
+
+    impl KeyedHash {
+        pub(super) fn from_secret(secret: [u64; HASH_WORDS_MAX + 4]) -> Self {
+            // SAFETY: SSE2 is part of x86-64.
+            let pair = |i: usize| unsafe { _mm_set_epi64x(secret[i] as i64, secret[i + 1] as i64) };
+            Self {
+                whiten: std::array::from_fn(|i| pair(2 * i)),
+                rounds: [pair(HASH_WORDS_MAX), pair(HASH_WORDS_MAX + 2)],
+            }
+        }
+
+        /// The hash of up to [`HASH_WORDS_MAX`] words; those beyond are ignored.
+        #[inline(always)]
+        pub fn hash(&self, words: &[u64]) -> u64 {
+            // SAFETY: this module is compiled only where the AES instructions are part of the target.
+            unsafe {
+                let mut state = self.rounds[0];
+                for (pair, whiten) in words.chunks(2).zip(&self.whiten) {
+                    let high = if pair.len() == 2 { pair[1] } else { 0 };
+                    let block = _mm_xor_si128(_mm_set_epi64x(high as i64, pair[0] as i64), *whiten);
+                    let block = _mm_aesenc_si128(_mm_aesenc_si128(block, self.rounds[0]), self.rounds[1]);
+                    state = _mm_xor_si128(state, block);
+                }
+                _mm_cvtsi128_si64(_mm_aesenc_si128(state, self.rounds[1])) as u64
+            }
+        }
+    }
+}
+
+#[cfg(not(all(target_arch = "x86_64", target_feature = "aes")))]
+mod imp {
+    use super::HASH_WORDS_MAX;
+    use std::hash::{DefaultHasher, Hasher};
+
+    /// SipHash, keyed by writing the secret first.
+    #[derive(Clone)]
+    pub struct KeyedHash(DefaultHasher);
+
+    impl KeyedHash {
+        pub(super) fn from_secret(secret: [u64; HASH_WORDS_MAX + 4]) -> Self {
+            let mut hasher = DefaultHasher::new();
+            secret.iter().for_each(|&word| hasher.write_u64(word));
+            Self(hasher)
+        }
+
+        /// The hash of up to [`HASH_WORDS_MAX`] words; those beyond are ignored.
+        #[inline]
+        pub fn hash(&self, words: &[u64]) -> u64 {
+            let mut hasher = self.0.clone();
+            words.iter().take(HASH_WORDS_MAX).for_each(|&word| hasher.write_u64(word));
+            hasher.finish()
+        }
+    }
+}
+
+pub use imp::KeyedHash;
+
+impl KeyedHash {
+    /// With a secret from the system's random source.
+    ///
+    /// # Panics
+    /// If the system has no random source; nothing safe can be done then.
+    pub fn random() -> Self {
+        let mut bytes = [0u8; (HASH_WORDS_MAX + 4) * 8];
+        getrandom::fill(&mut bytes).expect("the system has a random source");
+        let mut secret = [0u64; HASH_WORDS_MAX + 4];
+        for (word, chunk) in secret.iter_mut().zip(bytes.chunks_exact(8)) {
+            *word = u64::from_ne_bytes([
+                chunk[0], chunk[1], chunk[2], chunk[3], chunk[4], chunk[5], chunk[6], chunk[7],
+            ]);
+        }
+        Self::from_secret(secret)
+    }
+
+    /// With a secret derived from `seed`, for runs that must repeat.
+    pub fn seeded(seed: u64) -> Self {
+        let mut state = seed;
+        Self::from_secret(std::array::from_fn(|_| {
+            // SplitMix64.
+            state = state.wrapping_add(0x9e37_79b9_7f4a_7c15);
+            let mut z = state;
+            z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+            z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+            z ^ (z >> 31)
+        }))
+    }
+}
+
+impl std::fmt::Debug for KeyedHash {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("KeyedHash(secret)")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// R16: what collides under one secret does not under another.
+    #[test]
+    fn collisions_depend_on_the_secret() {
+        let (a, b) = (KeyedHash::seeded(1), KeyedHash::seeded(2));
+        let buckets = 1u64 << 10;
+        let home = |hash: &KeyedHash, i: u64| hash.hash(&[i, 7, i << 32, 9]) % buckets;
+        let chosen: Vec<u64> = (0..1 << 16).filter(|&i| home(&a, i) == 5).collect();
+        assert!(chosen.len() > 32);
+        let still = chosen.iter().filter(|&&i| home(&b, i) == home(&b, chosen[0])).count();
+        assert!(still < chosen.len() / 8, "{still} of {}", chosen.len());
+    }
+
+    #[test]
+    fn buckets_fill_evenly_under_structured_keys() {
+        let hash = KeyedHash::random();
+        for stride in [1u64, 1 << 8, 1 << 16, 1 << 32, 1 << 48] {
+            let mut counts = vec![0u32; 256];
+            (0..65_536u64).for_each(|i| counts[(hash.hash(&[i.wrapping_mul(stride), 3]) & 255) as usize] += 1);
+            let chi: f64 = counts.iter().map(|&c| (f64::from(c) - 256.0).powi(2) / 256.0).sum();
+            assert!(chi < 400.0, "stride {stride}: chi-squared {chi}");
+        }
+    }
+
+    #[test]
+    fn every_word_counts() {
+        let hash = KeyedHash::seeded(3);
+        let words = [0u64; 16];
+        for at in 0..16 {
+            let mut changed = words;
+            changed[at] ^= 1;
+            assert_ne!(hash.hash(&changed), hash.hash(&words), "word {at}");
+        }
+    }
+}

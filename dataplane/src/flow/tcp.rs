@@ -1,0 +1,485 @@
+//! The TCP tracker: connection state and windows of both directions.
+//!
+//! State follows RFC 9293 section 3.3.2 as seen from the middle; the window checks are those of van Rooij's "Real Stateful
+//! TCP Packet Filtering in IP Filter" (2001), which Netfilter's conntrack uses, too: a segment is valid if its data lies
+//! within what the receiver offered and its acknowledgment within what the other side sent.
+
+use crate::packet::Layout;
+
+/// State of a connection, as the middle sees it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+#[repr(u8)]
+pub enum TcpState {
+    /// Nothing seen.
+    #[default]
+    None,
+    /// SYN from the initiator.
+    SynSent,
+    /// SYN and ACK from the responder.
+    SynReceived,
+    /// The handshake is complete.
+    Established,
+    /// A FIN from one side.
+    FinWait,
+    /// That FIN was acknowledged.
+    CloseWait,
+    /// A FIN from both sides.
+    LastAck,
+    /// Both FINs were acknowledged.
+    TimeWait,
+    /// Reset.
+    Closed,
+}
+
+impl TcpState {
+    const ALL: [Self; 9] = [
+        Self::None,
+        Self::SynSent,
+        Self::SynReceived,
+        Self::Established,
+        Self::FinWait,
+        Self::CloseWait,
+        Self::LastAck,
+        Self::TimeWait,
+        Self::Closed,
+    ];
+
+    fn from_bits(bits: u8) -> Self {
+        Self::ALL.get(usize::from(bits)).copied().unwrap_or_default()
+    }
+
+    /// The name that people read.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::None => "none",
+            Self::SynSent => "syn_sent",
+            Self::SynReceived => "syn_received",
+            Self::Established => "established",
+            Self::FinWait => "fin_wait",
+            Self::CloseWait => "close_wait",
+            Self::LastAck => "last_ack",
+            Self::TimeWait => "time_wait",
+            Self::Closed => "closed",
+        }
+    }
+}
+
+/// FIN.
+pub const FIN: u8 = 0x01;
+/// SYN.
+pub const SYN: u8 = 0x02;
+/// RST.
+pub const RST: u8 = 0x04;
+/// ACK.
+pub const ACK: u8 = 0x10;
+
+/// What one side sent and may send.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[repr(C)]
+struct Side {
+    /// Highest sequence number sent, plus one.
+    end: u32,
+    /// Highest that the other side allowed.
+    end_max: u32,
+    /// Largest window offered, scaled.
+    window_max: u32,
+    /// Window scale (RFC 7323 section 2.2).
+    scale: u8,
+    /// [`HAS_SCALE`], [`SENT_FIN`], [`SEEN`].
+    flags: u8,
+    _spare: u16,
+}
+
+const HAS_SCALE: u8 = 1;
+const SENT_FIN: u8 = 2;
+const SEEN: u8 = 4;
+/// An acknowledgment may lag this far behind at least, whatever the window (as in conntrack).
+const ACK_WINDOW_MIN: u32 = 66_000;
+
+/// The tracker of one connection: 40 bytes.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[repr(C)]
+pub struct TcpTracker {
+    sides: [Side; 2],
+    state: u8,
+    /// The sides whose FIN was acknowledged, one bit each.
+    fins_acknowledged: u8,
+    _spare: u16,
+    /// Where a reset must lie, when the other side is silent.
+    _reserved: u32,
+}
+
+/// The parts of a segment that the tracker looks at, in host order.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Segment {
+    /// Sequence number.
+    pub sequence: u32,
+    /// Acknowledgment number.
+    pub acknowledgment: u32,
+    /// Bytes of payload.
+    pub payload_bytes: u32,
+    /// Window as it stands in the header.
+    pub window: u16,
+    /// Flags.
+    pub flags: u8,
+}
+
+/// What a segment means for the connection.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum TcpVerdict {
+    /// It belongs to the connection.
+    Valid,
+    /// It does not: out of window, or impossible in this state.
+    Invalid,
+    /// A SYN that opens a new connection on the ports of one that ended (RFC 9293 section 3.6.1).
+    Reopens,
+}
+
+#[inline]
+fn after(a: u32, b: u32) -> bool {
+    b.wrapping_sub(a) as i32 >= 0 && a != b && (b.wrapping_sub(a) as i32) > 0
+}
+
+#[inline]
+fn be32(bytes: &[u8], at: usize) -> u32 {
+    bytes.get(at..at + 4).map_or(0, |b| u32::from_be_bytes([b[0], b[1], b[2], b[3]]))
+}
+
+impl Segment {
+    /// Reads the segment of a TCP packet with this layout.
+    #[inline]
+    pub fn read(bytes: &[u8], layout: &Layout) -> Self {
+        let l4 = usize::from(layout.l4);
+        let Some(header) = bytes.get(l4..l4 + 20) else { return Self::default() };
+        let payload = usize::from(layout.end).saturating_sub(l4 + usize::from(header[12] >> 4) * 4);
+        Self {
+            sequence: be32(header, 4),
+            acknowledgment: be32(header, 8),
+            payload_bytes: payload as u32,
+            window: u16::from_be_bytes([header[14], header[15]]),
+            flags: header[13],
+        }
+    }
+
+    fn end(&self) -> u32 {
+        self.sequence
+            .wrapping_add(self.payload_bytes)
+            .wrapping_add(u32::from(self.flags & SYN != 0))
+            .wrapping_add(u32::from(self.flags & FIN != 0))
+    }
+}
+
+/// The window scale that a SYN offers, from the options of the TCP header at `header` (RFC 7323 section 2.2).
+pub fn window_scale(header: &[u8]) -> Option<u8> {
+    let length = usize::from(header.get(12)? >> 4) * 4;
+    let mut options = header.get(20..length)?;
+    loop {
+        match *options.first()? {
+            0 => return None,
+            1 => options = &options[1..],
+            kind => {
+                let bytes = usize::from(*options.get(1)?);
+                if kind == 3 && bytes == 3 {
+                    return Some((*options.get(2)?).min(14));
+                }
+                options = options.get(bytes.max(2)..)?;
+            }
+        }
+    }
+}
+
+impl TcpTracker {
+    /// The state now.
+    pub fn state(&self) -> TcpState {
+        TcpState::from_bits(self.state)
+    }
+
+    /// True once both sides agreed to the connection.
+    pub fn is_assured(&self) -> bool {
+        self.state >= TcpState::Established as u8 && self.state != TcpState::Closed as u8
+    }
+
+    /// What this segment would mean, without changing anything: for the slow path, before it decides.
+    pub fn peek(&self, reply: bool, segment: &Segment, header: &[u8]) -> TcpVerdict {
+        let mut copy = *self;
+        copy.segment(reply, segment, header)
+    }
+
+    /// Takes a segment into account. `reply`: it comes from the responder. `header` is its TCP header with options.
+    #[inline]
+    pub fn segment(&mut self, reply: bool, segment: &Segment, header: &[u8]) -> TcpVerdict {
+        if segment.flags & (SYN | FIN | RST) == 0 && self.state == TcpState::Established as u8 {
+            // The usual case: one segment of an established connection.
+            return if segment.flags & ACK != 0 && self.in_window(reply, segment) {
+                self.advance(reply, segment);
+                TcpVerdict::Valid
+            } else {
+                TcpVerdict::Invalid
+            };
+        }
+        self.control(reply, segment, header)
+    }
+
+    fn control(&mut self, reply: bool, segment: &Segment, header: &[u8]) -> TcpVerdict {
+        let (syn, fin, rst, ack) = (
+            segment.flags & SYN != 0,
+            segment.flags & FIN != 0,
+            segment.flags & RST != 0,
+            segment.flags & ACK != 0,
+        );
+        if syn && (fin || rst) || !(syn || rst || ack) {
+            return TcpVerdict::Invalid;
+        }
+        if rst {
+            return self.reset(reply, segment);
+        }
+        if syn {
+            return self.synchronise(reply, segment, header, ack);
+        }
+        if self.state() == TcpState::None || self.state() == TcpState::SynSent {
+            return TcpVerdict::Invalid;
+        }
+        if !self.in_window(reply, segment) {
+            return TcpVerdict::Invalid;
+        }
+        self.advance(reply, segment);
+        self.close(reply, segment, fin);
+        TcpVerdict::Valid
+    }
+
+    fn synchronise(&mut self, reply: bool, segment: &Segment, header: &[u8], ack: bool) -> TcpVerdict {
+        let state = self.state();
+        let ended = matches!(state, TcpState::TimeWait | TcpState::Closed);
+        match (ack, reply) {
+            (false, false) => {
+                if ended {
+                    return TcpVerdict::Reopens;
+                }
+                let again = state == TcpState::SynSent || state == TcpState::SynReceived;
+                if state != TcpState::None && !(again && segment.end() == self.sides[0].end) {
+                    return TcpVerdict::Invalid;
+                }
+                if state != TcpState::SynReceived {
+                    self.open(0, segment, header);
+                    self.state = TcpState::SynSent as u8;
+                }
+                TcpVerdict::Valid
+            }
+            // Simultaneous open (RFC 9293 section 3.5).
+            (false, true) if state == TcpState::SynSent => {
+                self.open(1, segment, header);
+                TcpVerdict::Valid
+            }
+            (true, _) => {
+                let me = usize::from(reply);
+                let other = self.sides[1 - me];
+                let opening = state == TcpState::SynSent && (reply || self.sides[1].flags & SEEN != 0);
+                let again = state == TcpState::SynReceived && segment.end() == self.sides[me].end;
+                if !(opening || again) || segment.acknowledgment != other.end {
+                    return TcpVerdict::Invalid;
+                }
+                if opening {
+                    self.open(me, segment, header);
+                    self.state = TcpState::SynReceived as u8;
+                    self.agree_on_scale();
+                }
+                self.allow(1 - me, segment);
+                TcpVerdict::Valid
+            }
+            _ => TcpVerdict::Invalid,
+        }
+    }
+
+    fn open(&mut self, side: usize, segment: &Segment, header: &[u8]) {
+        let scale = window_scale(header);
+        let window = u32::from(segment.window).max(1);
+        self.sides[side] = Side {
+            end: segment.end(),
+            end_max: segment.end(),
+            window_max: window,
+            scale: scale.unwrap_or(0),
+            flags: SEEN | if scale.is_some() { HAS_SCALE } else { 0 },
+            _spare: 0,
+        };
+        if self.sides[1 - side].flags & SEEN == 0 {
+            // Nothing is known of the other side's window until it answers.
+            self.sides[side].end_max = segment.end().wrapping_add(window);
+        } else {
+            self.sides[side].end_max = segment.end().wrapping_add(self.sides[1 - side].window_max);
+        }
+    }
+
+    fn agree_on_scale(&mut self) {
+        if self.sides[0].flags & self.sides[1].flags & HAS_SCALE == 0 {
+            self.sides.iter_mut().for_each(|side| side.scale = 0);
+        }
+    }
+
+    fn reset(&mut self, reply: bool, segment: &Segment) -> TcpVerdict {
+        let me = usize::from(reply);
+        let (mine, other) = (self.sides[me], self.sides[1 - me]);
+        let acceptable = if self.state() == TcpState::SynSent && reply {
+            // RFC 9293 section 3.10.7.3: in SYN-SENT a reset counts if it acknowledges our SYN.
+            segment.flags & ACK != 0 && segment.acknowledgment == other.end
+        } else {
+            // RFC 5961 section 3.2, as far as the middle can tell: inside the window.
+            mine.flags & SEEN != 0
+                && !after(mine.end_max, segment.sequence)
+                && !after(segment.sequence, mine.end.wrapping_sub(other.window_max.max(1)))
+        };
+        if self.state() == TcpState::None || !acceptable {
+            return TcpVerdict::Invalid;
+        }
+        self.state = TcpState::Closed as u8;
+        TcpVerdict::Valid
+    }
+
+    /// The four checks: data not beyond what was allowed nor long past; acknowledgment not of what was not sent, nor
+    /// long past.
+    #[inline]
+    fn in_window(&self, reply: bool, segment: &Segment) -> bool {
+        let me = usize::from(reply);
+        let (mine, other) = (&self.sides[me], &self.sides[1 - me]);
+        let ack_window = mine.window_max.max(ACK_WINDOW_MIN);
+        let data = !after(mine.end_max, segment.sequence)
+            && !after(segment.end(), mine.end.wrapping_sub(other.window_max).wrapping_sub(1));
+        let ack = !after(other.end, segment.acknowledgment)
+            && !after(segment.acknowledgment, other.end.wrapping_sub(ack_window));
+        data && ack
+    }
+
+    #[inline]
+    fn advance(&mut self, reply: bool, segment: &Segment) {
+        let me = usize::from(reply);
+        let end = segment.end();
+        if after(self.sides[me].end, end) {
+            self.sides[me].end = end;
+        }
+        self.allow(1 - me, segment);
+    }
+
+    /// `segment` allows side `to` to send up to its window.
+    #[inline]
+    fn allow(&mut self, to: usize, segment: &Segment) {
+        let from = &mut self.sides[1 - to];
+        let scale = if segment.flags & SYN != 0 { 0 } else { from.scale };
+        let window = (u32::from(segment.window) << scale).max(1);
+        from.window_max = from.window_max.max(window);
+        let limit = segment.acknowledgment.wrapping_add(window);
+        if after(self.sides[to].end_max, limit) {
+            self.sides[to].end_max = limit;
+        }
+    }
+
+    fn close(&mut self, reply: bool, segment: &Segment, fin: bool) {
+        let me = usize::from(reply);
+        if fin {
+            self.sides[me].flags |= SENT_FIN;
+        }
+        let other = 1 - me;
+        if self.sides[other].flags & SENT_FIN != 0 && segment.acknowledgment == self.sides[other].end {
+            self.fins_acknowledged |= 1 << other;
+        }
+        let fins = (self.sides[0].flags & SENT_FIN != 0) as u8 + (self.sides[1].flags & SENT_FIN != 0) as u8;
+        let state = match (fins, self.fins_acknowledged) {
+            (0, _) => TcpState::Established,
+            (1, 0) => TcpState::FinWait,
+            (1, _) => TcpState::CloseWait,
+            (_, 3) => TcpState::TimeWait,
+            _ => TcpState::LastAck,
+        };
+        if self.state != TcpState::Closed as u8 {
+            self.state = self.state.max(state as u8);
+        }
+    }
+}
+
+const _: () = assert!(size_of::<TcpTracker>() == 40);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn segment(flags: u8, sequence: u32, acknowledgment: u32, payload_bytes: u32) -> Segment {
+        Segment { sequence, acknowledgment, payload_bytes, window: 1000, flags }
+    }
+
+    fn established() -> TcpTracker {
+        let mut tracker = TcpTracker::default();
+        assert_eq!(tracker.segment(false, &segment(SYN, 100, 0, 0), &[]), TcpVerdict::Valid);
+        assert_eq!(tracker.segment(true, &segment(SYN | ACK, 500, 101, 0), &[]), TcpVerdict::Valid);
+        assert_eq!(tracker.segment(false, &segment(ACK, 101, 501, 0), &[]), TcpVerdict::Valid);
+        assert_eq!(tracker.state(), TcpState::Established);
+        tracker
+    }
+
+    #[test]
+    fn a_connection_opens_and_closes() {
+        let mut tracker = established();
+        assert_eq!(tracker.segment(false, &segment(ACK, 101, 501, 500), &[]), TcpVerdict::Valid);
+        assert_eq!(tracker.segment(false, &segment(FIN | ACK, 601, 501, 0), &[]), TcpVerdict::Valid);
+        assert_eq!(tracker.state(), TcpState::FinWait);
+        assert_eq!(tracker.segment(true, &segment(ACK, 501, 602, 0), &[]), TcpVerdict::Valid);
+        assert_eq!(tracker.state(), TcpState::CloseWait);
+        assert_eq!(tracker.segment(true, &segment(FIN | ACK, 501, 602, 0), &[]), TcpVerdict::Valid);
+        assert_eq!(tracker.state(), TcpState::LastAck);
+        assert_eq!(tracker.segment(false, &segment(ACK, 602, 502, 0), &[]), TcpVerdict::Valid);
+        assert_eq!(tracker.state(), TcpState::TimeWait);
+        assert_eq!(tracker.segment(false, &segment(SYN, 9000, 0, 0), &[]), TcpVerdict::Reopens);
+    }
+
+    #[test]
+    fn out_of_window_segments_are_invalid() {
+        let mut tracker = established();
+        for bad in [
+            segment(ACK, 101 + 5_000_000, 501, 10),
+            segment(ACK, 101, 501 + 5_000_000, 10),
+            segment(ACK, 101u32.wrapping_sub(200_000), 501, 10),
+            segment(ACK, 101, 501u32.wrapping_sub(200_000), 0),
+            segment(0, 101, 501, 10),
+            segment(SYN | FIN, 101, 501, 0),
+            segment(RST, 101 + 5_000_000, 0, 0),
+        ] {
+            let before = tracker;
+            assert_eq!(tracker.segment(false, &bad, &[]), TcpVerdict::Invalid, "{bad:?}");
+            assert_eq!(tracker, before);
+        }
+        assert_eq!(tracker.segment(false, &segment(RST, 101, 0, 0), &[]), TcpVerdict::Valid);
+        assert_eq!(tracker.state(), TcpState::Closed);
+    }
+
+    #[test]
+    fn a_connection_needs_its_handshake() {
+        let mut tracker = TcpTracker::default();
+        assert_eq!(tracker.segment(false, &segment(ACK, 1, 1, 0), &[]), TcpVerdict::Invalid);
+        assert_eq!(tracker.segment(true, &segment(SYN | ACK, 1, 1, 0), &[]), TcpVerdict::Invalid);
+        assert_eq!(tracker.segment(false, &segment(SYN, 1, 0, 0), &[]), TcpVerdict::Valid);
+        assert_eq!(tracker.segment(true, &segment(SYN | ACK, 1, 99, 0), &[]), TcpVerdict::Invalid);
+    }
+
+    #[test]
+    fn retransmissions_and_window_scale_are_valid() {
+        let mut header = vec![0u8; 24];
+        header[12] = 6 << 4;
+        header[20..24].copy_from_slice(&[1, 3, 3, 7]);
+        assert_eq!(window_scale(&header), Some(7));
+        let mut tracker = TcpTracker::default();
+        let syn = segment(SYN, u32::MAX, 0, 0);
+        assert_eq!(tracker.segment(false, &syn, &header), TcpVerdict::Valid);
+        assert_eq!(tracker.segment(false, &syn, &header), TcpVerdict::Valid);
+        let answer = segment(SYN | ACK, 7, 0, 0);
+        assert_eq!(tracker.segment(true, &answer, &header), TcpVerdict::Valid);
+        assert_eq!(tracker.segment(true, &answer, &header), TcpVerdict::Valid);
+        assert_eq!(tracker.segment(false, &segment(ACK, 0, 8, 0), &[]), TcpVerdict::Valid);
+        // 1000 << 7 bytes are allowed now, across the wrap of the sequence space.
+        assert_eq!(tracker.segment(true, &segment(ACK, 8, 0, 0), &[]), TcpVerdict::Valid);
+        assert_eq!(tracker.segment(false, &segment(ACK, 100_000, 8, 1000), &[]), TcpVerdict::Valid);
+    }
+
+    #[test]
+    fn options_are_total() {
+        for bytes in [vec![], vec![0; 20], vec![0xff; 40], [vec![0xf0; 13], vec![3; 47]].concat()] {
+            let _ = window_scale(&bytes);
+        }
+    }
+}

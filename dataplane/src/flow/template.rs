@@ -1,0 +1,241 @@
+//! Templates: the structure of a program, shared by all flows that are treated alike.
+//!
+//! Millions of flows use a few dozen structures: which windows are written, which checksums follow, what is pushed, where
+//! it goes. The structure is interned here and stays in the first-level cache; an entry keeps only the values.
+
+use super::key::Window;
+use crate::drops::DropReason;
+use crate::packet::{Flags, Shape};
+use crate::port::PortId;
+use arrayvec::ArrayVec;
+use std::collections::HashMap;
+
+/// Most windows that one segment writes without further ado.
+pub const WRITES_MAX: usize = 14;
+/// Most structures at a time; a decision beyond is not cached.
+pub const TEMPLATES_MAX: usize = 1 << 14;
+
+/// A transport checksum that follows the edits.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct L4Checksum {
+    /// Offset of the field.
+    pub offset: u16,
+    /// UDP: a zero field says that there is none (RFC 768) and stays; a sum of zero is sent as all ones.
+    pub udp: bool,
+}
+
+/// An edit whose effect depends on bytes that the key does not hold.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Dynamic {
+    /// Writes the operand's masked bits over 8 bytes, and updates the checksums by the difference it made.
+    Set {
+        /// Where, and which bits.
+        window: WideWindow,
+        /// The IPv4 header checksum covers it.
+        l3: bool,
+        /// The transport checksum covers it.
+        l4: bool,
+    },
+    /// Adds the operand to the TCP sequence number at `offset`.
+    ShiftSequence {
+        /// Offset of the 4 bytes.
+        offset: u16,
+    },
+    /// Adds the operand to the TCP acknowledgment number and to the edges of SACK blocks (RFC 2018).
+    ShiftAcknowledgment {
+        /// Offset of the TCP header.
+        tcp: u16,
+    },
+}
+
+/// A window at any offset.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub struct WideWindow {
+    /// Offset in the frame.
+    pub offset: u16,
+    /// Bits, as they lie in memory.
+    pub mask: u64,
+}
+
+/// Takes bytes out of the front part of a packet and puts others in: tags, tunnels, another network header.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Splice {
+    /// Offset of the first byte taken out.
+    pub at: u16,
+    /// Bytes taken out.
+    pub remove: u16,
+    /// Bytes put in; they follow in the operands, padded to words.
+    pub insert: u16,
+}
+
+/// What a splice leaves to be computed for each packet. Offsets are those after the splice.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Fixup {
+    /// Writes the packet's length less `less` as a 16-bit field.
+    Length {
+        /// Offset of the field.
+        offset: u16,
+        /// Bytes in front of what the field counts.
+        less: u16,
+    },
+    /// Writes a fresh identification (RFC 6864 section 4).
+    Ipv4Identification {
+        /// Offset of the field.
+        offset: u16,
+    },
+    /// Computes the checksum of the 20-byte IPv4 header at `offset`.
+    Ipv4Checksum {
+        /// Offset of the header.
+        offset: u16,
+    },
+    /// Computes the UDP checksum of the datagram at `udp` inside the IP header at `ip`.
+    UdpChecksum {
+        /// Offset of the IP header, version 4 or 6.
+        ip: u16,
+        /// Offset of the UDP header.
+        udp: u16,
+    },
+    /// Encapsulation: copies DSCP and ECN of the IP header at `from` to that at `to` (RFC 6040 section 4.1, normal mode).
+    CopyTrafficClass {
+        /// Offset of the inner IP header.
+        from: u16,
+        /// Offset of the outer IP header.
+        to: u16,
+    },
+}
+
+/// Before a splice that removes an outer header: combines its ECN into the inner one (RFC 6040 section 4.2).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct CombineEcn {
+    /// Offset of the outer IP header.
+    pub outer: u16,
+    /// Offset of the inner IP header.
+    pub inner: u16,
+}
+
+/// What happens to the packet after the edits of a segment.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
+pub enum Exit {
+    /// Goes on to the next segment.
+    #[default]
+    Continue,
+    /// A copy leaves by each port, in this order; the packet goes on to the next segment, or ends if this is the last.
+    Output(PortId, Vec<PortId>),
+    /// The packet is dropped here.
+    Drop(DropReason),
+}
+
+/// Edits in order, then an exit.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
+pub struct Segment {
+    /// Windows written: the operand's bits under the mask.
+    pub writes: ArrayVec<Window, WRITES_MAX>,
+    /// The IPv4 header checksum to update by the delta; 0 if none.
+    pub l3_checksum: u16,
+    /// The transport checksum to update by the delta.
+    pub l4_checksum: Option<L4Checksum>,
+    /// The TTL or hop limit to decrement; 0 if none. With `l3_checksum` its change is accounted there.
+    pub ttl: u16,
+    /// Edits that depend on more than the key.
+    pub dynamic: Vec<Dynamic>,
+    /// ECN to combine before the splice.
+    pub combine_ecn: Option<CombineEcn>,
+    /// The bytes taken out and put in.
+    pub splice: Option<Splice>,
+    /// What to compute after the splice.
+    pub fixups: Vec<Fixup>,
+    /// Where the packet goes then.
+    pub exit: Exit,
+}
+
+/// Which trackers a replay runs (R7). Each runs once, whoever asked for it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub struct Trackers {
+    /// TCP state and window of the session.
+    pub tcp: bool,
+}
+
+/// The structure of a program.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
+pub struct Template {
+    /// The shape it is for.
+    pub shape: Shape,
+    /// A packet with any of these walks the slow path alone (R3).
+    pub guards: Flags,
+    /// So does one with a smaller TTL or hop limit.
+    pub ttl_min: u8,
+    /// Run before the edits.
+    pub trackers: Trackers,
+    /// The first edits and their exit.
+    pub first: Segment,
+    /// What follows.
+    pub more: Vec<Segment>,
+}
+
+/// A template's number.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub struct TemplateId(pub u16);
+
+/// The interned templates of a worker.
+#[derive(Debug, Default)]
+pub struct Templates {
+    list: Vec<Template>,
+    index: HashMap<Template, TemplateId>,
+    recent: [TemplateId; 8],
+    turn: usize,
+}
+
+impl Templates {
+    /// The number of a template, new or known; none if the table is full.
+    pub fn intern(&mut self, template: &Template) -> Option<TemplateId> {
+        for &id in &self.recent {
+            if self.list.get(usize::from(id.0)) == Some(template) {
+                return Some(id);
+            }
+        }
+        let id = match self.index.get(template) {
+            Some(&id) => id,
+            None if self.list.len() < TEMPLATES_MAX => {
+                let id = TemplateId(self.list.len() as u16);
+                self.list.push(template.clone());
+                self.index.insert(template.clone(), id);
+                id
+            }
+            None => return None,
+        };
+        self.turn = (self.turn + 1) % self.recent.len();
+        self.recent[self.turn] = id;
+        Some(id)
+    }
+
+    /// The template with this number.
+    #[inline(always)]
+    pub fn get(&self, id: TemplateId) -> Option<&Template> {
+        self.list.get(usize::from(id.0))
+    }
+
+    /// How many there are.
+    pub fn count(&self) -> usize {
+        self.list.len()
+    }
+
+    /// Forgets all; only when no entry names any.
+    pub fn clear(&mut self) {
+        *self = Self::default();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn equal_structures_share_a_number_and_the_table_is_bounded() {
+        let mut templates = Templates::default();
+        let with = |ttl| Template { ttl_min: (ttl & 255) as u8, shape: Shape((ttl >> 8) as u16), ..Template::default() };
+        let ids: Vec<_> = (0..TEMPLATES_MAX).map(|i| templates.intern(&with(i)).unwrap()).collect();
+        assert_eq!(templates.intern(&with(5)), Some(ids[5]));
+        assert_eq!(templates.get(ids[5]), Some(&with(5)));
+        assert_eq!(templates.intern(&with(TEMPLATES_MAX)), None);
+    }
+}
