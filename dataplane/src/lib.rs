@@ -10,10 +10,17 @@
 #![deny(unsafe_code)]
 
 pub mod affinity;
+pub mod budget;
 pub mod drops;
+pub mod engine;
+pub mod flow;
+pub mod hold;
 pub mod limits;
 pub mod memory;
+pub mod outputs;
 pub mod packet;
 pub mod port;
 pub mod ring;
+pub mod slow_path;
 pub mod time;
+pub mod worker;

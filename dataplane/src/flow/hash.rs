@@ -134,7 +134,8 @@ mod tests {
         let hash = KeyedHash::random();
         for stride in [1u64, 1 << 8, 1 << 16, 1 << 32, 1 << 48] {
             let mut counts = vec![0u32; 256];
-            (0..65_536u64).for_each(|i| counts[(hash.hash(&[i.wrapping_mul(stride), 3]) & 255) as usize] += 1);
+            (0..65_536u64)
+                .for_each(|i| counts[(hash.hash(&[i.wrapping_mul(stride), 3]) & 255) as usize] += 1);
             let chi: f64 = counts.iter().map(|&c| (f64::from(c) - 256.0).powi(2) / 256.0).sum();
             assert!(chi < 400.0, "stride {stride}: chi-squared {chi}");
         }

@@ -11,6 +11,7 @@ pub mod key;
 pub mod program;
 pub mod replay;
 pub mod session;
+pub mod state;
 pub mod tcp;
 pub mod template;
 pub mod validity;

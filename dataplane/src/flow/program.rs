@@ -198,8 +198,7 @@ impl<'a> ProgramBuilder<'a> {
             m[lead..lead + mask.len()].copy_from_slice(mask);
             let window = WideWindow { offset: even as u16, mask: u64::from_ne_bytes(m) };
             self.segment.dynamic.push(Dynamic::Set { window, l3, l4 });
-            self.too_large |=
-                self.dynamic_operands.try_push(u64::from_ne_bytes(v) & window.mask).is_err();
+            self.too_large |= self.dynamic_operands.try_push(u64::from_ne_bytes(v) & window.mask).is_err();
             self.covers_l3 |= l3;
             self.covers_l4 |= l4;
         }
@@ -244,7 +243,14 @@ impl<'a> ProgramBuilder<'a> {
     }
 
     /// Replaces `remove` bytes at `at` by `insert`; `layout` is the packet's layout afterwards.
-    pub fn splice(&mut self, at: u16, remove: u16, insert: &[u8], fixups: &[Fixup], layout: Layout) -> &mut Self {
+    pub fn splice(
+        &mut self,
+        at: u16,
+        remove: u16,
+        insert: &[u8],
+        fixups: &[Fixup],
+        layout: Layout,
+    ) -> &mut Self {
         self.segment.splice = Some(Splice { at, remove, insert: insert.len() as u16 });
         self.too_large |= self.splice_bytes.try_extend_from_slice(insert).is_err();
         self.segment.fixups.extend_from_slice(fixups);
@@ -290,7 +296,8 @@ impl<'a> ProgramBuilder<'a> {
             self.operand(u64::from(l3_delta) | u64::from(l4_delta) << 16);
         }
         let known = self.known_bytes();
-        for window in windows(&self.written, known) {
+        let written = self.written;
+        for window in windows(&written, known) {
             let at = usize::from(window.offset);
             let value = u64::from_ne_bytes(std::array::from_fn(|i| self.image[at + i]));
             self.too_large |= segment.writes.try_push(window).is_err();

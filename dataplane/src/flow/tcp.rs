@@ -135,9 +135,10 @@ pub enum TcpVerdict {
     Reopens,
 }
 
+/// True if `b` comes after `a` in sequence space (RFC 9293 section 3.4).
 #[inline]
 fn after(a: u32, b: u32) -> bool {
-    b.wrapping_sub(a) as i32 >= 0 && a != b && (b.wrapping_sub(a) as i32) > 0
+    b.wrapping_sub(a) as i32 > 0
 }
 
 #[inline]

@@ -232,7 +232,11 @@ mod tests {
     #[test]
     fn equal_structures_share_a_number_and_the_table_is_bounded() {
         let mut templates = Templates::default();
-        let with = |ttl| Template { ttl_min: (ttl & 255) as u8, shape: Shape((ttl >> 8) as u16), ..Template::default() };
+        let with = |ttl| Template {
+            ttl_min: (ttl & 255) as u8,
+            shape: Shape((ttl >> 8) as u16),
+            ..Template::default()
+        };
         let ids: Vec<_> = (0..TEMPLATES_MAX).map(|i| templates.intern(&with(i)).unwrap()).collect();
         assert_eq!(templates.intern(&with(5)), Some(ids[5]));
         assert_eq!(templates.get(ids[5]), Some(&with(5)));

@@ -400,9 +400,7 @@ fn verify_transport(addresses: &[u8], protocol: u8, segment: &[u8], l4: L4) -> R
             return check(sum + checksum::sum(&segment[..length]));
         }
         L4::IcmpEcho | L4::IcmpOther if addresses.len() == 8 => 0,
-        L4::Tcp | L4::IcmpEcho | L4::IcmpOther => {
-            checksum::pseudo_header(addresses, protocol, segment.len())
-        }
+        L4::Tcp | L4::IcmpEcho | L4::IcmpOther => checksum::pseudo_header(addresses, protocol, segment.len()),
     };
     check(pseudo + checksum::sum(segment))
 }

@@ -1,0 +1,574 @@
+//! The engine: a burst in, bursts per output out.
+//!
+//! Four short passes over the burst, each asking for the memory of the next: parse and hash; match tags; compare keys; replay.
+//! Misses are walked where they stand (R5): whatever a walk changes, the packets behind it look up again.
+
+use crate::budget::{BudgetConfig, MissBudget};
+use crate::drops::DropReason;
+use crate::flow::cache::{Owner, Slot};
+use crate::flow::key::{KEY_WORDS_MAX, Key, KeySchema};
+use crate::flow::replay::replay;
+use crate::flow::state::{Event, FlowState};
+use crate::flow::tcp::{Segment, TcpVerdict};
+use crate::flow::template::Template;
+use crate::hold::{HoldLimits, Holds};
+use crate::limits::BURST_PACKETS_MAX;
+use crate::memory::Pool;
+pub use crate::outputs::{Outputs, Sums};
+use crate::packet::parse::parse;
+use crate::packet::{Burst, Layout, Packet, Verify};
+use crate::port::PortId;
+use crate::slow_path::{Decision, Fate, Miss, SlowPath, Wake};
+use crate::time::Time;
+
+const NO_SLOT: u32 = u32::MAX;
+/// Most packets that wait for the control plane.
+const PUNTS_MAX: usize = 256;
+
+/// How the engine treats what it receives.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct EngineConfig {
+    /// Which checksums are verified.
+    pub verify: Verify,
+    /// How much time misses may take.
+    pub budget: BudgetConfig,
+    /// How many packets may wait.
+    pub holds: HoldLimits,
+}
+
+/// What the engine did, beside the sums.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct EngineCounters {
+    /// Packets that an entry carried.
+    pub hits: u64,
+    /// Packets that walked because no entry answered.
+    pub misses: u64,
+    /// Packets that walked because they failed a guard of their entry, or can't be keyed.
+    pub alone: u64,
+    /// Walks whose decision read a field that was not declared (R2). Must stay zero.
+    pub undeclared_reads: u64,
+}
+
+/// A packet for the control plane.
+#[derive(Debug)]
+pub struct Punt {
+    /// Why, in the words of the function.
+    pub cookie: u64,
+    /// The packet as it came.
+    pub packet: Packet,
+    /// Where it came from.
+    pub port: PortId,
+}
+
+/// What the passes leave for each other, one element a packet.
+struct Scratch {
+    layouts: [Layout; BURST_PACKETS_MAX],
+    errors: [Option<DropReason>; BURST_PACKETS_MAX],
+    keys: [Key; BURST_PACKETS_MAX],
+    words: [u8; BURST_PACKETS_MAX],
+    hashes: [u64; BURST_PACKETS_MAX],
+    slots: [u32; BURST_PACKETS_MAX],
+}
+
+impl Default for Scratch {
+    fn default() -> Self {
+        Self {
+            layouts: [Layout::default(); BURST_PACKETS_MAX],
+            errors: [None; BURST_PACKETS_MAX],
+            keys: [[0; KEY_WORDS_MAX]; BURST_PACKETS_MAX],
+            words: [0; BURST_PACKETS_MAX],
+            hashes: [0; BURST_PACKETS_MAX],
+            slots: [NO_SLOT; BURST_PACKETS_MAX],
+        }
+    }
+}
+
+/// One worker's way from a burst to its outputs.
+pub struct Engine<S: SlowPath> {
+    /// Cache, sessions, validity, templates.
+    pub state: FlowState,
+    /// What decides misses.
+    pub slow: S,
+    /// Where packets go.
+    pub outputs: Outputs,
+    schemas: Vec<Option<KeySchema>>,
+    scratch: Box<Scratch>,
+    decision: Decision,
+    holds: Holds,
+    punts: Vec<Punt>,
+    punting: bool,
+    budget: MissBudget,
+    config: EngineConfig,
+    counters: EngineCounters,
+    events: Vec<Event>,
+    wakes: Vec<Wake>,
+}
+
+impl<S: SlowPath> std::fmt::Debug for Engine<S> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Engine").field("counters", &self.counters).finish_non_exhaustive()
+    }
+}
+
+enum Lookup {
+    Hit(Slot),
+    /// An entry is there, but this packet may not take it.
+    Alone,
+    Miss,
+}
+
+impl<S: SlowPath> Engine<S> {
+    /// For ports 0 to `ports` - 1.
+    pub fn new(slow: S, state: FlowState, ports: usize, config: EngineConfig) -> Self {
+        let mut engine = Self {
+            state,
+            slow,
+            outputs: Outputs::new(ports),
+            schemas: Vec::new(),
+            scratch: Box::default(),
+            decision: Decision::default(),
+            holds: Holds::new(config.holds),
+            punts: Vec::new(),
+            punting: false,
+            budget: MissBudget::new(config.budget),
+            config,
+            counters: EngineCounters::default(),
+            events: Vec::with_capacity(1024),
+            wakes: Vec::new(),
+        };
+        engine.schemas.resize_with(ports, || None);
+        (0..ports).for_each(|port| engine.compile_schema(PortId(port as u16)));
+        engine
+    }
+
+    /// Compiles the key of a port anew after the functions behind it changed what they read. Entries under the old key
+    /// are dropped, all of them, if the key changed.
+    pub fn compile_schema(&mut self, port: PortId) {
+        let at = usize::from(port.0);
+        let reads = self.slow.reads(port);
+        if self.schemas.len() <= at {
+            self.schemas.resize_with(at + 1, || None);
+            self.outputs.grow(at + 1);
+        }
+        if self.schemas[at].as_ref().is_some_and(|schema| *schema.reads() == reads) {
+            return;
+        }
+        if self.schemas[at].is_some() {
+            self.state.flush();
+        }
+        self.schemas[at] = Some(KeySchema::new(port, reads));
+    }
+
+    /// The key schema of a port.
+    pub fn schema(&self, port: PortId) -> Option<&KeySchema> {
+        self.schemas.get(usize::from(port.0)).and_then(Option::as_ref)
+    }
+
+    /// What it did.
+    pub fn counters(&self) -> EngineCounters {
+        self.counters
+    }
+
+    /// Packets that wait here.
+    pub fn buffered(&self) -> u64 {
+        (self.holds.count() + self.punts.len()) as u64
+    }
+
+    /// Packets for the control plane from now on wait for [`Self::take_punts`]; without that they are dropped.
+    pub fn enable_punts(&mut self) {
+        self.punting = true;
+    }
+
+    /// The packets for the control plane. The caller gives their frames back and counts them as consumed.
+    pub fn take_punts(&mut self, pool: &mut Pool, mut each: impl FnMut(u64, PortId, &[u8])) {
+        for punt in self.punts.drain(..) {
+            each(punt.cookie, punt.port, punt.packet.bytes());
+            self.outputs.consume(punt.packet, pool);
+        }
+    }
+
+    /// Takes all packets of `burst`, which came from `port`, to their outputs.
+    pub fn process(&mut self, port: PortId, burst: &mut Burst, pool: &mut Pool, now: Time) {
+        let count = burst.len();
+        if count == 0 {
+            return;
+        }
+        self.outputs.sums.received += count as u64;
+        self.parse_and_hash(port, burst);
+        self.match_tags(count);
+        let mutations = self.state.cache.mutations();
+        self.compare_keys(count);
+        self.budget.begin(now);
+        let hits_before = self.counters.hits;
+        let now_millis = now.as_millis() as u32;
+        for (i, packet) in burst.drain_all().enumerate() {
+            if let Some(reason) = self.scratch.errors[i] {
+                self.outputs.drop_packet(packet, reason, pool);
+                continue;
+            }
+            let fresh = self.state.cache.mutations() == mutations;
+            match self.look_up(i, fresh, packet.bytes()) {
+                Lookup::Hit(slot) => {
+                    self.counters.hits += 1;
+                    let words = usize::from(self.scratch.words[i]);
+                    self.hit(slot, words, packet, pool, now_millis);
+                }
+                Lookup::Alone => self.walk(i, port, packet, pool, now, true),
+                Lookup::Miss => self.walk(i, port, packet, pool, now, false),
+            }
+        }
+        self.budget.observe((self.counters.hits - hits_before) as usize, count);
+    }
+
+    #[inline(always)]
+    fn parse_and_hash(&mut self, port: PortId, burst: &Burst) {
+        let Self { scratch, schemas, state, config, .. } = self;
+        let schema = schemas.get(usize::from(port.0)).and_then(Option::as_ref);
+        for (i, packet) in burst.iter().enumerate() {
+            let bytes = packet.bytes();
+            match parse(bytes, config.verify) {
+                Ok(layout) => {
+                    scratch.layouts[i] = layout;
+                    scratch.errors[i] = None;
+                    scratch.words[i] = 0;
+                    if let Some(gather) = schema.and_then(|schema| schema.gather(layout.shape)) {
+                        let words = gather.gather(bytes, &mut scratch.keys[i]);
+                        let hash = state.cache.hash(&scratch.keys[i][..words]);
+                        state.cache.prefetch_tags(hash);
+                        (scratch.words[i], scratch.hashes[i]) = (words as u8, hash);
+                    }
+                }
+                Err(reason) => {
+                    scratch.errors[i] = Some(reason);
+                    scratch.words[i] = 0;
+                }
+            }
+        }
+    }
+
+    #[inline(always)]
+    fn match_tags(&mut self, count: usize) {
+        let Self { scratch, state, .. } = self;
+        for i in 0..count {
+            let candidate =
+                if scratch.words[i] == 0 { None } else { state.cache.candidate(scratch.hashes[i]) };
+            scratch.slots[i] = candidate.map_or(NO_SLOT, |slot| slot.0);
+        }
+    }
+
+    #[inline(always)]
+    fn compare_keys(&mut self, count: usize) {
+        let Self { scratch, state, .. } = self;
+        for i in 0..count {
+            if scratch.slots[i] == NO_SLOT {
+                continue;
+            }
+            let key = &scratch.keys[i][..usize::from(scratch.words[i])];
+            let mut slot = Slot(scratch.slots[i]);
+            if !state.cache.has_key(slot, key) {
+                match state.cache.find(scratch.hashes[i], key) {
+                    Some(found) => slot = found,
+                    None => {
+                        scratch.slots[i] = NO_SLOT;
+                        continue;
+                    }
+                }
+            }
+            scratch.slots[i] = slot.0;
+            let header = state.cache.header(slot);
+            if let (Some(template), Some(owner)) = (state.templates.get(header.template), header.owner())
+                && template.trackers.tcp
+            {
+                state.sessions.prefetch_hot(owner.session.0);
+            }
+        }
+    }
+
+    /// Finds the entry of packet `i` and checks validity, guards and trackers. `fresh`: nothing changed since
+    /// [`Self::compare_keys`].
+    #[inline(always)]
+    fn look_up(&mut self, i: usize, fresh: bool, bytes: &[u8]) -> Lookup {
+        let slot = if fresh {
+            self.scratch.slots[i]
+        } else if self.scratch.words[i] == 0 {
+            NO_SLOT
+        } else {
+            let key = &self.scratch.keys[i][..usize::from(self.scratch.words[i])];
+            self.state.cache.find(self.scratch.hashes[i], key).map_or(NO_SLOT, |slot| slot.0)
+        };
+        if slot == NO_SLOT {
+            return Lookup::Miss;
+        }
+        let slot = Slot(slot);
+        let header = self.state.cache.header(slot);
+        if header.stamp != self.state.validity.epoch() && !self.revalidate(slot, header.stamp) {
+            return Lookup::Miss;
+        }
+        let Some(template) = self.state.templates.get(header.template) else { return Lookup::Miss };
+        let layout = &self.scratch.layouts[i];
+        if !guards_hold(template, layout, header.length_max) {
+            return Lookup::Alone;
+        }
+        if template.trackers.tcp
+            && let Some(owner) = header.owner()
+        {
+            let segment = Segment::read(bytes, layout);
+            let header_bytes = bytes.get(usize::from(layout.l4)..usize::from(layout.end)).unwrap_or(&[]);
+            let hot = self.state.sessions.hot(owner.session);
+            if hot.tcp.segment(owner.reply, &segment, header_bytes) != TcpVerdict::Valid {
+                return Lookup::Alone;
+            }
+        }
+        Lookup::Hit(slot)
+    }
+
+    /// Something changed since the entry was last known to be valid: was it anything that it used?
+    #[cold]
+    fn revalidate(&mut self, slot: Slot, stamp: u32) -> bool {
+        let state = &mut self.state;
+        if state.validity.holds(stamp, state.cache.watches(slot)) {
+            state.cache.restamp(slot, state.validity.epoch());
+            return true;
+        }
+        state.invalidate(slot);
+        self.drain_events();
+        false
+    }
+
+    #[inline(always)]
+    fn hit(&mut self, slot: Slot, key_words: usize, packet: Packet, pool: &mut Pool, now_millis: u32) {
+        let Self { state, outputs, .. } = self;
+        let header = state.cache.header(slot);
+        let operands = state.cache.hit(slot, key_words, packet.len(), now_millis);
+        if let Some(template) = state.templates.get(header.template) {
+            replay(template, operands, (header.l3_delta, header.l4_delta), packet, pool, outputs);
+        }
+    }
+
+    /// Walks packet `i` through the chain, if the budget allows it.
+    #[cold]
+    #[inline(never)]
+    fn walk(&mut self, i: usize, port: PortId, packet: Packet, pool: &mut Pool, now: Time, alone: bool) {
+        let layout = self.scratch.layouts[i];
+        let words = usize::from(self.scratch.words[i]);
+        let key: Key = self.scratch.keys[i];
+        if self.budget.is_limited() {
+            let Self { budget, slow, state, schemas, .. } = self;
+            let gather = gather_of(schemas, port, &layout);
+            let miss = Miss { bytes: packet.bytes(), layout, port, gather, now };
+            if !budget.admit(source_of(packet.bytes(), &layout), || slow.is_known(&miss, state)) {
+                return self.outputs.drop_packet(packet, DropReason::MissBudget, pool);
+            }
+            let start = std::time::Instant::now();
+            self.decide_and_apply(layout, &key[..words], port, packet, pool, now, alone);
+            let nanos = start.elapsed().as_nanos();
+            self.budget.measured(1, u64::try_from(nanos).unwrap_or(u64::MAX));
+        } else {
+            self.decide_and_apply(layout, &key[..words], port, packet, pool, now, alone);
+        }
+        self.finish_wakes(pool, now);
+    }
+
+    #[allow(clippy::too_many_arguments)]
+    fn decide_and_apply(
+        &mut self,
+        layout: Layout,
+        key: &[u64],
+        port: PortId,
+        packet: Packet,
+        pool: &mut Pool,
+        now: Time,
+        alone: bool,
+    ) {
+        if alone || key.is_empty() {
+            self.counters.alone += 1;
+        } else {
+            self.counters.misses += 1;
+        }
+        self.decision.clear();
+        let gather = gather_of(&self.schemas, port, &layout);
+        let miss = Miss { bytes: packet.bytes(), layout, port, gather, now };
+        self.slow.decide(&miss, &mut self.state, &mut self.decision);
+        self.drain_events();
+        self.emit_frames(pool);
+        self.wakes.append(&mut self.decision.wakes);
+        match self.decision.fate {
+            Fate::Replay => self.leave(layout, key, packet, pool, now, alone),
+            Fate::Drop(reason) => self.outputs.drop_packet(packet, reason, pool),
+            Fate::Undecided => self.outputs.drop_packet(packet, DropReason::NoOutput, pool),
+            Fate::Consume => self.outputs.consume(packet, pool),
+            Fate::Hold(token) => {
+                if let Err(packet) = self.holds.keep(token, packet, port) {
+                    self.outputs.drop_packet(packet, DropReason::HoldFull, pool);
+                }
+            }
+            Fate::Punt(cookie) => {
+                if self.punting && self.punts.len() < PUNTS_MAX {
+                    self.punts.push(Punt { cookie, packet, port });
+                } else {
+                    self.outputs.drop_packet(packet, DropReason::RingFull, pool);
+                }
+            }
+        }
+    }
+
+    /// A walked packet leaves as later ones of its flow do: by its program, through the same trackers (R4).
+    fn leave(
+        &mut self,
+        layout: Layout,
+        key: &[u64],
+        packet: Packet,
+        pool: &mut Pool,
+        now: Time,
+        alone: bool,
+    ) {
+        let Self { state, decision, outputs, .. } = self;
+        let program = &decision.program;
+        if program.template.trackers.tcp
+            && let Some(owner) = decision.owner
+        {
+            let bytes = packet.bytes();
+            let segment = Segment::read(bytes, &layout);
+            let header = bytes.get(usize::from(layout.l4)..usize::from(layout.end)).unwrap_or(&[]);
+            let verdict = state.sessions.hot(owner.session).tcp.segment(owner.reply, &segment, header);
+            if verdict != TcpVerdict::Valid {
+                return outputs.drop_packet(packet, DropReason::TcpInvalid, pool);
+            }
+        }
+        if let Some(owner) = decision.owner {
+            state.sessions.touch(owner.session, now);
+        }
+        let stored = if decision.cacheable && !alone && !key.is_empty() {
+            state.remember(key, program, decision.owner, decision.watches.packed(), now)
+        } else {
+            None
+        };
+        if let Some(slot) = stored {
+            self.hit(slot, key.len(), packet, pool, now.as_millis() as u32);
+        } else {
+            if let Some(owner) = decision.owner {
+                state.credit(owner, packet.len(), now);
+            }
+            let deltas = (program.l3_delta, program.l4_delta);
+            replay(&program.template, &program.operands, deltas, packet, pool, outputs);
+        }
+        self.drain_events();
+    }
+
+    fn drain_events(&mut self) {
+        // Telling a function may end further sessions; the bound is the number of sessions.
+        while self.state.has_events() {
+            self.events.extend(self.state.take_events());
+            let mut events = std::mem::take(&mut self.events);
+            for event in events.drain(..) {
+                self.slow.event(&event, &mut self.state);
+            }
+            self.events = events;
+        }
+    }
+
+    fn emit_frames(&mut self, pool: &mut Pool) {
+        for frame in self.decision.frames.drain(..) {
+            self.outputs.originate(frame.port, &frame.bytes, pool);
+        }
+    }
+
+    /// Walks the packets whose wait ended, in the order in which they came.
+    fn finish_wakes(&mut self, pool: &mut Pool, now: Time) {
+        // A released packet may wait again, for something else; it can't wake itself.
+        for _ in 0..64 {
+            let Some(wake) = self.wakes.pop() else { return };
+            match wake {
+                Wake::Discard(token, reason) => {
+                    for (packet, _) in self.holds.release(token) {
+                        self.outputs.drop_packet(packet, reason, pool);
+                    }
+                }
+                Wake::Release(token) => {
+                    for (packet, port) in self.holds.release(token) {
+                        self.walk_again(port, packet, pool, now);
+                    }
+                }
+            }
+        }
+    }
+
+    fn walk_again(&mut self, port: PortId, packet: Packet, pool: &mut Pool, now: Time) {
+        let layout = match parse(packet.bytes(), Verify::None) {
+            Ok(layout) => layout,
+            Err(reason) => return self.outputs.drop_packet(packet, reason, pool),
+        };
+        let mut key = [0; KEY_WORDS_MAX];
+        let words = gather_of(&self.schemas, port, &layout).map_or(0, |g| g.gather(packet.bytes(), &mut key));
+        let known = words > 0 && {
+            let hash = self.state.cache.hash(&key[..words]);
+            self.state.cache.find(hash, &key[..words]).is_some()
+        };
+        self.decide_and_apply(layout, &key[..words], port, packet, pool, now, known);
+    }
+
+    /// A slice of housekeeping, bounded in objects: timers of sessions and functions, folding of counters.
+    pub fn housekeeping(&mut self, pool: &mut Pool, now: Time, budget: usize) {
+        self.state.expire(now, budget);
+        self.state.fold_some(budget * 4);
+        self.drain_events();
+        self.tick(pool, now, budget);
+    }
+
+    fn tick(&mut self, pool: &mut Pool, now: Time, budget: usize) {
+        self.decision.clear();
+        self.slow.tick(now, budget, &mut self.state, &mut self.decision);
+        self.drain_events();
+        self.emit_frames(pool);
+        self.wakes.append(&mut self.decision.wakes);
+        self.finish_wakes(pool, now);
+    }
+
+    /// Drops what is held, with [`DropReason::Shutdown`]: the end of a run.
+    pub fn drain(&mut self, pool: &mut Pool) {
+        for (packet, _) in self.holds.release_all() {
+            self.outputs.drop_packet(packet, DropReason::Shutdown, pool);
+        }
+        for punt in std::mem::take(&mut self.punts) {
+            self.outputs.drop_packet(punt.packet, DropReason::Shutdown, pool);
+        }
+    }
+
+    /// Tells functions about sessions that a command ended.
+    pub fn settle(&mut self) {
+        self.drain_events();
+    }
+
+    /// The session of a decision that was just made, for tests and traces.
+    pub fn last_owner(&self) -> Option<Owner> {
+        self.decision.owner
+    }
+}
+
+#[inline(always)]
+fn guards_hold(template: &Template, layout: &Layout, length_max: u16) -> bool {
+    !layout.flags.intersects(template.guards)
+        & (layout.ttl >= template.ttl_min)
+        & (layout.end - layout.l3 <= length_max)
+}
+
+fn gather_of<'a>(
+    schemas: &'a [Option<KeySchema>],
+    port: PortId,
+    layout: &Layout,
+) -> Option<&'a crate::flow::key::Gather> {
+    schemas.get(usize::from(port.0)).and_then(Option::as_ref).and_then(|schema| schema.gather(layout.shape))
+}
+
+/// Which source a miss is charged to: the IPv4 address, the IPv6 /64, or the Ethernet address.
+fn source_of(bytes: &[u8], layout: &Layout) -> u64 {
+    use crate::packet::L3;
+    let at = usize::from(layout.l3);
+    let range = match layout.shape.l3() {
+        L3::Ipv4 => at + 12..at + 16,
+        L3::Ipv6 => at + 8..at + 16,
+        L3::Other | L3::Arp => 6..12,
+    };
+    let folded = bytes.get(range).unwrap_or(&[]).iter().fold(0u64, |sum, &byte| sum << 8 | u64::from(byte));
+    folded.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 32
+}

@@ -1,0 +1,735 @@
+//! Sessions: one record a connection, both directions, for all functions of the chain (R7).
+//!
+//! What: a bounded table, indexed by the tuple of each direction *as received*: what the initiator sends, and what the
+//! responder's answers look like when they come in. Functions keep a word each in the record (`parts`). Entries of the
+//! flow cache hang on the session in a list, so that they fall with it.
+//!
+//! Design: records never move and nothing is rehashed. The index has 10-way buckets of one cache line, two homes a tuple.
+//! A single timer wheel of one-second slots holds every session; a session whose slot comes up is looked at, its true
+//! deadline computed from the folded last-seen, and put back or ended. All work is done in slices bounded in entries.
+//!
+//! Thread-safety: none needed; a table belongs to one worker.
+
+use super::hash::KeyedHash;
+use super::tcp::{TcpState, TcpTracker};
+use crate::memory::{Arena, ArenaError, ArenaSlice, Pod, prefetch};
+use crate::time::Time;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::time::Duration;
+
+/// No session, no entry, end of a list.
+pub const NONE: u32 = u32::MAX;
+/// Most words that the functions of a chain keep in one session.
+pub const PARTS_MAX: usize = 12;
+const WHEEL_SLOTS: usize = 1 << 14;
+const WAYS: usize = 10;
+const REPLY_BIT: u32 = 1 << 31;
+/// Most sessions of a table.
+pub const SESSIONS_MAX: usize = 1 << 27;
+
+/// A session's number in its table.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct SessionId(pub u32);
+
+/// One direction of a connection as received: addresses, ports (of echo messages: the identifier, twice), protocol, and the
+/// domain in which they are unique (a chain, a bridge domain, a tenant).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[repr(C)]
+pub struct Tuple {
+    /// Source address; IPv4 as IPv4-mapped IPv6.
+    pub source: [u8; 16],
+    /// Destination address.
+    pub destination: [u8; 16],
+    /// Source port, host order.
+    pub source_port: u16,
+    /// Destination port, host order.
+    pub destination_port: u16,
+    /// Domain.
+    pub domain: u16,
+    /// IP protocol.
+    pub protocol: u8,
+    /// Always zero.
+    pub zero: u8,
+}
+
+/// An address as a tuple keeps it.
+pub fn tuple_address(address: IpAddr) -> [u8; 16] {
+    match address {
+        IpAddr::V4(v4) => v4.to_ipv6_mapped().octets(),
+        IpAddr::V6(v6) => v6.octets(),
+    }
+}
+
+/// The address that a tuple keeps.
+pub fn address_of(bytes: [u8; 16]) -> IpAddr {
+    let v6 = Ipv6Addr::from(bytes);
+    v6.to_ipv4_mapped().map_or(IpAddr::V6(v6), IpAddr::V4)
+}
+
+impl Tuple {
+    /// A tuple of IPv4 or IPv6 addresses.
+    pub fn new(
+        domain: u16,
+        protocol: u8,
+        (source, source_port): (IpAddr, u16),
+        (destination, destination_port): (IpAddr, u16),
+    ) -> Self {
+        Self {
+            source: tuple_address(source),
+            destination: tuple_address(destination),
+            source_port,
+            destination_port,
+            domain,
+            protocol,
+            zero: 0,
+        }
+    }
+
+    /// The tuple of the opposite direction of untranslated traffic.
+    #[must_use]
+    pub fn inverse(&self) -> Self {
+        Self {
+            source: self.destination,
+            destination: self.source,
+            source_port: self.destination_port,
+            destination_port: self.source_port,
+            ..*self
+        }
+    }
+
+    /// Source address.
+    pub fn source_address(&self) -> IpAddr {
+        address_of(self.source)
+    }
+
+    /// Destination address.
+    pub fn destination_address(&self) -> IpAddr {
+        address_of(self.destination)
+    }
+
+    /// True if the addresses are IPv4.
+    pub fn is_ipv4(&self) -> bool {
+        self.source_address().is_ipv4()
+    }
+
+    fn words(&self) -> [u64; 5] {
+        let word = |bytes: &[u8; 16], at: usize| u64::from_ne_bytes(std::array::from_fn(|i| bytes[at + i]));
+        [
+            word(&self.source, 0),
+            word(&self.source, 8),
+            word(&self.destination, 0),
+            word(&self.destination, 8),
+            u64::from(self.source_port)
+                | u64::from(self.destination_port) << 16
+                | u64::from(self.domain) << 32
+                | u64::from(self.protocol) << 48,
+        ]
+    }
+}
+
+impl Default for Tuple {
+    fn default() -> Self {
+        Self::new(0, 0, (Ipv4Addr::UNSPECIFIED.into(), 0), (Ipv4Addr::UNSPECIFIED.into(), 0))
+    }
+}
+
+impl std::fmt::Display for Tuple {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let (from, to) = (self.source_address(), self.destination_address());
+        match from {
+            IpAddr::V4(_) => write!(f, "{from}:{} > {to}:{}", self.source_port, self.destination_port),
+            IpAddr::V6(_) => write!(f, "[{from}]:{} > [{to}]:{}", self.source_port, self.destination_port),
+        }
+    }
+}
+
+/// How long a session lives without traffic. The defaults are the least that the RFCs allow, or what they recommend.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Timeouts {
+    /// TCP, established: 2 hours 4 minutes (RFC 5382 REQ-5).
+    pub tcp_established: Duration,
+    /// TCP, opening or closing: 4 minutes (RFC 5382 REQ-5).
+    pub tcp_transitory: Duration,
+    /// TCP after both FINs or a reset: 4 minutes (RFC 5382 section 5, RFC 7857 section 2).
+    pub tcp_closed: Duration,
+    /// UDP, also without an answer: 5 minutes (RFC 4787 REQ-5).
+    pub udp: Duration,
+    /// ICMP queries: 60 seconds (RFC 5508 REQ-1).
+    pub icmp: Duration,
+    /// Anything else.
+    pub other: Duration,
+}
+
+impl Default for Timeouts {
+    fn default() -> Self {
+        Self {
+            tcp_established: Duration::from_secs(2 * 3600 + 240),
+            tcp_transitory: Duration::from_secs(240),
+            tcp_closed: Duration::from_secs(240),
+            udp: Duration::from_secs(300),
+            icmp: Duration::from_secs(60),
+            other: Duration::from_secs(600),
+        }
+    }
+}
+
+/// Traffic of one direction.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Traffic {
+    /// Packets.
+    pub packets: u64,
+    /// Bytes of frames.
+    pub bytes: u64,
+}
+
+/// What hits touch: one cache line.
+#[derive(Clone, Copy, Debug)]
+#[repr(C, align(64))]
+pub struct Hot {
+    /// The TCP tracker, used by both directions.
+    pub tcp: TcpTracker,
+    /// Milliseconds, folded from the entries.
+    last_seen: u32,
+    /// First entry of the flow cache that belongs to this session.
+    pub(super) entries: u32,
+    wheel_next: u32,
+    wheel_previous: u32,
+    wheel_slot: u16,
+    flags: u8,
+    protocol: u8,
+}
+
+const IN_USE: u8 = 1;
+const REPLIED: u8 = 2;
+
+#[derive(Clone, Copy, Debug)]
+#[repr(C)]
+struct Cold {
+    tuples: [Tuple; 2],
+    traffic: [Traffic; 2],
+    /// Milliseconds.
+    created: u32,
+    _spare: u32,
+}
+
+#[derive(Clone, Copy, Debug)]
+#[repr(C, align(64))]
+struct Bucket {
+    tags: [u16; WAYS],
+    ids: [u32; WAYS],
+    _spare: u32,
+}
+
+#[allow(unsafe_code)]
+mod pod {
+    use super::{Bucket, Cold, Hot, Pod};
+    // SAFETY: plain integers and arrays of them; all zeroes is a valid value.
+    unsafe impl Pod for Hot {}
+    // SAFETY: plain integers and arrays of them; all zeroes is a valid value.
+    unsafe impl Pod for Cold {}
+    // SAFETY: plain integers and arrays of them; all zeroes is a valid value.
+    unsafe impl Pod for Bucket {}
+}
+
+/// Size and behaviour of a session table.
+#[derive(Clone, Debug)]
+pub struct SessionConfig {
+    /// Most sessions at a time.
+    pub capacity: usize,
+    /// Words that functions keep in each session.
+    pub parts: usize,
+    /// When sessions end.
+    pub timeouts: Timeouts,
+}
+
+/// The table has no room for another session, or the tuple is taken.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum InsertError {
+    /// Full.
+    Full,
+    /// One of the tuples belongs to another session.
+    Taken,
+}
+
+/// The sessions of one worker.
+#[derive(Debug)]
+pub struct SessionTable {
+    hot: ArenaSlice<Hot>,
+    cold: ArenaSlice<Cold>,
+    parts: ArenaSlice<u64>,
+    index: ArenaSlice<Bucket>,
+    wheel: Box<[u32]>,
+    /// The second up to which the wheel was turned.
+    turned: u64,
+    parts_count: usize,
+    mask: usize,
+    free: u32,
+    fresh: u32,
+    count: usize,
+    clock_hand: u32,
+    hash: KeyedHash,
+    timeouts: Timeouts,
+}
+
+/// A session that ended, for the functions to release what they hold for it.
+#[derive(Clone, Debug)]
+pub struct Ended {
+    /// Its number, free again.
+    pub id: SessionId,
+    /// Both tuples: as the initiator sent, as the responder answers.
+    pub tuples: [Tuple; 2],
+    /// The functions' words.
+    pub parts: arrayvec::ArrayVec<u64, PARTS_MAX>,
+}
+
+impl SessionTable {
+    /// Memory comes from `arena`, all of it at once.
+    ///
+    /// # Errors
+    /// If the arena has not enough.
+    pub fn new(arena: &Arena, config: &SessionConfig, hash: KeyedHash) -> Result<Self, ArenaError> {
+        let capacity = config.capacity.clamp(1, SESSIONS_MAX);
+        let buckets = buckets_for(capacity);
+        Ok(Self {
+            hot: ArenaSlice::zeroed(arena, capacity)?,
+            cold: ArenaSlice::zeroed(arena, capacity)?,
+            parts: ArenaSlice::zeroed(arena, capacity * config.parts.min(PARTS_MAX))?,
+            index: ArenaSlice::zeroed(arena, buckets)?,
+            wheel: vec![NONE; WHEEL_SLOTS].into_boxed_slice(),
+            turned: 0,
+            parts_count: config.parts.min(PARTS_MAX),
+            mask: buckets - 1,
+            free: NONE,
+            fresh: 0,
+            count: 0,
+            clock_hand: 0,
+            hash,
+            timeouts: config.timeouts,
+        })
+    }
+
+    /// Bytes that a table of this size takes from the arena.
+    pub fn bytes_for(capacity: usize, parts: usize) -> usize {
+        let capacity = capacity.clamp(1, SESSIONS_MAX);
+        capacity * (size_of::<Hot>() + size_of::<Cold>() + 8 * parts)
+            + buckets_for(capacity) * size_of::<Bucket>()
+            + 4 * 64
+    }
+
+    /// Most sessions.
+    pub fn capacity(&self) -> usize {
+        self.hot.len()
+    }
+
+    /// Sessions now.
+    pub fn count(&self) -> usize {
+        self.count
+    }
+
+    /// Changes the timeouts; running timers follow when they come up.
+    pub fn set_timeouts(&mut self, timeouts: Timeouts) {
+        self.timeouts = timeouts;
+    }
+
+    fn homes(&self, tuple: &Tuple) -> (usize, usize, u16) {
+        let hash = self.hash.hash(&tuple.words());
+        let tag = (hash >> 48) as u16;
+        (hash as usize & self.mask, (hash >> 24) as usize & self.mask, if tag == 0 { 1 } else { tag })
+    }
+
+    /// Asks for the memory that [`Self::find`] will need.
+    pub fn prefetch(&self, tuple: &Tuple) {
+        let (first, second, _) = self.homes(tuple);
+        prefetch(&self.index[first]);
+        prefetch(&self.index[second]);
+    }
+
+    /// The session with this tuple, and whether it is the responder's direction. At most 2 buckets are looked at.
+    pub fn find(&self, tuple: &Tuple) -> Option<(SessionId, bool)> {
+        let (first, second, tag) = self.homes(tuple);
+        for bucket in [first, second] {
+            let bucket = &self.index[bucket];
+            for way in 0..WAYS {
+                if bucket.tags[way] == tag {
+                    let (id, reply) = (bucket.ids[way] & !REPLY_BIT, bucket.ids[way] & REPLY_BIT != 0);
+                    if self.cold[id as usize].tuples[usize::from(reply)] == *tuple {
+                        return Some((SessionId(id), reply));
+                    }
+                }
+            }
+        }
+        None
+    }
+
+    fn index_insert(&mut self, tuple: &Tuple, value: u32) -> bool {
+        let (first, second, tag) = self.homes(tuple);
+        let room = |bucket: &Bucket| bucket.tags.iter().filter(|&&tag| tag == 0).count();
+        // The fuller home is used last, so that buckets overflow late.
+        let home = if room(&self.index[second]) > room(&self.index[first]) { second } else { first };
+        let bucket = &mut self.index[home];
+        let Some(way) = bucket.tags.iter().position(|&tag| tag == 0) else { return false };
+        bucket.tags[way] = tag;
+        bucket.ids[way] = value;
+        true
+    }
+
+    fn index_remove(&mut self, tuple: &Tuple, value: u32) {
+        let (first, second, tag) = self.homes(tuple);
+        for home in [first, second] {
+            let bucket = &mut self.index[home];
+            for way in 0..WAYS {
+                if bucket.tags[way] == tag && bucket.ids[way] == value {
+                    bucket.tags[way] = 0;
+                    return;
+                }
+            }
+        }
+    }
+
+    /// Adds a session. `initiator` is what its first packet looked like, `responder` what answers will look like, both as
+    /// received.
+    ///
+    /// # Errors
+    /// If the table is full (see [`Self::victim`]) or a tuple is taken.
+    pub fn insert(
+        &mut self,
+        initiator: &Tuple,
+        responder: &Tuple,
+        now: Time,
+    ) -> Result<SessionId, InsertError> {
+        if self.find(initiator).is_some() || self.find(responder).is_some() {
+            return Err(InsertError::Taken);
+        }
+        let id = if self.free != NONE {
+            self.free
+        } else if (self.fresh as usize) < self.hot.len() {
+            self.fresh
+        } else {
+            return Err(InsertError::Full);
+        };
+        if !self.index_insert(initiator, id) {
+            return Err(InsertError::Full);
+        }
+        // Traffic between equal tuples in both directions (a host to itself) has one index entry.
+        if initiator != responder && !self.index_insert(responder, id | REPLY_BIT) {
+            self.index_remove(initiator, id);
+            return Err(InsertError::Full);
+        }
+        if self.free != NONE {
+            self.free = self.hot[id as usize].wheel_next;
+        } else {
+            self.fresh += 1;
+        }
+        let at = id as usize;
+        let last_seen = now.as_millis() as u32;
+        self.hot[at] = Hot {
+            tcp: TcpTracker::default(),
+            last_seen,
+            entries: NONE,
+            wheel_next: NONE,
+            wheel_previous: NONE,
+            wheel_slot: 0,
+            flags: IN_USE,
+            protocol: initiator.protocol,
+        };
+        self.cold[at] = Cold {
+            tuples: [*initiator, *responder],
+            traffic: [Traffic::default(); 2],
+            created: last_seen,
+            _spare: 0,
+        };
+        let parts = at * self.parts_count;
+        self.parts[parts..parts + self.parts_count].fill(0);
+        self.count += 1;
+        let deadline = now + self.timeout(SessionId(id));
+        self.arm(id, deadline);
+        Ok(SessionId(id))
+    }
+
+    /// Removes a session that has no entries left.
+    pub(super) fn remove(&mut self, id: SessionId) -> Ended {
+        let at = id.0 as usize;
+        debug_assert_eq!(self.hot[at].entries, NONE);
+        let tuples = self.cold[at].tuples;
+        self.index_remove(&tuples[0], id.0);
+        self.index_remove(&tuples[1], id.0 | REPLY_BIT);
+        self.disarm(id.0);
+        self.hot[at].flags = 0;
+        self.hot[at].wheel_next = self.free;
+        self.free = id.0;
+        self.count -= 1;
+        Ended { id, tuples, parts: self.parts_of(id) }
+    }
+
+    /// A session that may give way to a new one: not assured, found within a bounded number of looks.
+    pub fn victim(&mut self) -> Option<SessionId> {
+        for _ in 0..32 {
+            let id = self.clock_hand;
+            self.clock_hand = if self.clock_hand + 1 < self.fresh { self.clock_hand + 1 } else { 0 };
+            if self.hot.get(id as usize).is_some_and(|hot| hot.flags & IN_USE != 0)
+                && !self.is_assured(SessionId(id))
+            {
+                return Some(SessionId(id));
+            }
+        }
+        None
+    }
+
+    /// True if both ends agreed to the connection: answered, and for TCP past its handshake.
+    pub fn is_assured(&self, id: SessionId) -> bool {
+        let hot = &self.hot[id.0 as usize];
+        hot.flags & REPLIED != 0 && (hot.protocol != 6 || hot.tcp.is_assured())
+    }
+
+    /// How long the session lives without traffic, in its state.
+    pub fn timeout(&self, id: SessionId) -> Duration {
+        let hot = &self.hot[id.0 as usize];
+        match hot.protocol {
+            6 => match hot.tcp.state() {
+                TcpState::Established => self.timeouts.tcp_established,
+                TcpState::TimeWait | TcpState::Closed => self.timeouts.tcp_closed,
+                _ => self.timeouts.tcp_transitory,
+            },
+            17 => self.timeouts.udp,
+            1 | 58 => self.timeouts.icmp,
+            _ => self.timeouts.other,
+        }
+    }
+
+    fn slot_of(second: u64) -> usize {
+        second as usize & (WHEEL_SLOTS - 1)
+    }
+
+    fn arm(&mut self, id: u32, deadline: Time) {
+        let second = deadline.0.div_ceil(1_000_000_000);
+        // A far deadline is looked at once a turn of the wheel.
+        let second = second.clamp(self.turned + 1, self.turned + WHEEL_SLOTS as u64 - 1);
+        let slot = Self::slot_of(second);
+        let head = self.wheel[slot];
+        let hot = &mut self.hot[id as usize];
+        (hot.wheel_next, hot.wheel_previous, hot.wheel_slot) = (head, NONE, slot as u16);
+        if head != NONE {
+            self.hot[head as usize].wheel_previous = id;
+        }
+        self.wheel[slot] = id;
+    }
+
+    fn disarm(&mut self, id: u32) {
+        let hot = self.hot[id as usize];
+        if hot.wheel_previous != NONE {
+            self.hot[hot.wheel_previous as usize].wheel_next = hot.wheel_next;
+        } else if self.wheel[usize::from(hot.wheel_slot)] == id {
+            self.wheel[usize::from(hot.wheel_slot)] = hot.wheel_next;
+        }
+        if hot.wheel_next != NONE {
+            self.hot[hot.wheel_next as usize].wheel_previous = hot.wheel_previous;
+        }
+    }
+
+    /// The next session whose timer came up; none if there is none at `now`.
+    pub(super) fn due(&mut self, now: Time) -> Option<SessionId> {
+        let second = now.0 / 1_000_000_000;
+        while self.turned < second {
+            let head = self.wheel[Self::slot_of(self.turned + 1)];
+            if head != NONE {
+                return Some(SessionId(head));
+            }
+            if self.count == 0 {
+                self.turned = second;
+                return None;
+            }
+            self.turned += 1;
+        }
+        None
+    }
+
+    /// Puts a session's timer to where its last traffic says, or answers false if it has run out.
+    pub(super) fn rearm(&mut self, id: SessionId, now: Time) -> bool {
+        let idle = self.idle(id, now);
+        let timeout = self.timeout(id);
+        if idle >= timeout {
+            return false;
+        }
+        self.disarm(id.0);
+        self.arm(id.0, now + (timeout - idle));
+        true
+    }
+
+    /// Sets a session's timer anew: its state changed, or it was just seen.
+    pub fn touch(&mut self, id: SessionId, now: Time) {
+        self.hot[id.0 as usize].last_seen = now.as_millis() as u32;
+        let deadline = now + self.timeout(id);
+        self.disarm(id.0);
+        self.arm(id.0, deadline);
+    }
+
+    /// Time since the last packet, as folded.
+    pub fn idle(&self, id: SessionId, now: Time) -> Duration {
+        let elapsed = (now.as_millis() as u32).wrapping_sub(self.hot[id.0 as usize].last_seen);
+        // A last-seen after `now` (by a fold in between) is no idle time.
+        Duration::from_millis(if elapsed > u32::MAX / 2 { 0 } else { u64::from(elapsed) })
+    }
+
+    /// Adds traffic to a direction, and notes when it was last seen (milliseconds).
+    pub(super) fn credit(&mut self, id: SessionId, reply: bool, traffic: Traffic, last_seen: u32) {
+        let hot = &mut self.hot[id.0 as usize];
+        if reply {
+            hot.flags |= REPLIED;
+        }
+        if (last_seen.wrapping_sub(hot.last_seen) as i32) > 0 {
+            hot.last_seen = last_seen;
+        }
+        let mine = &mut self.cold[id.0 as usize].traffic[usize::from(reply)];
+        mine.packets += traffic.packets;
+        mine.bytes += traffic.bytes;
+    }
+
+    /// The line that hits touch.
+    #[inline]
+    pub fn hot(&mut self, id: SessionId) -> &mut Hot {
+        &mut self.hot[id.0 as usize]
+    }
+
+    /// Asks for the line that hits touch.
+    #[inline]
+    pub fn prefetch_hot(&self, id: u32) {
+        if let Some(hot) = self.hot.get(id as usize) {
+            prefetch(hot);
+        }
+    }
+
+    /// The TCP tracker, for reading.
+    pub fn tcp(&self, id: SessionId) -> &TcpTracker {
+        &self.hot[id.0 as usize].tcp
+    }
+
+    /// All functions' words.
+    pub fn parts_of(&self, id: SessionId) -> arrayvec::ArrayVec<u64, PARTS_MAX> {
+        let first = id.0 as usize * self.parts_count;
+        self.parts[first..first + self.parts_count].iter().copied().collect()
+    }
+
+    /// A function's word.
+    pub fn part(&self, id: SessionId, part: usize) -> u64 {
+        self.parts.get(id.0 as usize * self.parts_count + part).copied().unwrap_or(0)
+    }
+
+    /// Sets a function's word.
+    pub fn set_part(&mut self, id: SessionId, part: usize, word: u64) {
+        if let Some(mine) = self.parts.get_mut(id.0 as usize * self.parts_count + part) {
+            *mine = word;
+        }
+    }
+
+    /// The tuples of both directions: as the initiator sent, as the responder answers.
+    pub fn tuples(&self, id: SessionId) -> [Tuple; 2] {
+        self.cold[id.0 as usize].tuples
+    }
+
+    /// The folded traffic of both directions.
+    pub fn traffic(&self, id: SessionId) -> [Traffic; 2] {
+        self.cold[id.0 as usize].traffic
+    }
+
+    /// When the session began, in milliseconds of the clock (it wraps after 49 days).
+    pub fn created_millis(&self, id: SessionId) -> u32 {
+        self.cold[id.0 as usize].created
+    }
+
+    /// True if traffic came from the responder, as folded.
+    pub fn is_replied(&self, id: SessionId) -> bool {
+        self.hot[id.0 as usize].flags & REPLIED != 0
+    }
+
+    /// The session of this number, if it is in use: for walks in slices.
+    pub fn get(&self, id: u32) -> Option<SessionId> {
+        self.hot.get(id as usize).filter(|hot| hot.flags & IN_USE != 0).map(|_| SessionId(id))
+    }
+
+    /// Numbers from here on were never used.
+    pub fn high_water(&self) -> u32 {
+        self.fresh
+    }
+}
+
+fn buckets_for(capacity: usize) -> usize {
+    // Two tuples a session; 10 ways hold them at a load of at most 80 %.
+    (2 * capacity).div_ceil(WAYS * 8 / 10).next_power_of_two()
+}
+
+const _: () = assert!(size_of::<Hot>() == 64);
+const _: () = assert!(size_of::<Cold>() == 120);
+const _: () = assert!(size_of::<Bucket>() == 64);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn tuple(i: u32) -> Tuple {
+        Tuple::new(0, 17, (Ipv4Addr::from(i).into(), 1000), (Ipv4Addr::new(10, 0, 0, 1).into(), 53))
+    }
+
+    fn table(capacity: usize) -> SessionTable {
+        let arena = Arena::anonymous(SessionTable::bytes_for(capacity, 2) + 4096).unwrap();
+        let config = SessionConfig { capacity, parts: 2, timeouts: Timeouts::default() };
+        SessionTable::new(&arena, &config, KeyedHash::random()).unwrap()
+    }
+
+    #[test]
+    fn both_directions_are_found_and_a_full_table_says_so() {
+        let mut table = table(1000);
+        let ids: Vec<_> =
+            (0..1000).map(|i| table.insert(&tuple(i), &tuple(i).inverse(), Time(0)).unwrap()).collect();
+        for (i, &id) in ids.iter().enumerate() {
+            assert_eq!(table.find(&tuple(i as u32)), Some((id, false)));
+            assert_eq!(table.find(&tuple(i as u32).inverse()), Some((id, true)));
+        }
+        assert_eq!(table.insert(&tuple(5000), &tuple(5000).inverse(), Time(0)), Err(InsertError::Full));
+        assert_eq!(table.insert(&tuple(3), &tuple(9999), Time(0)), Err(InsertError::Taken));
+        let ended = table.remove(ids[7]);
+        assert_eq!(ended.tuples[0], tuple(7));
+        assert_eq!(table.find(&tuple(7)), None);
+        assert_eq!(table.insert(&tuple(5000), &tuple(5000).inverse(), Time(0)), Ok(ids[7]));
+    }
+
+    #[test]
+    fn timers_come_up_once_and_in_time() {
+        let mut table = table(100);
+        let id = table.insert(&tuple(1), &tuple(2), Time::from_secs(10)).unwrap();
+        assert_eq!(table.due(Time::from_secs(309)), None);
+        assert_eq!(table.due(Time::from_secs(311)), Some(id));
+        table.credit(id, false, Traffic { packets: 1, bytes: 60 }, 100_000);
+        assert!(table.rearm(id, Time::from_secs(311)));
+        assert_eq!(table.due(Time::from_secs(399)), None);
+        assert_eq!(table.due(Time::from_secs(401)), Some(id));
+        assert!(!table.rearm(id, Time::from_secs(401)));
+        table.remove(id);
+        assert_eq!(table.due(Time::from_secs(100_000)), None);
+    }
+
+    #[test]
+    fn the_wheel_survives_long_timeouts_and_long_pauses() {
+        let mut table = table(100);
+        table.set_timeouts(Timeouts { udp: Duration::from_secs(100_000), ..Timeouts::default() });
+        let id = table.insert(&tuple(1), &tuple(2), Time(0)).unwrap();
+        let mut now = 0;
+        loop {
+            now += 5000;
+            match table.due(Time::from_secs(now)) {
+                Some(due) if !table.rearm(due, Time::from_secs(now)) => break,
+                _ => {}
+            }
+        }
+        assert_eq!(now, 100_000);
+        table.remove(id);
+    }
+
+    #[test]
+    fn the_table_holds_what_it_promises() {
+        let mut table = table(100_000);
+        for i in 0..100_000 {
+            table.insert(&tuple(i), &tuple(i).inverse(), Time(0)).unwrap();
+        }
+        assert_eq!(table.count(), 100_000);
+    }
+}

@@ -1,0 +1,232 @@
+//! The flow state of one worker: cache, sessions, validity and templates, with what keeps them consistent.
+
+use super::cache::{FlowCache, NewEntry, Owner, Slot};
+use super::hash::KeyedHash;
+use super::program::Program;
+use super::session::{
+    Ended, InsertError, NONE, PARTS_MAX, SessionConfig, SessionId, SessionTable, Traffic, Tuple,
+};
+use super::template::Templates;
+use super::validity::{PackedWatches, Validity};
+use crate::memory::{Arena, ArenaError};
+use crate::time::Time;
+use arrayvec::ArrayVec;
+
+/// What the functions have to be told, in the order in which it happened.
+#[derive(Clone, Debug)]
+pub enum Event {
+    /// Traffic that the cache carried for a session since it was last told.
+    Traffic {
+        /// The functions' words in the session.
+        parts: ArrayVec<u64, PARTS_MAX>,
+        /// It went in the responder's direction.
+        reply: bool,
+        /// How much.
+        traffic: Traffic,
+    },
+    /// A session ended; its entries are gone already.
+    Ended(Ended),
+}
+
+/// Sizes of the flow state.
+#[derive(Clone, Debug)]
+pub struct FlowConfig {
+    /// The session table.
+    pub sessions: SessionConfig,
+    /// Entries of the flow cache. 0: no cache at all; every packet walks.
+    pub cache_entries: usize,
+    /// Most words of a key.
+    pub key_words: usize,
+    /// Most words of a program's operands.
+    pub operand_words: usize,
+}
+
+impl FlowConfig {
+    /// Bytes that the state takes from the arena.
+    pub fn bytes(&self) -> usize {
+        SessionTable::bytes_for(self.sessions.capacity, self.sessions.parts)
+            + FlowCache::bytes_for(self.cache_entries.max(1), self.key_words + self.operand_words)
+    }
+}
+
+/// Everything that a worker remembers of flows.
+#[derive(Debug)]
+pub struct FlowState {
+    /// The cache.
+    pub cache: FlowCache,
+    /// The connections.
+    pub sessions: SessionTable,
+    /// What changed when.
+    pub validity: Validity,
+    /// The structures of the programs.
+    pub templates: Templates,
+    events: Vec<Event>,
+    caching: bool,
+}
+
+impl FlowState {
+    /// All memory comes from `arena`. `seed` makes hashes repeat, for deterministic runs; none takes a random secret.
+    ///
+    /// # Errors
+    /// If the arena has not enough memory.
+    pub fn new(arena: &Arena, config: &FlowConfig, seed: Option<u64>) -> Result<Self, ArenaError> {
+        let hash = || seed.map_or_else(KeyedHash::random, KeyedHash::seeded);
+        let words = config.key_words + config.operand_words;
+        Ok(Self {
+            cache: FlowCache::new(arena, config.cache_entries.max(1), words, hash())?,
+            sessions: SessionTable::new(arena, &config.sessions, hash())?,
+            validity: Validity::default(),
+            templates: Templates::default(),
+            events: Vec::with_capacity(1024),
+            caching: config.cache_entries > 0,
+        })
+    }
+
+    /// Adds a session; if the table is full, one that is not assured gives way.
+    ///
+    /// # Errors
+    /// If there is none, or a tuple is taken.
+    pub fn open_session(
+        &mut self,
+        initiator: &Tuple,
+        responder: &Tuple,
+        now: Time,
+    ) -> Result<SessionId, InsertError> {
+        match self.sessions.insert(initiator, responder, now) {
+            Err(InsertError::Full) => {
+                let victim = self.sessions.victim().ok_or(InsertError::Full)?;
+                self.end_session(victim);
+                self.sessions.insert(initiator, responder, now)
+            }
+            result => result,
+        }
+    }
+
+    /// Ends a session: its entries fall first, then its tuples and number are free (R8).
+    pub fn end_session(&mut self, id: SessionId) {
+        self.kill_entries(id);
+        let ended = self.sessions.remove(id);
+        self.events.push(Event::Ended(ended));
+    }
+
+    /// Invalidates the entries of a session; it stays, and its next packet walks.
+    pub fn kill_entries(&mut self, id: SessionId) {
+        while let Some(slot) = self.first_entry(id) {
+            let folded = self.cache.invalidate(slot, &mut self.sessions);
+            self.report(folded);
+        }
+    }
+
+    fn first_entry(&mut self, id: SessionId) -> Option<Slot> {
+        let head = self.sessions.hot(id).entries;
+        (head != NONE).then_some(Slot(head))
+    }
+
+    /// Brings a session's counters and last-seen up to date.
+    pub fn fold_session(&mut self, id: SessionId) {
+        let mut at = self.sessions.hot(id).entries;
+        while at != NONE {
+            let slot = Slot(at);
+            at = self.cache.next(slot);
+            let folded = self.cache.fold(slot, &mut self.sessions);
+            self.report(folded);
+        }
+    }
+
+    fn report(&mut self, folded: Option<(Owner, Traffic)>) {
+        if let Some((owner, traffic)) = folded {
+            self.push_traffic(owner, traffic);
+        }
+    }
+
+    fn push_traffic(&mut self, owner: Owner, traffic: Traffic) {
+        let parts = self.sessions.parts_of(owner.session);
+        self.events.push(Event::Traffic { parts, reply: owner.reply, traffic });
+    }
+
+    /// Credits a packet that walked without an entry.
+    pub fn credit(&mut self, owner: Owner, bytes: usize, now: Time) {
+        let traffic = Traffic { packets: 1, bytes: bytes as u64 };
+        self.sessions.credit(owner.session, owner.reply, traffic, now.as_millis() as u32);
+        self.push_traffic(owner, traffic);
+    }
+
+    /// Stores a decision. False if it can't be.
+    pub fn remember(
+        &mut self,
+        key: &[u64],
+        program: &Program,
+        owner: Option<Owner>,
+        watches: PackedWatches,
+        now: Time,
+    ) -> Option<Slot> {
+        if !self.caching {
+            return None;
+        }
+        let Some(template) = self.templates.intern(&program.template) else {
+            self.cache.refuse();
+            return None;
+        };
+        let hash = self.cache.hash(key);
+        let entry = NewEntry {
+            key,
+            program,
+            template,
+            owner,
+            stamp: self.validity.epoch(),
+            watches,
+            now_millis: now.as_millis() as u32,
+        };
+        let (slot, evicted) = self.cache.insert(hash, &entry, &mut self.sessions)?;
+        self.report(evicted);
+        Some(slot)
+    }
+
+    /// Removes the entry of a key whose validity was refuted.
+    pub fn invalidate(&mut self, slot: Slot) {
+        let folded = self.cache.invalidate(slot, &mut self.sessions);
+        self.report(folded);
+    }
+
+    /// Ends sessions whose time ran out: at most `budget` timers are looked at. True if nothing more is due.
+    pub fn expire(&mut self, now: Time, budget: usize) -> bool {
+        for _ in 0..budget {
+            let Some(id) = self.sessions.due(now) else { return true };
+            self.fold_session(id);
+            if !self.sessions.rearm(id, now) {
+                self.end_session(id);
+            }
+        }
+        false
+    }
+
+    /// Folds the counters of some entries, going round the cache: at most `budget` places. True at the end of a round.
+    pub fn fold_some(&mut self, budget: usize) -> bool {
+        let Self { cache, sessions, events, .. } = self;
+        cache.sweep(budget, |cache, slot| {
+            if let Some((owner, traffic)) = cache.fold(slot, sessions) {
+                let parts = sessions.parts_of(owner.session);
+                events.push(Event::Traffic { parts, reply: owner.reply, traffic });
+            }
+        })
+    }
+
+    /// Drops all entries. Nothing but speed changes.
+    pub fn flush(&mut self) {
+        for at in 0..self.cache.places() as u32 {
+            if self.cache.is_occupied(Slot(at)) {
+                self.invalidate(Slot(at));
+            }
+        }
+    }
+
+    /// What the functions have to be told; called after each walk and each slice of housekeeping.
+    pub fn take_events(&mut self) -> std::vec::Drain<'_, Event> {
+        self.events.drain(..)
+    }
+
+    /// True if functions have to be told something.
+    pub fn has_events(&self) -> bool {
+        !self.events.is_empty()
+    }
+}

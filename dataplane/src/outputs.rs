@@ -1,0 +1,169 @@
+//! Where packets go when a program ends: a burst for each port, and the counts that make the sums (R13).
+
+use crate::drops::{DropCounters, DropReason};
+use crate::memory::Pool;
+use crate::packet::{Burst, Packet};
+use crate::port::PortId;
+use std::collections::VecDeque;
+
+/// Most packets that wait for one port within a turn of the loop, beyond its burst.
+const OVERFLOW_PACKETS_MAX: usize = 4096;
+
+/// What came in, what was made, and what became of it. R13: `received + originated + copied` equals
+/// `sent + dropped + consumed` plus what is buffered.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Sums {
+    /// Taken from ports.
+    pub received: u64,
+    /// Made by the slow path: answers, solicitations, probes.
+    pub originated: u64,
+    /// Copies for further outputs.
+    pub copied: u64,
+    /// Given to ports; what those dropped then is in their own counters.
+    pub sent: u64,
+    /// Ended in a function, or handed to the control plane.
+    pub consumed: u64,
+    /// Dropped, by reason.
+    pub drops: DropCounters,
+}
+
+impl Sums {
+    /// What entered minus what left: must equal what is buffered.
+    pub fn balance(&self) -> i128 {
+        i128::from(self.received) + i128::from(self.originated) + i128::from(self.copied)
+            - i128::from(self.sent)
+            - i128::from(self.consumed)
+            - i128::from(self.drops.total())
+    }
+
+    /// Adds another worker's.
+    pub fn add(&mut self, other: &Self) {
+        self.received += other.received;
+        self.originated += other.originated;
+        self.copied += other.copied;
+        self.sent += other.sent;
+        self.consumed += other.consumed;
+        self.drops.add(&other.drops);
+    }
+}
+
+#[derive(Debug, Default)]
+struct Output {
+    burst: Burst,
+    overflow: VecDeque<Packet>,
+}
+
+/// The outputs of one worker.
+#[derive(Debug)]
+pub struct Outputs {
+    ports: Vec<Output>,
+    /// The counts.
+    pub sums: Sums,
+    identification: u16,
+}
+
+impl Outputs {
+    /// For ports 0 to `ports` - 1.
+    pub fn new(ports: usize) -> Self {
+        let mut outputs = Self { ports: Vec::new(), sums: Sums::default(), identification: 1 };
+        outputs.grow(ports);
+        outputs
+    }
+
+    /// Makes room for ports up to `ports` - 1.
+    pub fn grow(&mut self, ports: usize) {
+        while self.ports.len() < ports {
+            self.ports.push(Output { burst: Burst::new(), overflow: VecDeque::with_capacity(64) });
+        }
+    }
+
+    /// The packet leaves by `port`.
+    #[inline(always)]
+    pub fn send(&mut self, port: PortId, packet: Packet) {
+        match self.ports.get_mut(usize::from(port.0)) {
+            Some(output) if output.overflow.is_empty() => {
+                self.sums.sent += 1;
+                if let Err(packet) = output.burst.push(packet) {
+                    output.overflow.push_back(packet);
+                }
+            }
+            _ => self.send_rarely(port, packet),
+        }
+    }
+
+    #[cold]
+    fn send_rarely(&mut self, port: PortId, packet: Packet) {
+        match self.ports.get_mut(usize::from(port.0)) {
+            Some(output) if output.overflow.len() < OVERFLOW_PACKETS_MAX => {
+                self.sums.sent += 1;
+                output.overflow.push_back(packet);
+            }
+            Some(_) => self.sums.drops.count(DropReason::TxQueueFull),
+            None => self.sums.drops.count(DropReason::NoOutput),
+        }
+    }
+
+    /// A copy leaves by `port`.
+    pub fn send_copy(&mut self, port: PortId, packet: &Packet, pool: &mut Pool) {
+        self.sums.copied += 1;
+        self.emit(port, packet.bytes(), pool);
+    }
+
+    /// A frame that the slow path made leaves by `port`.
+    pub fn originate(&mut self, port: PortId, bytes: &[u8], pool: &mut Pool) {
+        self.sums.originated += 1;
+        self.emit(port, bytes, pool);
+    }
+
+    fn emit(&mut self, port: PortId, bytes: &[u8], pool: &mut Pool) {
+        let Some(mut copy) = pool.take() else {
+            self.sums.drops.count(DropReason::PoolExhausted);
+            return;
+        };
+        match copy.set_contents(bytes) {
+            Ok(()) => self.send(port, copy),
+            Err(_) => self.drop_packet(copy, DropReason::TxFailed, pool),
+        }
+    }
+
+    /// The packet is dropped.
+    #[cold]
+    pub fn drop_packet(&mut self, packet: Packet, reason: DropReason, pool: &mut Pool) {
+        self.sums.drops.count(reason);
+        pool.put(packet);
+    }
+
+    /// The packet ended in a function.
+    pub fn consume(&mut self, packet: Packet, pool: &mut Pool) {
+        self.sums.consumed += 1;
+        pool.put(packet);
+    }
+
+    /// A fresh IPv4 identification.
+    pub fn next_identification(&mut self) -> u16 {
+        self.identification = self.identification.wrapping_add(1);
+        self.identification
+    }
+
+    /// The burst for `port`, to be sent. Call again until [`Self::refill`] says that nothing more waits.
+    pub fn burst(&mut self, port: PortId) -> Option<&mut Burst> {
+        self.ports.get_mut(usize::from(port.0)).map(|output| &mut output.burst)
+    }
+
+    /// Moves waiting packets into the empty burst of `port`; false if none waited.
+    pub fn refill(&mut self, port: PortId) -> bool {
+        let Some(output) = self.ports.get_mut(usize::from(port.0)) else { return false };
+        while let Some(packet) = output.overflow.pop_front() {
+            if let Err(packet) = output.burst.push(packet) {
+                output.overflow.push_front(packet);
+                break;
+            }
+        }
+        !output.burst.is_empty()
+    }
+
+    /// Packets that wait to be given to a port: they are counted as sent, and not sent yet.
+    pub fn waiting(&self) -> u64 {
+        self.ports.iter().map(|output| (output.burst.len() + output.overflow.len()) as u64).sum()
+    }
+}
