@@ -212,7 +212,10 @@ impl MappingTable {
     }
 
     fn holder(&self, protocol: Protocol, external: SocketAddrV4) -> Option<(u32, &Record)> {
-        let hash = self.external_hash(protocol, external);
+        self.holder_at(self.external_hash(protocol, external), protocol, external)
+    }
+
+    fn holder_at(&self, hash: u64, protocol: Protocol, external: SocketAddrV4) -> Option<(u32, &Record)> {
         let (address, port) = (u32::from(*external.ip()), external.port());
         let matches = |entry: &Entry| {
             let record = &self.records[entry.index() as usize];
@@ -227,9 +230,14 @@ impl MappingTable {
 
     /// Would [`MappingTable::insert`] find room, with `spare` slots left over?
     pub fn has_room(&self, inside: &Inside, external: SocketAddrV4, is_static: bool, spare: usize) -> bool {
-        self.live.saturating_add(spare) < self.capacity
-            && (is_static || self.by_inside.has_room(self.inside_hash(inside)))
-            && self.by_external.has_room(self.external_hash(inside.protocol, external))
+        let external_hash = self.external_hash(inside.protocol, external);
+        let inside_hash = (!is_static).then(|| self.inside_hash(inside));
+        self.live.saturating_add(spare) < self.capacity && self.has_room_at(external_hash, inside_hash)
+    }
+
+    fn has_room_at(&self, external_hash: u64, inside_hash: Option<u64>) -> bool {
+        self.by_external.has_room(external_hash)
+            && inside_hash.is_none_or(|hash| self.by_inside.has_room(hash))
     }
 
     /// Makes a mapping with one session. `None` without room, or if the external tuple is held.
@@ -240,7 +248,10 @@ impl MappingTable {
         is_static: bool,
         now: Time,
     ) -> Option<MappingId> {
-        if self.is_held(inside.protocol, external) || !self.has_room(inside, external, is_static, 0) {
+        let external_hash = self.external_hash(inside.protocol, external);
+        let inside_hash = (!is_static).then(|| self.inside_hash(inside));
+        let is_held = self.holder_at(external_hash, inside.protocol, external).is_some();
+        if is_held || self.live >= self.capacity || !self.has_room_at(external_hash, inside_hash) {
             return None;
         }
         let index = self.take_slot();
@@ -257,13 +268,11 @@ impl MappingTable {
             generation: record.generation,
         };
         let id = MappingId::new(index, record.generation);
-        let hash = self.external_hash(inside.protocol, external);
-        let placed = self.by_external.insert(hash, Entry::new(hash, index)).is_some();
-        debug_assert!(placed, "has_room said so");
-        if !is_static {
-            let hash = self.inside_hash(inside);
+        let placed = self.by_external.insert(external_hash, Entry::new(external_hash, index)).is_some();
+        debug_assert!(placed, "has_room_at said so");
+        if let Some(hash) = inside_hash {
             let placed = self.by_inside.insert(hash, Entry::new(hash, index)).is_some();
-            debug_assert!(placed, "has_room said so");
+            debug_assert!(placed, "has_room_at said so");
         }
         self.live += 1;
         Some(id)

@@ -62,7 +62,7 @@ pub struct ExternalPool {
     open: [[SlotSet; 2]; PROTOCOLS],
     overflow: bool,
     udp_parity: bool,
-    /// Counts takes, so that a host that asks again starts its search elsewhere.
+    /// Counts takes, modulo 2^32, so that a host that asks again starts its search elsewhere.
     takes: u64,
     used: [PoolUse; PROTOCOLS],
     /// When the next round of [`ExternalPool::advance`] begins.
@@ -120,9 +120,8 @@ impl ExternalPool {
     fn peek_at(&self, slot: usize, inside: &Inside, range: PortRange) -> Option<SocketAddrV4> {
         let address = self.address_of(slot)?;
         let like = (self.udp_parity && inside.protocol == Protocol::Udp).then_some(inside.endpoint.port());
-        let place = inside.port_word() << 40 | u64::from(u32::from(address));
-        let mixed = self.secret.hash(Purpose::Port, inside.subscriber_word(), place);
-        let random = self.secret.hash(Purpose::Port, mixed, self.takes);
+        let who = u64::from(inside.endpoint.port()) << 48 | inside.subscriber_word();
+        let random = self.secret.hash(Purpose::Port, who, u64::from(u32::from(address)) << 32 | self.takes);
         let port = self.states(slot, inside.protocol).find(range, like, random)?;
         Some(SocketAddrV4::new(address, port))
     }
@@ -136,7 +135,7 @@ impl ExternalPool {
             return false;
         }
         self.refresh_open(slot, protocol);
-        self.takes = self.takes.wrapping_add(1);
+        self.takes = self.takes.wrapping_add(1) & u64::from(u32::MAX);
         let used = &mut self.used[protocol.index()];
         used.taken += 1;
         used.highest = used.highest.max(used.taken);

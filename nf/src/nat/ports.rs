@@ -304,6 +304,20 @@ mod tests {
     }
 
     #[test]
+    fn reserved_ports_come_back_but_for_port_zero() {
+        let mut mask = empty_mask();
+        mask_range(&mut mask, 0, 9);
+        let mut states = PortStates::new(&empty_mask());
+        assert!(states.take(5));
+        states.reserve(&mask);
+        assert_eq!(states.available(PortRange::WellKnown), 1_014);
+        assert!(!states.take(3));
+        states.unreserve(&mask);
+        assert_eq!(states.available(PortRange::WellKnown), 1_023);
+        assert!(states.take(3) && !states.take(0));
+    }
+
+    #[test]
     fn masks_hold_exactly_their_ranges() {
         for (first, last) in [(0, 0), (5, 4), (63, 64), (64, 127), (1_000, 3_000), (0, u16::MAX)] {
             let mut mask = empty_mask();

@@ -131,6 +131,23 @@ fn filtering_fails_closed_when_its_table_is_full() {
     assert_eq!((state.used().contacts.0, state.used().mappings.0), (0, 0));
 }
 
+/// A session that found no room in the table of contacts takes nobody else's place in it when it ends.
+#[test]
+fn an_unrecorded_session_ends_without_harm() {
+    let mut state = state(NatSettings { filtering: Filtering::AddressDependent, ..settings() });
+    let tuple = inside(Protocol::Udp, "10.0.0.1:5000");
+    let mut session = |n: u8| open(&mut state, &tuple, [203, 0, 113, n].into()).expect("mapped").0;
+    let recorded: Vec<Hold> = (0..16).map(&mut session).collect();
+    let unrecorded = session(99);
+    state.release(&recorded[0]);
+    let (again, _) = open(&mut state, &tuple, unrecorded.remote).expect("mapped");
+    assert!(again.recorded && !unrecorded.recorded);
+    state.release(&unrecorded);
+    assert!(state.admits(again.mapping, again.remote));
+    state.release(&again);
+    assert!(!state.admits(again.mapping, again.remote));
+}
+
 #[test]
 fn forwards_work_in_both_directions() {
     let one_to_one = vec![OneToOne {
