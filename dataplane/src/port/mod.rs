@@ -1,6 +1,7 @@
 //! Ports: where packets enter and leave. A port knows nothing of functions.
 
 pub mod af_xdp;
+pub mod generator;
 pub mod pcap;
 pub mod sink;
 pub mod verify;
