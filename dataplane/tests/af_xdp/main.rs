@@ -189,6 +189,38 @@ fn skb_mode_and_large_frames_work_too() {
 }
 
 #[test]
+fn a_driver_without_xdp_gets_skb_mode() {
+    in_namespace("fallback", || {
+        run("ip link add d0 mtu 1500 type vxlan id 1 dev lo dstport 4789");
+        run("ip link set dev d0 up");
+        let mut bench = Bench::new(4_096, 2_048);
+        bench.open(&AfXdpConfig::new("a", "d0"));
+        assert_eq!(bench.ports[0].info().description, "af_xdp d0 queue 0 (skb, copy mode)");
+        let mut burst = bench.frames(0, 64, 60);
+        bench.send(0, &mut burst);
+        bench.turn_until(0, |port| port.buffered() == 0);
+        assert_eq!(bench.finish()[0].tx_packets, 64);
+        let config = AfXdpConfig { attach: AttachMode::Native, ..AfXdpConfig::new("a", "d0") };
+        let error = AfXdpDevice::open(&config).unwrap_err().to_string();
+        assert!(error.contains("(tried xdpdrv: "), "{error}");
+    });
+}
+
+#[test]
+fn missing_privileges_are_named() {
+    in_namespace("privileges", || {
+        veth_pair("p0", "p1", 1);
+        let mut command = Command::new("setpriv");
+        command.args(["--inh-caps=-all", "--bounding-set=-all", &own_path()]);
+        let mut child = role(command, "open");
+        let text = net::rest_of_output(&mut child);
+        child.wait().unwrap();
+        assert!(text.contains("CAP_NET_ADMIN, CAP_NET_RAW and CAP_BPF, or root"), "{text}");
+        assert!(!has_program("p0"));
+    });
+}
+
+#[test]
 fn each_queue_has_its_port() {
     in_namespace("queues", || {
         veth_pair("p0", "p1", 2);
@@ -611,6 +643,10 @@ fn child_process() {
             println!("sum {}", sum(&bytes));
         }
         "tcp-client" => TcpStream::connect("192.0.2.2:5000").unwrap().write_all(&stream().0).unwrap(),
+        "open" => match AfXdpDevice::open(&AfXdpConfig::new("a", "p0")) {
+            Ok(_) => println!("it opened"),
+            Err(error) => println!("{error}"),
+        },
         "hold-Auto" | "hold-Netlink" => {
             let mut config = AfXdpConfig::new("held", "p0");
             if role == "hold-Netlink" {

@@ -103,4 +103,18 @@ mod tests {
         assert!(error.to_string().contains("ip link set dev eth0 mtu 1774"), "{error}");
         assert!(check_mtu("eth0", 1_774, 2_048).is_ok());
     }
+
+    #[test]
+    fn only_veth_pairs_need_advice() {
+        let veth = Link {
+            name: "wan".to_owned(),
+            kind: "veth".to_owned(),
+            peer_index: Some(7),
+            peer_elsewhere: true,
+            ..Link::default()
+        };
+        let advice = partial_checksum_advice(&veth).unwrap();
+        assert!(advice.contains("other end of wan") && advice.contains("interface 7"), "{advice}");
+        assert_eq!(partial_checksum_advice(&Link { kind: String::new(), ..veth }), None);
+    }
 }

@@ -98,7 +98,7 @@ impl Program {
         holder: ProgramHolder,
     ) -> Result<Self, Failure> {
         make_room(interface, interface_index)?;
-        let map = bpf::create_socket_map(name(), queues)
+        let map = create_map(queues)
             .map_err(|error| (format!("create a BPF map of {queues} AF_XDP sockets"), privileges(error)))?;
         let mut log = String::new();
         let program =
@@ -144,6 +144,17 @@ impl Program {
             XdpMode::Hardware => "hardware",
         }
     }
+}
+
+/// Kernels before 5.11 count BPF maps as locked memory, of which little is allowed by default.
+fn create_map(queues: u32) -> io::Result<OwnedFd> {
+    bpf::create_socket_map(name(), queues).or_else(|error| {
+        if error.raw_os_error() != Some(libc::EPERM) {
+            return Err(error);
+        }
+        sys::raise_locked_memory_limit();
+        bpf::create_socket_map(name(), queues)
+    })
 }
 
 fn name() -> Name {
