@@ -150,13 +150,14 @@ impl XskSocket {
     /// # Errors
     /// The device did not let go of the frames in time: they must not be used again.
     pub(super) fn close(self, umem: &Umem) -> io::Result<()> {
-        let Self { fd, interface_index, queue, zero_copy, .. } = self;
+        let Self { fill, completion, rx, tx, fd, interface_index, queue, zero_copy } = self;
         let sharing = umem.sharing();
         // Others hold the socket only while they hold the lock, so that this is the last handle.
         debug_assert_eq!(Arc::strong_count(&fd), 1);
-        drop(fd);
+        // The kernel keeps a socket for as long as any of it is mapped.
+        drop((fill, completion, rx, tx, fd));
         drop(sharing);
-        // In copy mode the kernel is done when `close(2)` returns. A driver is told later, by a work queue.
+        // In copy mode the kernel writes to no frame after these calls. A driver is told later, by a work queue.
         if zero_copy { wait_for_release(interface_index, queue) } else { Ok(()) }
     }
 }
