@@ -1,0 +1,63 @@
+//! `millrace check`: validates a configuration and prints the plan.
+
+use std::io::{self, Write};
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::Args;
+use serde::Serialize;
+
+use crate::config::{self, Diagnostic, Host, Plan};
+
+/// Arguments of `check`.
+#[derive(Debug, Args)]
+pub struct Arguments {
+    /// The configuration, a TOML file.
+    pub config: PathBuf,
+    /// Print diagnostics and plan as JSON on standard output.
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// What `--json` prints.
+#[derive(Serialize)]
+struct Answer<'a> {
+    file: &'a str,
+    valid: bool,
+    diagnostics: &'a [Diagnostic],
+    /// What would run; null when there are errors.
+    plan: Option<Plan>,
+}
+
+/// Status 0 when the configuration is valid (with warnings or without), 1 when it is not.
+pub fn run(arguments: &Arguments) -> ExitCode {
+    let host = Host::probe();
+    let checked = config::load(&arguments.config, &host);
+    let valid = checked.config.is_some();
+    let plan = checked.config.map(|config| Plan::of(&config, &host));
+    let report = checked.report;
+    let written = if arguments.json {
+        let answer = Answer { file: &report.file, valid, diagnostics: &report.diagnostics, plan };
+        serde_json::to_string_pretty(&answer)
+            .map_err(io::Error::from)
+            .and_then(|json| writeln!(io::stdout().lock(), "{json}"))
+    } else {
+        show(&report, plan.as_ref())
+    };
+    // A closed pipe (`| head`) is no reason to panic or to call the configuration bad.
+    match written {
+        Err(error) if error.kind() != io::ErrorKind::BrokenPipe => ExitCode::FAILURE,
+        _ if valid => ExitCode::SUCCESS,
+        _ => ExitCode::FAILURE,
+    }
+}
+
+fn show(report: &config::Report, plan: Option<&Plan>) -> io::Result<()> {
+    if !report.diagnostics.is_empty() {
+        writeln!(io::stderr().lock(), "{report}")?;
+    }
+    if let Some(plan) = plan {
+        write!(io::stdout().lock(), "{} is valid\n\n{plan}", report.file)?;
+    }
+    Ok(())
+}

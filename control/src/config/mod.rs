@@ -1,0 +1,227 @@
+//! The configuration: TOML in, plain types out, and every error at once.
+//!
+//! 1. [`places`] notes where each key stands, so that later steps speak of keys by path alone.
+//! 2. [`section`] reads typed values table by table and collects what is wrong; [`schema`] lists the keys.
+//! 3. [`settings`], [`ports`], [`chains`] and [`functions`] with a file a kind make the types below.
+//! 4. [`references`], [`addressing`], [`shadow`] and [`sizing`] check what no single key can show.
+//! 5. [`host`] compares it with the machine; [`plan`] says what would run.
+//!
+//! [`Config`] holds nothing of TOML and is compared with `==`: `apply` finds changes by names.
+
+mod addressing;
+pub mod chains;
+mod context;
+pub mod diagnostic;
+pub mod firewall;
+pub mod functions;
+pub mod host;
+mod kind;
+mod names;
+pub mod nat;
+pub mod network;
+mod places;
+pub mod plan;
+pub mod ports;
+mod references;
+pub mod router;
+pub mod schema;
+mod section;
+pub mod settings;
+mod shadow;
+pub mod sizing;
+mod suggest;
+pub mod units;
+
+use std::io::Read;
+use std::path::Path;
+
+use toml::de::DeTable;
+
+pub use self::chains::{Chain, Zone};
+pub use self::diagnostic::{Diagnostic, Report, Severity};
+pub use self::functions::{Function, FunctionKind};
+pub use self::host::Host;
+pub use self::plan::Plan;
+pub use self::ports::{Port, PortKind};
+pub use self::router::Router;
+pub use self::settings::{Management, Memory, Sessions, VerifyChecksums, Workers};
+
+use self::context::{Context, Finding};
+use self::places::{Places, join};
+use self::section::Section;
+
+/// A whole configuration, checked.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Config {
+    /// Packet memory.
+    pub memory: Memory,
+    /// Threads.
+    pub workers: Workers,
+    /// Session table, flow cache and timeouts.
+    pub sessions: Sessions,
+    /// Which received checksums are verified.
+    pub verify_checksums: VerifyChecksums,
+    /// The management socket.
+    pub management: Management,
+    /// Ports in the order of the file.
+    pub ports: Vec<Port>,
+    /// Chains in the order of the file.
+    pub chains: Vec<Chain>,
+    /// Functions in the order of the file.
+    pub functions: Vec<Function>,
+}
+
+impl Config {
+    /// The port with this name.
+    pub fn port(&self, name: &str) -> Option<&Port> {
+        self.ports.iter().find(|port| port.name == name)
+    }
+
+    /// The function with this name.
+    pub fn function(&self, name: &str) -> Option<&Function> {
+        self.functions.iter().find(|function| function.name == name)
+    }
+
+    /// The chain that uses this function.
+    pub fn chain_of(&self, function: &str) -> Option<&Chain> {
+        self.chains.iter().find(|chain| chain.functions.iter().any(|name| name == function))
+    }
+
+    /// The chain that this port belongs to.
+    pub fn chain_of_port(&self, port: &str) -> Option<&Chain> {
+        self.chains.iter().find(|chain| chain.zone_of(port).is_some())
+    }
+
+    /// The router that ends a chain.
+    pub fn router_of(&self, chain: &Chain) -> Option<&Router> {
+        chain.functions.last().and_then(|name| self.function(name)).and_then(|function| {
+            match &function.kind {
+                FunctionKind::Router(router) => Some(router),
+                _ => None,
+            }
+        })
+    }
+}
+
+/// What came of reading a configuration.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Checked {
+    /// The configuration, unless there are errors.
+    pub config: Option<Config>,
+    /// Errors and warnings.
+    pub report: Report,
+}
+
+/// Largest file that is read, in bytes: far above any sensible configuration.
+const FILE_BYTES_MAX: u64 = 64 << 20;
+
+/// Reads and checks the file at `path` for `host`.
+pub fn load(path: &Path, host: &Host) -> Checked {
+    let whole_file = |message: String| {
+        let context = Context::new(path, "", Places::default());
+        context.push(Finding::error("", message));
+        Checked { config: None, report: context.report() }
+    };
+    let mut bytes = Vec::new();
+    let read =
+        std::fs::File::open(path).and_then(|file| file.take(FILE_BYTES_MAX + 1).read_to_end(&mut bytes));
+    if let Err(error) = read {
+        return whole_file(format!("cannot read the configuration: {error}"));
+    }
+    if bytes.len() as u64 > FILE_BYTES_MAX {
+        return whole_file(format!("the file is larger than {}", units::show_size(FILE_BYTES_MAX)));
+    }
+    match String::from_utf8(bytes) {
+        Ok(text) => parse(path, &text, host),
+        Err(error) => {
+            let at = error.utf8_error().valid_up_to();
+            let line = error.as_bytes()[..at].iter().filter(|byte| **byte == b'\n').count() + 1;
+            whole_file(format!("the file is not UTF-8: line {line} holds a byte that is no character"))
+        }
+    }
+}
+
+/// Checks the text of a configuration for `host`. `path` names it in messages, and relative paths of
+/// captures start at its directory. Never panics, whatever the text.
+pub fn parse(path: &Path, text: &str, host: &Host) -> Checked {
+    let (document, syntax_errors) = DeTable::parse_recoverable(text);
+    let context = Context::new(path, text, Places::of(document.get_ref()));
+    let lines = note_syntax_errors(&context, &syntax_errors);
+    let config = match lines {
+        // The damage may reach beyond a line: what could be read of the rest would mislead.
+        None => None,
+        Some(lines) => {
+            let config = read(&context, document.get_ref(), host, lines.is_empty());
+            context.forgive(&lines);
+            Some(config)
+        }
+    };
+    let config = config.filter(|_| !context.has_errors());
+    Checked { config, report: context.report() }
+}
+
+/// Notes all syntax errors; gives the lines they stand on, or nothing when one of them hides what follows.
+fn note_syntax_errors(context: &Context<'_>, errors: &[toml::de::Error]) -> Option<Vec<usize>> {
+    let mut lines = Vec::new();
+    let mut confined = true;
+    for error in errors {
+        let span = error.span().unwrap_or(0..0);
+        let (line, _) = context.position(&span);
+        let text = context.line(line);
+        confined &= text.contains('=')
+            && !text.trim_start().starts_with('[')
+            && !error.message().contains("unclosed");
+        lines.push(line);
+        let found: String = text.trim().chars().take(60).collect();
+        let found = if found.is_empty() { "the end of the line or file".to_owned() } else { found };
+        let unquoted = error.message().starts_with("invalid ") && text.contains('=');
+        let (message, valid) = error.message().split_once(", expected ").unwrap_or((error.message(), ""));
+        let finding = Finding::error("", format!("not TOML: {message}")).at_span(span).found(found);
+        let valid = if valid.is_empty() { "TOML 1.0 (https://toml.io)" } else { valid };
+        // The parser guesses at numbers when it meets a bare word; a person has forgotten the quotes.
+        let word = context.source(error.span().unwrap_or(0..0));
+        let bare_word = unquoted && word.starts_with(|c: char| c.is_ascii_alphabetic());
+        context.push(if bare_word {
+            let valid = "a string in quotes, a number, true, false, a [list] or a {table}";
+            finding.valid(valid).help(format!("text stands in quotes: \"{word}\""))
+        } else {
+            finding.valid(valid)
+        });
+    }
+    confined.then_some(lines)
+}
+
+fn read<'a>(context: &'a Context<'a>, document: &'a DeTable<'a>, host: &Host, whole: bool) -> Config {
+    let root = Section::root(context, &schema::ROOT, document);
+    let (ports, port_names) = ports::read_ports(&root);
+    let function_names = functions::declared(&root);
+    let chains = chains::read_chains(&root, &port_names, &function_names);
+    let functions = functions::read_functions(&root, &chains, &port_names);
+    let config = Config {
+        memory: settings::read_memory(&root),
+        workers: settings::read_workers(&root),
+        sessions: settings::read_sessions(&root),
+        verify_checksums: settings::read_checksums(&root),
+        management: settings::read_management(&root),
+        ports,
+        chains,
+        functions,
+    };
+    if whole {
+        references::check(context, &config, &port_names, &function_names);
+        addressing::check(context, &config);
+        sizing::check(context, &config);
+        host::check(context, &config, host);
+    }
+    if !context.has_errors() {
+        for function in &config.functions {
+            if let FunctionKind::Firewall(firewall) = &function.kind {
+                shadow::check(context, &join("functions", &function.name), firewall);
+            }
+        }
+    }
+    config
+}
+
+#[cfg(test)]
+mod tests;

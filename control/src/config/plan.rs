@@ -1,0 +1,288 @@
+//! What would run: ports, workers, memory and chains of a configuration on a machine.
+
+use std::fmt;
+
+use serde::Serialize;
+
+use super::diagnostic::count;
+use super::firewall::Action;
+use super::functions::FunctionKind;
+use super::network::Ipv4Range;
+use super::settings::{Hugepages, Idle};
+use super::sizing::{FLOW_CACHE_ENTRY_BYTES_MAX, SESSION_BYTES_MAX, Sizing, mtu};
+use super::units::show_size;
+use super::{Config, Host, Port, PortKind};
+
+/// A port of the plan.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct PlanPort {
+    /// Its name.
+    pub name: String,
+    /// Its kind.
+    pub kind: &'static str,
+    /// What it leads to: an interface, files, a profile.
+    pub device: String,
+    /// Its queues.
+    pub queues: u16,
+    /// Largest IP packet in bytes, as far as the configuration says.
+    pub mtu: u16,
+    /// The chain it belongs to.
+    pub chain: Option<String>,
+    /// Its zone in that chain.
+    pub zone: Option<String>,
+}
+
+/// A worker of the plan.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct PlanWorker {
+    /// Its core; unknown if the machine's cores are.
+    pub core: Option<usize>,
+    /// The queues it serves, as `lan queue 0`.
+    pub queues: Vec<String>,
+    /// What it does when idle.
+    pub idle: &'static str,
+    /// Most packets in a burst.
+    pub burst_packets: usize,
+}
+
+/// A part of the memory.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct PlanMemoryPart {
+    /// What it holds.
+    pub what: String,
+    /// Bytes.
+    pub bytes: u64,
+}
+
+/// The memory of the plan.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct PlanMemory {
+    /// Bytes of the arena.
+    pub bytes: u64,
+    /// Its pages.
+    pub hugepages: &'static str,
+    /// What is in it.
+    pub parts: Vec<PlanMemoryPart>,
+}
+
+/// A function of the plan.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct PlanFunction {
+    /// Its name.
+    pub name: String,
+    /// Its kind.
+    pub kind: &'static str,
+    /// Its settings in a line.
+    pub summary: String,
+}
+
+/// A zone of the plan.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct PlanZone {
+    /// Its name.
+    pub name: String,
+    /// Its ports.
+    pub ports: Vec<String>,
+}
+
+/// A chain of the plan.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct PlanChain {
+    /// Its name.
+    pub name: String,
+    /// Its zones, the innermost first.
+    pub zones: Vec<PlanZone>,
+    /// Its functions, in the order from inside to outside.
+    pub functions: Vec<PlanFunction>,
+}
+
+/// What would run. [`fmt::Display`] shows it as text, `serde` as JSON.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Plan {
+    /// Ports in the order of the file.
+    pub ports: Vec<PlanPort>,
+    /// Workers.
+    pub workers: Vec<PlanWorker>,
+    /// Memory.
+    pub memory: PlanMemory,
+    /// Chains in the order of the file.
+    pub chains: Vec<PlanChain>,
+}
+
+impl Plan {
+    /// The plan of `config` on `host`.
+    pub fn of(config: &Config, host: &Host) -> Self {
+        Self {
+            ports: config.ports.iter().map(|port| plan_port(config, port)).collect(),
+            workers: plan_workers(config, host),
+            memory: plan_memory(config),
+            chains: plan_chains(config),
+        }
+    }
+}
+
+fn queues(port: &Port) -> u16 {
+    if let PortKind::AfXdp(af_xdp) = &port.kind { af_xdp.queues } else { 1 }
+}
+
+fn plan_port(config: &Config, port: &Port) -> PlanPort {
+    let device = match &port.kind {
+        PortKind::AfXdp(af_xdp) => af_xdp.interface.clone(),
+        PortKind::Pcap(pcap) => {
+            let show =
+                |path: &Option<std::path::PathBuf>| path.as_ref().map(|path| path.display().to_string());
+            let input = show(&pcap.input).map(|input| format!("from {input}"));
+            let output = show(&pcap.output).map(|output| format!("to {output}"));
+            [input, output].into_iter().flatten().collect::<Vec<_>>().join(" ")
+        }
+        PortKind::Generator(generator) => {
+            let rate =
+                generator.rate_pps.map_or("as fast as possible".to_owned(), |rate| format!("{rate} pps"));
+            format!("{} flows, {rate}", generator.flows)
+        }
+        PortKind::Sink(_) => "takes and counts".to_owned(),
+    };
+    let chain = config.chain_of_port(&port.name);
+    PlanPort {
+        name: port.name.clone(),
+        kind: port.kind.name(),
+        device,
+        queues: queues(port),
+        mtu: mtu(config, port),
+        chain: chain.map(|chain| chain.name.clone()),
+        zone: chain.and_then(|chain| chain.zone_of(&port.name)).map(|zone| zone.name.clone()),
+    }
+}
+
+/// Queue N of each port goes to worker N, round again when there are more queues than workers.
+fn plan_workers(config: &Config, host: &Host) -> Vec<PlanWorker> {
+    let last = host.cores.as_ref().and_then(|cores| cores.last().copied());
+    let cores: Vec<Option<usize>> = match &config.workers.cores {
+        Some(cores) => cores.iter().copied().map(Some).collect(),
+        None => vec![last],
+    };
+    let idle = match config.workers.idle {
+        Idle::Adaptive => "adaptive",
+        Idle::Poll => "poll",
+        Idle::Sleep => "sleep",
+    };
+    let count = cores.len();
+    let queues_of = |worker: usize| {
+        let ports = config.ports.iter().flat_map(|port| (0..queues(port)).map(move |queue| (port, queue)));
+        let mine = ports.filter(|(_, queue)| usize::from(*queue) % count == worker);
+        mine.map(|(port, queue)| format!("{} queue {queue}", port.name)).collect()
+    };
+    let worker = |(index, core)| PlanWorker {
+        core,
+        queues: queues_of(index),
+        idle,
+        burst_packets: config.workers.burst_packets,
+    };
+    cores.into_iter().enumerate().map(worker).collect()
+}
+
+fn plan_memory(config: &Config) -> PlanMemory {
+    let sizing = Sizing::of(config);
+    let part = |what: String, bytes| PlanMemoryPart { what, bytes };
+    let hugepages = match config.memory.hugepages {
+        Hugepages::Auto => "auto",
+        Hugepages::TwoMebibytes => "2MiB",
+        Hugepages::OneGibibyte => "1GiB",
+        Hugepages::Off => "off",
+    };
+    let sessions = sizing.session_bytes / SESSION_BYTES_MAX;
+    let entries = sizing.flow_cache_bytes / FLOW_CACHE_ENTRY_BYTES_MAX;
+    PlanMemory {
+        bytes: sizing.arena_bytes,
+        hugepages,
+        parts: vec![
+            part(
+                format!("{} frames of {} B", sizing.frames, sizing.frame_bytes),
+                sizing.frames * sizing.frame_bytes,
+            ),
+            part(format!("{sessions} sessions of at most {SESSION_BYTES_MAX} B"), sizing.session_bytes),
+            part(
+                format!("{entries} flow cache entries of at most {FLOW_CACHE_ENTRY_BYTES_MAX} B"),
+                sizing.flow_cache_bytes,
+            ),
+        ],
+    }
+}
+
+fn plan_chains(config: &Config) -> Vec<PlanChain> {
+    let zone = |zone: &super::Zone| PlanZone { name: zone.name.clone(), ports: zone.ports.clone() };
+    let function = |name: &String| {
+        let function = config.function(name)?;
+        let kind = function.kind.name();
+        Some(PlanFunction { name: name.clone(), kind, summary: summary(&function.kind) })
+    };
+    let chain = |chain: &super::Chain| PlanChain {
+        name: chain.name.clone(),
+        zones: chain.zones.iter().map(zone).collect(),
+        functions: chain.functions.iter().filter_map(function).collect(),
+    };
+    config.chains.iter().map(chain).collect()
+}
+
+fn summary(kind: &FunctionKind) -> String {
+    match kind {
+        FunctionKind::Firewall(firewall) => {
+            let default = match firewall.default {
+                Action::Allow => "allow",
+                Action::Deny => "deny",
+                Action::Reject => "reject",
+            };
+            format!("{}, default {default}", count(firewall.rules.len(), "rule"))
+        }
+        FunctionKind::Nat(nat) => {
+            let addresses: u64 = nat.pool.iter().copied().map(Ipv4Range::count).sum();
+            let addresses = count(usize::try_from(addresses).unwrap_or(usize::MAX), "external address");
+            let forwards = count(nat.forwards.len(), "port forward");
+            format!("{} -> {}, {addresses}, {forwards}", nat.inside, nat.outside)
+        }
+        FunctionKind::Router(router) => {
+            let interfaces = count(router.interfaces.len(), "interface");
+            format!("{interfaces}, {}", count(router.routes.len(), "static route"))
+        }
+    }
+}
+
+impl fmt::Display for Plan {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        writeln!(f, "ports")?;
+        let width =
+            |text: fn(&PlanPort) -> &str| self.ports.iter().map(|port| text(port).len()).max().unwrap_or(0);
+        let (names, devices) = (width(|port| &port.name), width(|port| &port.device));
+        for port in &self.ports {
+            let place = match (&port.chain, &port.zone) {
+                (Some(chain), Some(zone)) => format!("chain {chain}, zone {zone}"),
+                _ => "in no chain".to_owned(),
+            };
+            let (name, kind, device) = (&port.name, port.kind, &port.device);
+            let queues = count(port.queues.into(), "queue");
+            writeln!(f, "  {name:names$}  {kind:9}  {device:devices$}  {queues}, MTU {}, {place}", port.mtu)?;
+        }
+        writeln!(f, "workers")?;
+        for (index, worker) in self.workers.iter().enumerate() {
+            let core = worker.core.map_or("any core".to_owned(), |core| format!("core {core}"));
+            let queues =
+                if worker.queues.is_empty() { "nothing".to_owned() } else { worker.queues.join(", ") };
+            let (idle, burst) = (worker.idle, worker.burst_packets);
+            writeln!(f, "  worker {index} on {core}: {queues}; bursts of {burst}, idle {idle}")?;
+        }
+        writeln!(f, "memory: {}, hugepages {}", show_size(self.memory.bytes), self.memory.hugepages)?;
+        for part in &self.memory.parts {
+            writeln!(f, "  {:>10}  {}", show_size(part.bytes), part.what)?;
+        }
+        for chain in &self.chains {
+            let zones = chain.zones.iter().map(|zone| format!("{} ({})", zone.name, zone.ports.join(", ")));
+            writeln!(f, "chain {}: {}", chain.name, zones.collect::<Vec<_>>().join(" <-> "))?;
+            let names = chain.functions.iter().map(|function| function.name.len()).max().unwrap_or(0);
+            for (index, function) in chain.functions.iter().enumerate() {
+                let (name, kind) = (&function.name, function.kind);
+                writeln!(f, "  {}  {name:names$}  {kind:8}  {}", index + 1, function.summary)?;
+            }
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,364 @@
+//! `[ports.NAME]`: where packets enter and leave.
+
+use std::net::IpAddr;
+use std::ops::RangeInclusive;
+use std::path::PathBuf;
+
+use ipnet::IpNet;
+use millrace_dataplane::limits::PORTS_MAX;
+use millrace_dataplane::port::MacAddress;
+
+use super::context::Finding;
+use super::names::check_name;
+use super::network::{ICMP, TCP, UDP, mac, prefix};
+use super::schema::{self, Schema};
+use super::section::{Invalid, Scalar, Section};
+use super::settings::narrow;
+use super::units;
+
+/// A port and where it leads.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Port {
+    /// Its name.
+    pub name: String,
+    /// Its kind with the settings of that kind.
+    pub kind: PortKind,
+}
+
+/// The kinds of ports.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum PortKind {
+    /// A network interface through AF_XDP.
+    AfXdp(AfXdp),
+    /// Capture files.
+    Pcap(Pcap),
+    /// Made packets.
+    Generator(Box<Generator>),
+    /// Takes packets and counts them.
+    Sink(Sink),
+}
+
+impl PortKind {
+    /// The word for it in `kind`.
+    pub fn name(&self) -> &'static str {
+        match self {
+            Self::AfXdp(_) => "af_xdp",
+            Self::Pcap(_) => "pcap",
+            Self::Generator(_) => "generator",
+            Self::Sink(_) => "sink",
+        }
+    }
+}
+
+/// How packets travel between an interface and the arena.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum CopyMode {
+    /// Without a copy where the driver can, else with one.
+    #[default]
+    Auto,
+    /// With a copy.
+    Copy,
+    /// Without a copy, or an error.
+    ZeroCopy,
+}
+
+/// Where the XDP program is attached.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Attach {
+    /// In the driver where it can, else in the generic stack.
+    #[default]
+    Auto,
+    /// In the driver, or an error.
+    Native,
+    /// In the generic stack.
+    Skb,
+}
+
+/// Settings of an `af_xdp` port.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct AfXdp {
+    /// The interface's name.
+    pub interface: String,
+    /// How many of its queues are used, from queue 0.
+    pub queues: u16,
+    /// With or without a copy.
+    pub mode: CopyMode,
+    /// Where the program is attached.
+    pub attach: Attach,
+    /// Descriptors of a queue's RX ring (and of its fill ring), a power of two.
+    pub rx_ring: u32,
+    /// Descriptors of a queue's TX ring (and of its completion ring), a power of two.
+    pub tx_ring: u32,
+    /// Whether frames for other stations are received too.
+    pub promiscuous: bool,
+}
+
+/// Address and MTU of a port without a device.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Link {
+    /// The port's own address; made from its number when `None`.
+    pub mac: Option<MacAddress>,
+    /// Largest IP packet in bytes.
+    pub mtu: u16,
+}
+
+/// Settings of a `pcap` port.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Pcap {
+    /// The capture that is received.
+    pub input: Option<PathBuf>,
+    /// The capture that sent packets are written to.
+    pub output: Option<PathBuf>,
+    /// Address and MTU.
+    pub link: Link,
+}
+
+/// Sizes of made frames in bytes, without FCS.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum FrameBytes {
+    /// All of one size.
+    Fixed(u16),
+    /// 64, 594 and 1518 bytes (with FCS), 7 to 4 to 1.
+    Imix,
+    /// Evenly from the first to the second.
+    Range(u16, u16),
+}
+
+/// In which order a generator sends its flows.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum FlowOrder {
+    /// One fixed random permutation, lap after lap.
+    #[default]
+    Permutation,
+    /// One after the other.
+    Sequential,
+}
+
+/// Settings of a `generator` port.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Generator {
+    /// How many flows.
+    pub flows: u32,
+    /// Their frames' sizes.
+    pub frame_bytes: FrameBytes,
+    /// Packets a second; as fast as possible when `None`.
+    pub rate_pps: Option<u64>,
+    /// Packets after which it ends; never when `None`.
+    pub packets: Option<u64>,
+    /// IANA number: TCP, UDP or ICMP (which is ICMPv6 over IPv6).
+    pub protocol: u8,
+    /// Network of the source addresses.
+    pub source: IpNet,
+    /// Network of the destination addresses, of the same family.
+    pub destination: IpNet,
+    /// Source ports.
+    pub source_ports: RangeInclusive<u16>,
+    /// Destination ports.
+    pub destination_ports: RangeInclusive<u16>,
+    /// Destination of the frames; the port's own address when `None`, so that the router takes them.
+    pub destination_mac: Option<MacAddress>,
+    /// Sends the replies: sources and destinations change places.
+    pub reverse: bool,
+    /// Order of the flows.
+    pub order: FlowOrder,
+    /// Seed of the permutation.
+    pub seed: u64,
+    /// Address and MTU.
+    pub link: Link,
+}
+
+/// Settings of a `sink` port.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Sink {
+    /// Whether checksums of what arrives are verified and bad ones counted.
+    pub verify_checksums: bool,
+    /// Address and MTU.
+    pub link: Link,
+}
+
+const KINDS: [(&str, &Schema); 4] = [
+    ("af_xdp", &schema::AF_XDP),
+    ("pcap", &schema::PCAP),
+    ("generator", &schema::GENERATOR),
+    ("sink", &schema::SINK),
+];
+
+/// Reads all ports; the second list holds the declared names, those of broken ports included.
+pub(crate) fn read_ports(root: &Section<'_>) -> (Vec<Port>, Vec<String>) {
+    let mut ports = Vec::new();
+    let mut names = Vec::new();
+    for (name, path, value) in root.named("ports") {
+        check_name(root.context, &path, name);
+        names.push(name.to_owned());
+        if names.len() == PORTS_MAX + 1 {
+            let finding = Finding::error(&path, format!("a worker serves at most {PORTS_MAX} ports"));
+            root.context.push(finding.at_key().valid(format!("at most {PORTS_MAX} ports")));
+        }
+        let kind =
+            super::kind::read(root.context, &path, value, &KINDS).and_then(|section| read_kind(&section));
+        if let Some(kind) = kind {
+            ports.push(Port { name: name.to_owned(), kind });
+        }
+    }
+    if names.is_empty() {
+        let finding = Finding::error("ports", "no port is defined").at_key();
+        root.context.push(finding.valid("at least one table [ports.NAME] with `kind`"));
+    }
+    (ports, names)
+}
+
+fn read_kind(section: &Section<'_>) -> Option<PortKind> {
+    let kind = section.choice("kind", &[("af_xdp", 0), ("pcap", 1), ("generator", 2), ("sink", 3)])?;
+    match kind {
+        0 => read_af_xdp(section).map(PortKind::AfXdp),
+        1 => Some(PortKind::Pcap(read_pcap(section))),
+        2 => Some(PortKind::Generator(Box::new(read_generator(section)))),
+        _ => Some(PortKind::Sink(Sink {
+            verify_checksums: section.boolean("verify_checksums").unwrap_or(false),
+            link: read_link(section),
+        })),
+    }
+}
+
+/// Whether the kernel would take it as the name of an interface.
+fn interface(scalar: Scalar<'_>) -> Result<String, Invalid> {
+    let valid = "an interface's name of 1 to 15 characters, as \"eth0\" (see `ip link`)";
+    match scalar {
+        Scalar::Text(text)
+            if (1..=15).contains(&text.len())
+                && !matches!(text, "." | "..")
+                && !text
+                    .contains(|c: char| c.is_whitespace() || c.is_control() || matches!(c, '/' | ':')) =>
+        {
+            Ok(text.to_owned())
+        }
+        Scalar::Text(text) => Err(Invalid::new(format!("`{text}` cannot be an interface"), valid)),
+        Scalar::Number(_) => Err(Invalid::new("expected a name, found a number", valid)),
+    }
+}
+
+fn read_af_xdp(section: &Section<'_>) -> Option<AfXdp> {
+    section.require("interface", "interface = \"NAME\" of a network interface (see `ip link`)");
+    let interface = section.parsed("interface", interface);
+    let ring = |scalar: Scalar<'_>| match scalar {
+        Scalar::Number(number @ 64..=32_768) if number.is_power_of_two() => Ok(number),
+        _ => Err(Invalid::new("no ring has this size", "a power of two from 64 to 32768")),
+    };
+    let queues = section.integer("queues", 1..=64).map_or(1, narrow);
+    let modes = [("auto", CopyMode::Auto), ("copy", CopyMode::Copy), ("zero_copy", CopyMode::ZeroCopy)];
+    let attach = [("auto", Attach::Auto), ("native", Attach::Native), ("skb", Attach::Skb)];
+    let (mode, attach) = (section.choice("mode", &modes), section.choice("attach", &attach));
+    let (rx_ring, tx_ring) = (section.parsed("rx_ring", ring), section.parsed("tx_ring", ring));
+    let promiscuous = section.boolean("promiscuous").unwrap_or(false);
+    Some(AfXdp {
+        interface: interface?,
+        queues,
+        mode: mode.unwrap_or_default(),
+        attach: attach.unwrap_or_default(),
+        rx_ring: rx_ring.map_or(2_048, narrow),
+        tx_ring: tx_ring.map_or(2_048, narrow),
+        promiscuous,
+    })
+}
+
+fn read_link(section: &Section<'_>) -> Link {
+    Link { mac: section.parsed("mac", mac), mtu: section.integer("mtu", 68..=9_000).map_or(1_500, narrow) }
+}
+
+fn read_pcap(section: &Section<'_>) -> Pcap {
+    let path = |scalar: Scalar<'_>| match scalar {
+        Scalar::Text(path) if !path.is_empty() && !path.contains('\0') => Ok(section.context.resolve(path)),
+        _ => Err(Invalid::new(
+            "not a file's path",
+            "a path; relative ones start at the configuration's directory",
+        )),
+    };
+    let (input, output) = (section.parsed("input", path), section.parsed("output", path));
+    if !section.has("input") && !section.has("output") {
+        let finding = Finding::error(&section.path, "a pcap port needs a file to read or to write").at_key();
+        section
+            .context
+            .push(finding.found("neither `input` nor `output`").valid("`input`, `output` or both"));
+    }
+    if let Some(output) = output.as_ref().filter(|_| output == input) {
+        let finding =
+            Finding::error(section.key("output"), "the capture would be overwritten while it is read");
+        section.context.push(finding.found(output.display().to_string()).valid("another file than `input`"));
+    }
+    Pcap { input, output, link: read_link(section) }
+}
+
+/// Networks set aside for measurements: RFC 2544 (198.18.0.0/15) and RFC 5180 (2001:2::/48).
+fn benchmark_networks(version: u8) -> (IpNet, IpNet) {
+    let v4 = |second: u8| IpNet::from(ipnet::Ipv4Net::new_assert([198, second, 0, 0].into(), 16));
+    let v6 = |net: u16| IpNet::from(ipnet::Ipv6Net::new_assert([0x2001, 2, 0, net, 0, 0, 0, 0].into(), 64));
+    if version == 4 { (v4(18), v4(19)) } else { (v6(1), v6(2)) }
+}
+
+/// Smallest and largest made frame, without FCS.
+const FRAMES: RangeInclusive<u64> = 60..=9_014;
+
+fn frame_bytes(scalar: Scalar<'_>) -> Result<FrameBytes, Invalid> {
+    let valid =
+        format!("bytes from {} to {}, a range \"60-1514\", or \"imix\"", FRAMES.start(), FRAMES.end());
+    let invalid = |message: &str| Invalid::new(message, valid.as_str());
+    match scalar {
+        Scalar::Text("imix") => Ok(FrameBytes::Imix),
+        Scalar::Number(bytes) if FRAMES.contains(&bytes) => Ok(FrameBytes::Fixed(narrow(bytes))),
+        Scalar::Number(_) => Err(invalid("no such frames are possible")),
+        Scalar::Text(text) => {
+            let range = text
+                .split_once('-')
+                .and_then(|(a, b)| Some((a.trim().parse().ok()?, b.trim().parse().ok()?)));
+            match range {
+                Some((first, last)) if first > last => {
+                    Err(invalid("the range is reversed").help(format!("did you mean \"{last}-{first}\"?")))
+                }
+                Some((first, last)) if FRAMES.contains(&first) && FRAMES.contains(&last) => {
+                    Ok(FrameBytes::Range(narrow(first), narrow(last)))
+                }
+                Some(_) => Err(invalid("no such frames are possible")),
+                None => Err(invalid(&format!("`{text}` is not a size of frames"))),
+            }
+        }
+    }
+}
+
+fn read_generator(section: &Section<'_>) -> Generator {
+    let version: u8 = section
+        .parsed("ip", |scalar| match scalar {
+            Scalar::Number(4) => Ok(4),
+            Scalar::Number(6) => Ok(6),
+            _ => Err(Invalid::new("no such version of IP", "4 or 6")),
+        })
+        .unwrap_or(4);
+    let network = |scalar: Scalar<'_>| {
+        let network = prefix(scalar)?;
+        let valid = format!("an IPv{version} network");
+        let same = matches!(network.addr(), IpAddr::V4(_)) == (version == 4);
+        if same {
+            Ok(network)
+        } else {
+            Err(Invalid::new("the network is of the other family", valid).help("see `ip`"))
+        }
+    };
+    let (source, destination) = benchmark_networks(version);
+    let protocols = [("udp", UDP), ("tcp", TCP), ("icmp", ICMP)];
+    let orders = [("permutation", FlowOrder::Permutation), ("sequential", FlowOrder::Sequential)];
+    Generator {
+        flows: section.integer("flows", 1..=16_777_216).map_or(1, narrow),
+        frame_bytes: section.parsed("frame_bytes", frame_bytes).unwrap_or(FrameBytes::Fixed(60)),
+        rate_pps: section.parsed("rate", units::rate).flatten(),
+        packets: section.integer("packets", 1..=u64::MAX >> 1),
+        protocol: section.choice("protocol", &protocols).unwrap_or(UDP),
+        source: section.parsed("source", network).unwrap_or(source),
+        destination: section.parsed("destination", network).unwrap_or(destination),
+        source_ports: section.parsed("source_ports", units::ports).unwrap_or(1_024..=65_535),
+        destination_ports: section.parsed("destination_ports", units::ports).unwrap_or(9..=9),
+        destination_mac: section.parsed("destination_mac", mac),
+        reverse: section.boolean("reverse").unwrap_or(false),
+        order: section.choice("order", &orders).unwrap_or_default(),
+        seed: section.integer("seed", 0..=u64::MAX >> 1).unwrap_or(1),
+        link: read_link(section),
+    }
+}

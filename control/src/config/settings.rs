@@ -1,0 +1,288 @@
+//! Settings of the whole instance: memory, workers, sessions, checksums, management.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use millrace_dataplane::limits::BURST_PACKETS_MAX;
+
+use super::context::Finding;
+use super::schema;
+use super::section::{Invalid, Scalar, Section};
+use super::units::{duration, show_duration, size};
+
+/// Which pages the packet memory is made of.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Hugepages {
+    /// The best that the machine gives: 2 MiB pages, else transparent ones, else plain pages with a warning.
+    #[default]
+    Auto,
+    /// 2 MiB pages or an error.
+    TwoMebibytes,
+    /// 1 GiB pages or an error.
+    OneGibibyte,
+    /// Plain pages.
+    Off,
+}
+
+/// `[memory]`: the arena of packets and tables.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Memory {
+    /// Bytes of the arena; computed from what is configured when `None`.
+    pub size_bytes: Option<u64>,
+    /// Its pages.
+    pub hugepages: Hugepages,
+    /// Whether missing huge pages may be reserved with the kernel at start (and given back at the end).
+    pub reserve_hugepages: bool,
+    /// Packet buffers; computed from the ports' rings when `None`.
+    pub frames: Option<u32>,
+    /// Bytes of a buffer with its metadata and headroom; computed from the largest MTU when `None`.
+    pub frame_bytes: Option<u16>,
+}
+
+impl Default for Memory {
+    fn default() -> Self {
+        Self {
+            size_bytes: None,
+            hugepages: Hugepages::Auto,
+            reserve_hugepages: true,
+            frames: None,
+            frame_bytes: None,
+        }
+    }
+}
+
+/// What a worker does when there is nothing to do.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Idle {
+    /// Polls, then pauses, then sleeps until packets arrive.
+    #[default]
+    Adaptive,
+    /// Polls always: least latency, one core busy.
+    Poll,
+    /// Sleeps as soon as nothing is there.
+    Sleep,
+}
+
+/// `[workers]`: the threads that move packets.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Workers {
+    /// One worker on each of these cores; `None`: one worker on the last core that the process may use.
+    pub cores: Option<Vec<usize>>,
+    /// What an idle worker does.
+    pub idle: Idle,
+    /// Most packets taken from a port at once.
+    pub burst_packets: usize,
+}
+
+impl Default for Workers {
+    fn default() -> Self {
+        Self { cores: None, idle: Idle::Adaptive, burst_packets: BURST_PACKETS_MAX }
+    }
+}
+
+/// How long a session without packets lives.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Timeouts {
+    /// Established TCP connections.
+    pub tcp_established: Duration,
+    /// TCP connections that are being opened or closed.
+    pub tcp_transitory: Duration,
+    /// UDP.
+    pub udp: Duration,
+    /// ICMP queries.
+    pub icmp: Duration,
+    /// All other protocols.
+    pub other: Duration,
+}
+
+impl Default for Timeouts {
+    fn default() -> Self {
+        Self {
+            tcp_established: Duration::from_secs(7_440),
+            tcp_transitory: Duration::from_secs(240),
+            udp: Duration::from_secs(300),
+            icmp: Duration::from_secs(60),
+            other: Duration::from_secs(600),
+        }
+    }
+}
+
+/// `[sessions]`: the table of connections of each worker and the cache of decided flows.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Sessions {
+    /// Most sessions of a worker.
+    pub capacity: u32,
+    /// Most entries of a worker's flow cache; two for each session (one a direction) when not given.
+    pub flow_cache_entries: u32,
+    /// When idle sessions end.
+    pub timeouts: Timeouts,
+}
+
+impl Default for Sessions {
+    fn default() -> Self {
+        let capacity = 131_072;
+        Self { capacity, flow_cache_entries: 2 * capacity, timeouts: Timeouts::default() }
+    }
+}
+
+/// Which checksums of received packets are verified.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum VerifyChecksums {
+    /// None: the ports are trusted.
+    None,
+    /// The IPv4 header's (RFC 1812 section 5.2.2).
+    #[default]
+    Ip,
+    /// The IPv4 header's and those of TCP, UDP and ICMP.
+    All,
+}
+
+/// `[management]`: the socket that `show`, `apply` and `clear` talk to.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Management {
+    /// Path of the Unix socket.
+    pub socket: PathBuf,
+    /// Group that may use it, beside root.
+    pub group: String,
+}
+
+impl Default for Management {
+    fn default() -> Self {
+        Self { socket: "/run/millrace/millrace.sock".into(), group: "root".to_owned() }
+    }
+}
+
+pub(crate) fn read_memory(root: &Section<'_>) -> Memory {
+    let Some(section) = root.section("memory", &schema::MEMORY) else { return Memory::default() };
+    let default = Memory::default();
+    let pages = [
+        ("auto", Hugepages::Auto),
+        ("2MiB", Hugepages::TwoMebibytes),
+        ("1GiB", Hugepages::OneGibibyte),
+        ("off", Hugepages::Off),
+    ];
+    let frame_bytes = section.parsed("frame_bytes", |scalar| match scalar {
+        Scalar::Number(bytes @ 1_024..=16_384) if bytes % 64 == 0 => Ok(bytes),
+        _ => Err(Invalid::new("no such buffers are possible", "a multiple of 64 from 1024 to 16384")),
+    });
+    Memory {
+        size_bytes: section.parsed("size", size),
+        hugepages: section.choice("hugepages", &pages).unwrap_or(default.hugepages),
+        reserve_hugepages: section.boolean("reserve_hugepages").unwrap_or(default.reserve_hugepages),
+        frames: section.integer("frames", 256..=16_777_216).map(narrow),
+        frame_bytes: frame_bytes.map(narrow),
+    }
+}
+
+pub(crate) fn read_workers(root: &Section<'_>) -> Workers {
+    let Some(section) = root.section("workers", &schema::WORKERS) else { return Workers::default() };
+    let default = Workers::default();
+    let core = |scalar: Scalar<'_>| match scalar {
+        Scalar::Number(core @ 0..=4_095) => Ok(narrow::<usize>(core)),
+        _ => Err(Invalid::new("not a core's number", "numbers of cores from 0, as [1] or [2, 3]")),
+    };
+    let cores = section.list("cores", core);
+    for (index, core) in cores.iter().flatten().enumerate() {
+        if cores.iter().flatten().take(index).any(|earlier| earlier == core) {
+            let path = section.context.item(&section.key("cores"), index);
+            let finding = Finding::error(path, format!("core {core} is named twice"));
+            section
+                .context
+                .push(finding.found(core.to_string()).valid("each core once: a core has one worker"));
+        }
+    }
+    let idle = [("adaptive", Idle::Adaptive), ("poll", Idle::Poll), ("sleep", Idle::Sleep)];
+    let burst = section.integer("burst", 1..=BURST_PACKETS_MAX as u64).map(narrow);
+    Workers {
+        cores,
+        idle: section.choice("idle", &idle).unwrap_or(default.idle),
+        burst_packets: burst.unwrap_or(default.burst_packets),
+    }
+}
+
+/// Least and most sessions of a worker.
+const SESSIONS: std::ops::RangeInclusive<u64> = 1_024..=16_777_216;
+
+pub(crate) fn read_sessions(root: &Section<'_>) -> Sessions {
+    let Some(section) = root.section("sessions", &schema::SESSIONS) else { return Sessions::default() };
+    let capacity = section.integer("capacity", SESSIONS).map_or(Sessions::default().capacity, narrow);
+    let entries = section.integer("flow_cache_entries", 1_024..=2 * SESSIONS.end()).map(narrow);
+    let short = section.boolean("allow_short_timeouts").unwrap_or(false);
+    Sessions {
+        capacity,
+        flow_cache_entries: entries.unwrap_or(2 * capacity),
+        timeouts: read_timeouts(&section, short),
+    }
+}
+
+fn read_timeouts(sessions: &Section<'_>, allow_short: bool) -> Timeouts {
+    let default = Timeouts::default();
+    let Some(section) = sessions.section("timeouts", &schema::TIMEOUTS) else { return default };
+    let read = |key, least: u64, clause: &str, default| {
+        let least = Duration::from_secs(if allow_short { 1 } else { least });
+        section.parsed(key, |scalar| bounded(duration(scalar)?, least, clause)).unwrap_or(default)
+    };
+    Timeouts {
+        tcp_established: read("tcp_established", 7_440, "RFC 5382 REQ-5", default.tcp_established),
+        tcp_transitory: read("tcp_transitory", 240, "RFC 5382 REQ-5", default.tcp_transitory),
+        udp: read("udp", 120, "RFC 4787 REQ-5", default.udp),
+        icmp: read("icmp", 60, "RFC 5508 REQ-1", default.icmp),
+        other: read("other", 1, "", default.other),
+    }
+}
+
+/// Longest timeout: what a session table may keep of a peer that vanished.
+const TIMEOUT_MAX: Duration = Duration::from_secs(7 * 86_400);
+
+fn bounded(timeout: Duration, least: Duration, clause: &str) -> Result<Duration, Invalid> {
+    let valid = format!("a duration from {} to {}", show_duration(least), show_duration(TIMEOUT_MAX));
+    if timeout > TIMEOUT_MAX {
+        return Err(Invalid::new("the timeout is too long", valid));
+    }
+    if timeout >= least {
+        return Ok(timeout);
+    }
+    if least == Duration::from_secs(1) {
+        return Err(Invalid::new("the timeout is too short", valid));
+    }
+    let message = format!("{clause} asks for at least {}", show_duration(least));
+    Err(Invalid::new(message, valid)
+        .help("allow_short_timeouts = true in [sessions] accepts it all the same"))
+}
+
+pub(crate) fn read_checksums(root: &Section<'_>) -> VerifyChecksums {
+    let section = root.section("checksums", &schema::CHECKSUMS);
+    let choices =
+        [("ip", VerifyChecksums::Ip), ("all", VerifyChecksums::All), ("none", VerifyChecksums::None)];
+    section.and_then(|section| section.choice("verify", &choices)).unwrap_or_default()
+}
+
+/// Longest path of a Unix socket in bytes (`sun_path` without its final zero, unix(7)).
+const SOCKET_PATH_BYTES_MAX: usize = 107;
+
+pub(crate) fn read_management(root: &Section<'_>) -> Management {
+    let default = Management::default();
+    let Some(section) = root.section("management", &schema::MANAGEMENT) else { return default };
+    let valid = format!("an absolute path of at most {SOCKET_PATH_BYTES_MAX} bytes");
+    let socket = section.parsed("socket", |scalar| match scalar {
+        Scalar::Text(path) if path.len() > SOCKET_PATH_BYTES_MAX => {
+            Err(Invalid::new("the path is too long for a Unix socket", valid.as_str()))
+        }
+        Scalar::Text(path) if path.starts_with('/') && !path.ends_with('/') && !path.contains('\0') => {
+            Ok(PathBuf::from(path))
+        }
+        _ => Err(Invalid::new("not a path of a socket", valid.as_str())),
+    });
+    let group = section.parsed("group", |scalar| match scalar {
+        Scalar::Text(group) if !group.is_empty() && !group.contains([':', '\0', '\n']) => {
+            Ok(group.to_owned())
+        }
+        _ => Err(Invalid::new("not the name of a group", "a group's name, as \"root\" or \"netdev\"")),
+    });
+    Management { socket: socket.unwrap_or(default.socket), group: group.unwrap_or(default.group) }
+}
+
+/// Narrows a number whose range the reader has just checked.
+pub(crate) fn narrow<T: TryFrom<u64>>(number: u64) -> T {
+    T::try_from(number).unwrap_or_else(|_| unreachable!("the reader checks the range of {number}"))
+}

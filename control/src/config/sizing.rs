@@ -1,0 +1,188 @@
+//! How much memory a configuration needs, and whether frames hold what interfaces send.
+
+use millrace_dataplane::limits::{BURST_PACKETS_MAX, DATA_OFFSET};
+
+use super::context::{Context, Finding};
+use super::functions::FunctionKind;
+use super::places::join;
+use super::ports::PortKind;
+use super::units::show_size;
+use super::{Config, Port};
+
+/// Most bytes of a session's record, with its share of the table's index.
+pub const SESSION_BYTES_MAX: u64 = 256;
+/// Most bytes of a flow cache entry: key, guards and program.
+pub const FLOW_CACHE_ENTRY_BYTES_MAX: u64 = 256;
+/// Frames a worker may hold while neighbours are resolved.
+const HELD_FRAMES_MAX: u64 = 1_024;
+/// Ethernet header with two VLAN tags.
+const LINK_HEADER_BYTES: u64 = 22;
+/// Smallest frame: an MTU of 1,500 with room to spare, and an odd number of cache lines so that the
+/// frames' first lines spread over the sets of the L1 cache.
+const FRAME_BYTES_MIN: u64 = 2_368;
+/// What an arena is a multiple of.
+const ARENA_BYTES_STEP: u64 = 2 << 20;
+/// MTU of an interface that says nothing else.
+const MTU_DEFAULT: u16 = 1_500;
+
+/// The memory of an instance.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Sizing {
+    /// Packet buffers.
+    pub frames: u64,
+    /// Bytes of each.
+    pub frame_bytes: u64,
+    /// Bytes of all session tables.
+    pub session_bytes: u64,
+    /// Bytes of all flow caches.
+    pub flow_cache_bytes: u64,
+    /// Bytes of the arena.
+    pub arena_bytes: u64,
+}
+
+impl Sizing {
+    /// What `config` asks for, or needs where it says nothing.
+    pub fn of(config: &Config) -> Self {
+        let frames = config.memory.frames.map_or_else(|| frames_needed(config), u64::from);
+        let frame_bytes = config.memory.frame_bytes.map_or_else(|| frame_bytes_needed(config), u64::from);
+        let workers = workers(config);
+        let session_bytes = workers * u64::from(config.sessions.capacity) * SESSION_BYTES_MAX;
+        let flow_cache_bytes =
+            workers * u64::from(config.sessions.flow_cache_entries) * FLOW_CACHE_ENTRY_BYTES_MAX;
+        let needed = frames * frame_bytes + session_bytes + flow_cache_bytes;
+        let needed = needed.next_multiple_of(ARENA_BYTES_STEP);
+        let arena_bytes = config.memory.size_bytes.unwrap_or(needed);
+        Self { frames, frame_bytes, session_bytes, flow_cache_bytes, arena_bytes }
+    }
+
+    /// Bytes that are used of the arena.
+    pub fn used_bytes(&self) -> u64 {
+        self.frames * self.frame_bytes + self.session_bytes + self.flow_cache_bytes
+    }
+}
+
+fn workers(config: &Config) -> u64 {
+    config.workers.cores.as_ref().map_or(1, |cores| cores.len().max(1) as u64)
+}
+
+/// Frames that the ports' rings hold when all are full.
+fn ring_frames(config: &Config) -> u64 {
+    let of_port = |port: &Port| match &port.kind {
+        // Fill and RX ring, TX and completion ring.
+        PortKind::AfXdp(af_xdp) => u64::from(af_xdp.queues) * 2 * u64::from(af_xdp.rx_ring + af_xdp.tx_ring),
+        _ => 0,
+    };
+    config.ports.iter().map(of_port).sum()
+}
+
+fn frames_needed(config: &Config) -> u64 {
+    let bursts = 2 * BURST_PACKETS_MAX as u64 * config.ports.len() as u64; // one received, one to be sent
+    ring_frames(config) + workers(config) * (bursts + HELD_FRAMES_MAX)
+}
+
+/// The MTU of a port as the configuration knows it.
+pub fn mtu(config: &Config, port: &Port) -> u16 {
+    let link = match &port.kind {
+        PortKind::AfXdp(_) => None,
+        PortKind::Pcap(pcap) => Some(pcap.link.mtu),
+        PortKind::Generator(generator) => Some(generator.link.mtu),
+        PortKind::Sink(sink) => Some(sink.link.mtu),
+    };
+    let router = config.chain_of_port(&port.name).and_then(|chain| config.router_of(chain));
+    let interface =
+        router.and_then(|router| router.interface(&port.name)).and_then(|interface| interface.mtu);
+    interface.or(link).unwrap_or(MTU_DEFAULT)
+}
+
+fn uses_af_xdp(config: &Config) -> bool {
+    config.ports.iter().any(|port| matches!(port.kind, PortKind::AfXdp(_)))
+}
+
+/// Bytes of a frame that holds the largest packet.
+fn frame_bytes_least(config: &Config) -> u64 {
+    let mtu =
+        config.ports.iter().map(|port| u64::from(mtu(config, port))).max().unwrap_or(MTU_DEFAULT.into());
+    DATA_OFFSET as u64 + mtu + LINK_HEADER_BYTES
+}
+
+fn frame_bytes_needed(config: &Config) -> u64 {
+    let least = frame_bytes_least(config);
+    if uses_af_xdp(config) {
+        // The kernel takes chunks of these two sizes.
+        return if least <= 2_048 { 2_048 } else { 4_096 };
+    }
+    let lines = least.max(FRAME_BYTES_MIN).div_ceil(64);
+    (lines | 1) * 64
+}
+
+/// Checks sizes that depend on each other.
+pub(crate) fn check(context: &Context<'_>, config: &Config) {
+    check_mtus(context, config);
+    check_frames(context, config);
+    let (sizing, memory) = (Sizing::of(config), &config.memory);
+    if let Some(size) = memory.size_bytes
+        && size < sizing.used_bytes()
+    {
+        let finding = Finding::error("memory.size", "the memory is too small for what is configured");
+        let help = format!(
+            "{} for {} frames of {} B, {} for sessions, {} for the flow cache",
+            show_size(sizing.frames * sizing.frame_bytes),
+            sizing.frames,
+            sizing.frame_bytes,
+            show_size(sizing.session_bytes),
+            show_size(sizing.flow_cache_bytes)
+        );
+        let valid = format!(
+            "at least {}, or no `size` to have it computed",
+            show_size(sizing.used_bytes() + 1_048_575)
+        );
+        context.push(finding.found(show_size(size)).valid(valid).help(help));
+    }
+}
+
+fn check_frames(context: &Context<'_>, config: &Config) {
+    let needed = frames_needed(config);
+    if let Some(frames) = config.memory.frames
+        && u64::from(frames) < needed
+    {
+        let finding =
+            Finding::error("memory.frames", "there are fewer frames than rings and bursts can hold");
+        let help = format!("the ports' rings alone hold {}: smaller rings need fewer", ring_frames(config));
+        context.push(finding.found(frames.to_string()).valid(format!("at least {needed}")).help(help));
+    }
+    let Some(frame_bytes) = config.memory.frame_bytes else { return };
+    let least = frame_bytes_least(config);
+    let found = frame_bytes.to_string();
+    if uses_af_xdp(config) && !matches!(frame_bytes, 2_048 | 4_096) {
+        let finding =
+            Finding::error("memory.frame_bytes", "af_xdp ports need frames that the kernel can use");
+        context.push(finding.found(found).valid("2048 or 4096"));
+    } else if u64::from(frame_bytes) < least {
+        let finding = Finding::error("memory.frame_bytes", "the largest packet does not fit a frame");
+        let help = format!("{DATA_OFFSET} bytes in front, {LINK_HEADER_BYTES} of link headers, then the MTU");
+        context
+            .push(finding.found(found).valid(format!("at least {}", least.next_multiple_of(64))).help(help));
+    }
+}
+
+fn check_mtus(context: &Context<'_>, config: &Config) {
+    let af_xdp_max = 4_096 - DATA_OFFSET as u64 - LINK_HEADER_BYTES;
+    for function in &config.functions {
+        let FunctionKind::Router(router) = &function.kind else { continue };
+        for interface in &router.interfaces {
+            let (Some(mtu), Some(port)) = (interface.mtu, config.port(&interface.port)) else { continue };
+            let path = join(&format!("{}.interfaces", join("functions", &function.name)), &interface.port);
+            let (limit, why) = match &port.kind {
+                PortKind::AfXdp(_) => (af_xdp_max, "the kernel's frames for AF_XDP hold a page"),
+                PortKind::Pcap(pcap) => (pcap.link.mtu.into(), "the port's own `mtu`"),
+                PortKind::Generator(generator) => (generator.link.mtu.into(), "the port's own `mtu`"),
+                PortKind::Sink(sink) => (sink.link.mtu.into(), "the port's own `mtu`"),
+            };
+            if u64::from(mtu) > limit {
+                let finding =
+                    Finding::error(format!("{path}.mtu"), "the MTU is larger than the port can take");
+                context.push(finding.found(mtu.to_string()).valid(format!("at most {limit}: {why}")));
+            }
+        }
+    }
+}

@@ -1,0 +1,5 @@
+//! Configuration, management and the commands of Millrace.
+#![forbid(unsafe_code)]
+
+pub mod commands;
+pub mod config;
