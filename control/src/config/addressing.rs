@@ -20,17 +20,25 @@ pub(crate) fn check(context: &Context<'_>, config: &Config) {
         let path = join("functions", &function.name);
         if let FunctionKind::Router(router) = &function.kind {
             check_networks(context, &path, router);
-            check_routes(context, &path, router);
+            check_routes(context, &path, router, connected(context, &function.name));
             check_neighbours(context, &path, router);
         }
         if let FunctionKind::Nat(nat) = &function.kind
             && let Some(chain) = config.chain_of(&function.name)
             && let Some(router) = config.router_of(chain)
+            && chain.zone(&nat.inside).is_some()
+            && chain.zone(&nat.outside).is_some()
+            && connected(context, chain.functions.last().map_or("", String::as_str))
         {
             check_pool(context, &path, nat, chain, router);
             check_forwards(context, &path, nat, chain, router);
         }
     }
+}
+
+/// Whether all interfaces of a router could be read: else its networks are not all known.
+fn connected(context: &Context<'_>, router: &str) -> bool {
+    !context.has_errors_under(&format!("{}.interfaces", join("functions", router)))
 }
 
 /// No address twice, and no network on two interfaces.
@@ -66,12 +74,14 @@ fn check_networks(context: &Context<'_>, path: &str, router: &Router) {
 }
 
 /// Gateways are on connected networks; no prefix has two routes.
-fn check_routes(context: &Context<'_>, path: &str, router: &Router) {
+fn check_routes(context: &Context<'_>, path: &str, router: &Router, connected: bool) {
     let list = format!("{path}.routes");
     let mut seen: HashMap<IpNet, String> = HashMap::new();
     for (index, route) in router.routes.iter().enumerate() {
         let here = context.item(&list, index);
-        if let Target::Gateway { address, interface } = &route.target {
+        if let Target::Gateway { address, interface } = &route.target
+            && connected
+        {
             check_gateway(context, &format!("{here}.via"), router, *address, interface.as_deref());
         }
         if let Some(first) = seen.get(&route.prefix) {

@@ -1,6 +1,7 @@
 //! `[chains.NAME]`: which functions the packets between groups of ports pass.
 
 use super::context::Finding;
+use super::diagnostic::count;
 use super::names::{check_name, check_reference, reference};
 use super::schema;
 use super::section::Section;
@@ -96,7 +97,7 @@ fn check_zones(chain: &Section<'_>, zones: &[Zone]) {
     }
     let path = chain.key("zones");
     if !(2..=ZONES_MAX).contains(&zones.len()) {
-        let found = format!("{} zones", zones.len());
+        let found = count(zones.len(), "zone");
         let finding = Finding::error(&path, "a chain joins at least two zones").at_key();
         chain.context.push(finding.found(found).valid(format!(
             "2 to {ZONES_MAX} zones, the innermost first, as zones.inside = [\"lan\"] and zones.outside = [\"wan\"]"

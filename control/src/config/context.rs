@@ -119,6 +119,15 @@ impl<'a> Context<'a> {
         self.findings.borrow().iter().any(|finding| finding.severity == Severity::Error)
     }
 
+    /// Whether an error was noted at `path` or within it.
+    pub(crate) fn has_errors_under(&self, path: &str) -> bool {
+        let within = |finding: &Finding| {
+            let rest = finding.path.strip_prefix(path);
+            rest.is_some_and(|rest| rest.is_empty() || rest.starts_with(['.', '[']))
+        };
+        self.findings.borrow().iter().any(|finding| finding.severity == Severity::Error && within(finding))
+    }
+
     /// A path in the file made absolute or relative to the configuration's own directory.
     pub(crate) fn resolve(&self, path: &str) -> PathBuf {
         self.directory.join(path)

@@ -125,6 +125,7 @@ fn read_zones(section: &Section<'_>, key: &'static str, chain: Option<&Chain>) -
     let names = section.list(key, reference).unwrap_or_default();
     let mut known: Vec<&str> =
         chain.iter().flat_map(|chain| &chain.zones).map(|zone| zone.name.as_str()).collect();
+    known.retain(|zone| *zone != LOCAL_ZONE);
     known.push(LOCAL_ZONE);
     for (index, name) in names.iter().enumerate() {
         let path = section.context.item(&section.key(key), index);

@@ -5,6 +5,7 @@ use super::firewall::{Firewall, read_firewall};
 use super::kind;
 use super::names::check_name;
 use super::nat::{Nat, read_nat};
+use super::places::join;
 use super::router::{Router, read_router};
 use super::schema::{self, Schema};
 use super::section::Section;
@@ -64,7 +65,12 @@ pub(crate) fn read_functions(root: &Section<'_>, chains: &[Chain], ports: &[Stri
         let kind = match word {
             Some(0) => FunctionKind::Firewall(read_firewall(&section, chain)),
             Some(1) => FunctionKind::Nat(read_nat(&section, chain)),
-            Some(_) => FunctionKind::Router(read_router(&section, chain, ports)),
+            Some(_) => {
+                // A zone that names no port, or the wrong one, would accuse the router of its own error.
+                let zones = |chain: &&Chain| format!("{}.zones", join("chains", &chain.name));
+                let chain = chain.filter(|chain| !root.context.has_errors_under(&zones(chain)));
+                FunctionKind::Router(read_router(&section, chain, ports))
+            }
             None => continue,
         };
         functions.push(Function { name: name.to_owned(), kind });

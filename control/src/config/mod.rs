@@ -1,10 +1,10 @@
 //! The configuration: TOML in, plain types out, and every error at once.
 //!
-//! 1. [`places`] notes where each key stands, so that later steps speak of keys by path alone.
-//! 2. [`section`] reads typed values table by table and collects what is wrong; [`schema`] lists the keys.
-//! 3. [`settings`], [`ports`], [`chains`] and [`functions`] with a file a kind make the types below.
-//! 4. [`references`], [`addressing`], [`shadow`] and [`sizing`] check what no single key can show.
-//! 5. [`host`] compares it with the machine; [`plan`] says what would run.
+//! 1. `places` notes where each key stands, so that later steps speak of keys by path alone.
+//! 2. `section` reads typed values table by table and collects what is wrong; `schema` lists the keys.
+//! 3. `settings`, `ports`, `chains` and `functions` with a file a kind make the types below.
+//! 4. `references`, `addressing`, `shadow` and `sizing` check what no single key can show.
+//! 5. `host` compares it with the machine; `plan` says what would run.
 //!
 //! [`Config`] holds nothing of TOML and is compared with `==`: `apply` finds changes by names.
 
@@ -152,7 +152,9 @@ pub fn parse(path: &Path, text: &str, host: &Host) -> Checked {
         None => None,
         Some(lines) => {
             let config = read(&context, document.get_ref(), host, lines.is_empty());
-            context.forgive(&lines);
+            if !lines.is_empty() {
+                context.forgive(&lines);
+            }
             Some(config)
         }
     };
@@ -177,7 +179,7 @@ fn note_syntax_errors(context: &Context<'_>, errors: &[toml::de::Error]) -> Opti
         let unquoted = error.message().starts_with("invalid ") && text.contains('=');
         let (message, valid) = error.message().split_once(", expected ").unwrap_or((error.message(), ""));
         let finding = Finding::error("", format!("not TOML: {message}")).at_span(span).found(found);
-        let valid = if valid.is_empty() { "TOML 1.0 (https://toml.io)" } else { valid };
+        let valid = if valid.is_empty() { "TOML (https://toml.io)" } else { valid };
         // The parser guesses at numbers when it meets a bare word; a person has forgotten the quotes.
         let word = context.source(error.span().unwrap_or(0..0));
         let bare_word = unquoted && word.starts_with(|c: char| c.is_ascii_alphabetic());
@@ -208,12 +210,14 @@ fn read<'a>(context: &'a Context<'a>, document: &'a DeTable<'a>, host: &Host, wh
         functions,
     };
     if whole {
-        references::check(context, &config, &port_names, &function_names);
+        references::check(context, &config);
         addressing::check(context, &config);
         sizing::check(context, &config);
         host::check(context, &config, host);
     }
+    // Warnings beside errors would often be their consequences.
     if !context.has_errors() {
+        references::check_unused(context, &config);
         for function in &config.functions {
             if let FunctionKind::Firewall(firewall) = &function.kind {
                 shadow::check(context, &join("functions", &function.name), firewall);

@@ -7,6 +7,7 @@ use ipnet::Ipv4Net;
 
 use super::chains::Chain;
 use super::context::Finding;
+use super::diagnostic::count;
 use super::names::{check_reference, reference};
 use super::network::{Ipv4Range, TCP, UDP, ipv4_range, prefix_v4, show_protocol};
 use super::schema;
@@ -203,9 +204,11 @@ fn read_forward(section: &Section<'_>) -> Option<Forward> {
     let (from, to) = (forward.external.ports.len(), forward.internal.ports.len());
     if from != to {
         let finding = Finding::error(section.key("internal"), "the ranges of ports differ in length");
-        section
-            .context
-            .push(finding.found(format!("{from} ports to {to} ports")).valid(format!("{from} ports")));
+        section.context.push(
+            finding
+                .found(format!("{} to {}", count(from, "port"), count(to, "port")))
+                .valid(count(from, "port")),
+        );
     }
     Some(forward)
 }

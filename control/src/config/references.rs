@@ -10,22 +10,32 @@ use super::places::join;
 use super::ports::PortKind;
 
 /// Checks all references; unknown names were noted when they were read.
-pub(crate) fn check(
-    context: &Context<'_>,
-    config: &Config,
-    port_names: &[String],
-    function_names: &[String],
-) {
-    check_port_use(context, config, port_names);
-    check_function_use(context, config, function_names);
+pub(crate) fn check(context: &Context<'_>, config: &Config) {
+    check_port_use(context, config);
+    check_function_use(context, config);
     for chain in &config.chains {
         check_forwarder(context, chain, &config.functions);
     }
     check_devices(context, config);
 }
 
+/// Notes ports and functions that no chain uses.
+pub(crate) fn check_unused(context: &Context<'_>, config: &Config) {
+    for port in config.ports.iter().filter(|port| config.chain_of_port(&port.name).is_none()) {
+        let name = &port.name;
+        let finding =
+            Finding::warning(join("ports", name), format!("no chain uses the port `{name}`")).at_key();
+        context.push(finding.help("its packets would be dropped: put it in a zone of a chain, or remove it"));
+    }
+    for function in config.functions.iter().filter(|function| config.chain_of(&function.name).is_none()) {
+        let message = format!("no chain uses the function `{}`", function.name);
+        let finding = Finding::warning(join("functions", &function.name), message).at_key();
+        context.push(finding.help("add it to `functions` of a chain, or remove it"));
+    }
+}
+
 /// A port belongs to one zone of one chain.
-fn check_port_use(context: &Context<'_>, config: &Config, names: &[String]) {
+fn check_port_use(context: &Context<'_>, config: &Config) {
     let mut used: HashMap<&str, String> = HashMap::new();
     for chain in &config.chains {
         for zone in &chain.zones {
@@ -43,15 +53,10 @@ fn check_port_use(context: &Context<'_>, config: &Config, names: &[String]) {
             }
         }
     }
-    for name in names.iter().filter(|name| !used.contains_key(name.as_str())) {
-        let finding =
-            Finding::warning(join("ports", name), format!("no chain uses the port `{name}`")).at_key();
-        context.push(finding.help("its packets would be dropped: put it in a zone of a chain, or remove it"));
-    }
 }
 
 /// A function belongs to one chain, once: it has state of its own.
-fn check_function_use(context: &Context<'_>, config: &Config, names: &[String]) {
+fn check_function_use(context: &Context<'_>, config: &Config) {
     let mut used: HashMap<&str, String> = HashMap::new();
     for chain in &config.chains {
         let list = format!("{}.functions", join("chains", &chain.name));
@@ -66,11 +71,6 @@ fn check_function_use(context: &Context<'_>, config: &Config, names: &[String]) 
                 used.insert(function, path);
             }
         }
-    }
-    for name in names.iter().filter(|name| !used.contains_key(name.as_str())) {
-        let message = format!("no chain uses the function `{name}`");
-        let finding = Finding::warning(join("functions", name), message).at_key();
-        context.push(finding.help("add it to `functions` of a chain, or remove it"));
     }
 }
 
@@ -103,9 +103,8 @@ fn check_forwarder(context: &Context<'_>, chain: &Chain, functions: &[Function])
             (Finding::error(context.item(&list, index), message), Some(format!("functions = [{order}]")))
         }
         None => {
-            let routers =
-                functions.iter().filter(|function| function.kind.forwards()).map(|f| f.name.as_str());
-            let help = routers.last().map(|name| format!("add \"{name}\" at the end"));
+            let spare = functions.iter().find(|function| function.kind.forwards());
+            let help = spare.map(|router| format!("add \"{}\" at the end", router.name));
             let message = format!("the chain `{}` ends without a forwarding function", chain.name);
             (Finding::error(context.item(&list, last_index), message), help)
         }

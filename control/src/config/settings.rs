@@ -8,7 +8,8 @@ use millrace_dataplane::limits::BURST_PACKETS_MAX;
 use super::context::Finding;
 use super::schema;
 use super::section::{Invalid, Scalar, Section};
-use super::units::{duration, show_duration, size};
+use super::sizing::SESSION_BYTES_MAX;
+use super::units::{duration, show_duration, show_size, size};
 
 /// Which pages the packet memory is made of.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -203,9 +204,24 @@ pub(crate) fn read_workers(root: &Section<'_>) -> Workers {
 /// Least and most sessions of a worker.
 const SESSIONS: std::ops::RangeInclusive<u64> = 1_024..=16_777_216;
 
+fn capacity(scalar: Scalar<'_>) -> Result<u64, Invalid> {
+    let (least, most) = (SESSIONS.start(), SESSIONS.end());
+    let memory = show_size(most * SESSION_BYTES_MAX);
+    let valid = format!("an integer from {least} to {most} (a worker's table then takes {memory})");
+    match scalar {
+        Scalar::Number(number) if SESSIONS.contains(&number) => Ok(number),
+        Scalar::Number(number) => {
+            let memory = show_size(number.saturating_mul(SESSION_BYTES_MAX));
+            let invalid = Invalid::new("the number of sessions is out of range", valid);
+            Err(invalid.help(format!("{number} sessions would take {memory} for each worker")))
+        }
+        Scalar::Text(_) => Err(Invalid::new("expected an integer, found a string", valid)),
+    }
+}
+
 pub(crate) fn read_sessions(root: &Section<'_>) -> Sessions {
     let Some(section) = root.section("sessions", &schema::SESSIONS) else { return Sessions::default() };
-    let capacity = section.integer("capacity", SESSIONS).map_or(Sessions::default().capacity, narrow);
+    let capacity = section.parsed("capacity", capacity).map_or(Sessions::default().capacity, narrow);
     let entries = section.integer("flow_cache_entries", 1_024..=2 * SESSIONS.end()).map(narrow);
     let short = section.boolean("allow_short_timeouts").unwrap_or(false);
     Sessions {

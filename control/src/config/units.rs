@@ -55,7 +55,7 @@ pub(crate) fn duration(scalar: Scalar<'_>) -> Result<Duration, Invalid> {
     Ok(Duration::from_millis(milliseconds))
 }
 
-/// A duration as [`duration`] reads it.
+/// A duration as configurations write it: `2h4m`.
 pub fn show_duration(duration: Duration) -> String {
     let mut rest = u64::try_from(duration.as_millis()).unwrap_or(u64::MAX);
     let mut text = String::new();
