@@ -230,8 +230,8 @@ pub(super) fn program_name(id: u32) -> io::Result<String> {
         info_len: size_of::<ProgramInfo>() as u32,
         info: (&raw mut info) as u64,
     };
-    // SAFETY: `info` leads to `info_len` writable bytes. They are zero, so that the counts and addresses which
-    // the kernel reads from them ask for no further output.
+    // SAFETY: `info` leads to `info_len` writable bytes. They are zero, so that the counts and addresses
+    // which the kernel reads from them ask for no further output.
     unsafe { bpf(OBJ_GET_INFO_BY_FD, &mut by_fd) }?;
     let end = info.name.iter().position(|&byte| byte == 0).unwrap_or(info.name.len());
     let _ = info.before;

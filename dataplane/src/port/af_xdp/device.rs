@@ -31,8 +31,8 @@ impl Device {
     }
 }
 
-/// An interface with the program attached. It stays attached until this and all its ports are dropped or closed,
-/// or the process ends.
+/// An interface with the program attached. It stays attached until this and all its ports are dropped or
+/// closed, or the process ends.
 #[derive(Debug)]
 pub struct AfXdpDevice {
     config: AfXdpConfig,
@@ -41,12 +41,12 @@ pub struct AfXdpDevice {
 }
 
 impl AfXdpDevice {
-    /// Checks the interface, which must exist in the calling thread's network namespace and be up, and attaches
-    /// the program. Packets go to the kernel until a queue has its port.
+    /// Checks the interface, which must exist in the calling thread's network namespace and be up, and
+    /// attaches the program. Packets go to the kernel until a queue has its port.
     ///
     /// # Errors
-    /// The configuration or the interface does not fit, somebody else's XDP program is attached, or privileges
-    /// are missing. The error says what was tried and what would help.
+    /// The configuration or the interface does not fit, somebody else's XDP program is attached, or
+    /// privileges are missing. The error says what was tried and what would help.
     pub fn open(config: &AfXdpConfig) -> Result<Self, PortError> {
         Self::open_inner(config).map_err(|failure| error(config, failure))
     }
@@ -84,12 +84,13 @@ impl AfXdpDevice {
         &self.queues
     }
 
-    /// Opens the port of one queue; its packets come to it from now on. Call it in the network namespace in which the
-    /// device was opened. The port works with the pool of `umem`, which is to be given to all its calls.
+    /// Opens the port of one queue; its packets come to it from now on. Call it in the network namespace in
+    /// which the device was opened. The port works with the pool of `umem`, which is to be given to all its
+    /// calls.
     ///
     /// # Errors
-    /// The MTU does not fit in the pool's frames, the queue is not one of [`Self::queues`] or in use, the interface
-    /// is gone, or memory can't be locked.
+    /// The MTU does not fit in the pool's frames, the queue is not one of [`Self::queues`] or in use, the
+    /// interface is gone, or memory can't be locked.
     pub fn port(&self, queue: u32, umem: &Umem) -> Result<AfXdpPort, PortError> {
         self.port_inner(queue, umem).map_err(|failure| error(&self.config, failure))
     }

@@ -1,17 +1,18 @@
-//! Ports over AF_XDP sockets (`Documentation/networking/af_xdp.rst` of the kernel): any Linux interface, no driver
-//! of our own. Kernel 5.4 or later; the interface stays with the kernel for all that the port does not take.
+//! Ports over AF_XDP sockets (`Documentation/networking/af_xdp.rst` of the kernel): any Linux interface, no
+//! driver of our own. Kernel 5.4 or later; the interface stays with the kernel for all that the port does not
+//! take.
 //!
-//! The files, from the outside in: `device` checks the interface and opens ports; `program` is what sends packets
-//! to us instead of to the kernel's stack; `port` moves packets; `socket` binds to a queue and kicks; `umem`
-//! registers the pool's memory and knows which frames the kernel has; `ring` is the memory shared with the kernel;
-//! `netlink`, `bpf` and `sys` are the system calls.
+//! The files, from the outside in: `device` checks the interface and opens ports; `program` is what sends
+//! packets to us instead of to the kernel's stack; `port` moves packets; `socket` binds to a queue and kicks;
+//! `umem` registers the pool's memory and knows which frames the kernel has; `ring` is the memory shared with
+//! the kernel; `netlink`, `bpf` and `sys` are the system calls.
 //!
-//! Buffers are the pool's own: the kernel (in zero-copy mode the device) writes received packets into frames that
-//! were put in the fill ring, behind [`crate::limits::DATA_OFFSET`], and reads packets to send where they lie. Only a
-//! packet whose frame belongs to another pool is copied, and counted.
+//! Buffers are the pool's own: the kernel (in zero-copy mode the device) writes received packets into frames
+//! that were put in the fill ring, behind [`crate::limits::DATA_OFFSET`], and reads packets to send where
+//! they lie. Only a packet whose frame belongs to another pool is copied, and counted.
 //!
-//! What can't be seen: a kernel at the other end of a veth pair leaves checksums unfinished unless told otherwise.
-//! The port warns with the command that tells it.
+//! What can't be seen: a kernel at the other end of a veth pair leaves checksums unfinished unless told
+//! otherwise. The port warns with the command that tells it.
 
 mod bpf;
 mod device;

@@ -198,7 +198,8 @@ impl LinkWatch {
         Ok(Self { socket, index, buffer: vec![0; BUFFER_BYTES] })
     }
 
-    /// The last news of the link since the last look, if any. Never blocks; reads a bounded number of messages.
+    /// The last news of the link since the last look, if any. Never blocks; reads a bounded number of
+    /// messages.
     pub(super) fn news(&mut self) -> io::Result<Option<LinkNews>> {
         let mut news = None;
         for _ in 0..NEWS_MESSAGES_MAX {

@@ -29,8 +29,8 @@ const TX_HEADER_BYTES: usize = LINK_HEADER_BYTES + 4;
 
 /// One queue of an interface. Made by [`super::AfXdpDevice::port`].
 ///
-/// The kernel has up to `fill_ring` frames of the pool for packets to receive and up to `tx_ring` with packets to
-/// send. A packet counts as sent when the kernel says so; until then it is in [`Port::buffered`].
+/// The kernel has up to `fill_ring` frames of the pool for packets to receive and up to `tx_ring` with
+/// packets to send. A packet counts as sent when the kernel says so; until then it is in [`Port::buffered`].
 #[derive(Debug)]
 pub struct AfXdpPort {
     info: PortInfo,

@@ -214,7 +214,8 @@ fn make_room(interface: &str, interface_index: u32) -> Result<(), Failure> {
         if !found.is_ours() {
             return Err(foreign(interface, &found));
         }
-        // The owner's name is taken while it lives. A link can't be removed this way (EBUSY): it has an owner.
+        // The owner's name is taken while it lives. A link can't be removed this way (EBUSY): it has an
+        // owner.
         if let Ok(_owner) = claim(interface_index)
             && socket.set_xdp(interface_index, None, flag(found.mode)).is_ok()
         {

@@ -157,7 +157,8 @@ impl XskSocket {
         // The kernel keeps a socket for as long as any of it is mapped.
         drop((fill, completion, rx, tx, fd));
         drop(sharing);
-        // In copy mode the kernel writes to no frame after these calls. A driver is told later, by a work queue.
+        // In copy mode the kernel writes to no frame after these calls. A driver is told later, by a work
+        // queue.
         if zero_copy { wait_for_release(interface_index, queue) } else { Ok(()) }
     }
 }
@@ -272,8 +273,8 @@ fn patiently(time_max: Duration, mut attempt: impl FnMut() -> io::Result<()>) ->
     }
 }
 
-/// Waits until a queue is free: a socket that holds no packet can be bound to it, in copy mode, which does not
-/// disturb the driver.
+/// Waits until a queue is free: a socket that holds no packet can be bound to it, in copy mode, which does
+/// not disturb the driver.
 fn wait_for_release(interface_index: u32, queue: u32) -> io::Result<()> {
     let fd = sys::socket(libc::AF_XDP, libc::SOCK_RAW, 0)?;
     let _scratch = register_scratch(fd.as_fd())?;

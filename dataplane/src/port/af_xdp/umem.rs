@@ -84,8 +84,8 @@ impl Umem {
 
     /// Registers the memory with a socket that is not bound yet. The kernel pins its pages.
     pub(super) fn register(&self, socket: BorrowedFd<'_>) -> io::Result<()> {
-        // SAFETY: the pool's frames are in this memory; the kernel writes only to frames that sit in a fill ring,
-        // and `Frames` lends to the rings only what it took over from the pool.
+        // SAFETY: the pool's frames are in this memory; the kernel writes only to frames that sit in a fill
+        // ring, and `Frames` lends to the rings only what it took over from the pool.
         let attempt = || unsafe { register(socket, self.base, self.bytes, self.frame_bytes) };
         match attempt() {
             Err(error) if error.raw_os_error() == Some(libc::ENOBUFS) => {
@@ -151,11 +151,11 @@ const AWAY: u16 = 0;
 /// In the fill ring, being filled, or in the RX ring.
 const FILLING: u16 = u16::MAX;
 
-/// Which frames the kernel has through one socket. Any other state than the two above is the length of a packet that
-/// is being sent, from 1 to the size of a frame.
+/// Which frames the kernel has through one socket. Any other state than the two above is the length of a
+/// packet that is being sent, from 1 to the size of a frame.
 ///
-/// It is what makes a wrong descriptor harmless: a frame comes back from the kernel once, and only in the way that it
-/// went there.
+/// It is what makes a wrong descriptor harmless: a frame comes back from the kernel once, and only in the way
+/// that it went there.
 #[derive(Debug)]
 pub(super) struct Frames {
     base: NonNull<u8>,
@@ -190,7 +190,8 @@ impl Frames {
         pool.region().0 == self.base
     }
 
-    /// Takes up to `count` free frames from the pool and puts their addresses in the fill ring. Returns how many.
+    /// Takes up to `count` free frames from the pool and puts their addresses in the fill ring. Returns how
+    /// many.
     #[inline]
     pub(super) fn fill(&mut self, pool: &mut Pool, ring: &mut ProducerRing<u64>, count: u32) -> u32 {
         let mut filled = 0;
@@ -207,7 +208,8 @@ impl Frames {
         filled
     }
 
-    /// Makes a packet of what an RX descriptor says. A frame that came with a broken one goes back to the pool.
+    /// Makes a packet of what an RX descriptor says. A frame that came with a broken one goes back to the
+    /// pool.
     #[inline]
     pub(super) fn take_received(
         &mut self,
@@ -219,8 +221,8 @@ impl Frames {
         }
         match self.receive(descriptor) {
             Received::Packet(frame, offset, length) => {
-                // SAFETY: `fill` took the frame from this pool (its memory was compared above); the kernel gave it
-                // back, and the account has forgotten it.
+                // SAFETY: `fill` took the frame from this pool (its memory was compared above); the kernel
+                // gave it back, and the account has forgotten it.
                 unsafe { pool.packet_from_raw(frame, offset, length) }.ok_or(BrokenDescriptor)
             }
             Received::Broken(frame) => {
@@ -232,8 +234,8 @@ impl Frames {
         }
     }
 
-    /// Takes over a packet and returns what the TX ring needs. The packet comes back if its frame is not of this memory
-    /// or if it has no bytes.
+    /// Takes over a packet and returns what the TX ring needs. The packet comes back if its frame is not of
+    /// this memory or if it has no bytes.
     #[inline]
     pub(super) fn send(&mut self, packet: Packet) -> Result<libc::xdp_desc, Packet> {
         let offset = METADATA_BYTES + packet.headroom();
@@ -247,8 +249,8 @@ impl Frames {
         }
     }
 
-    /// Gives the frame that an entry of the completion ring names back to the pool. Returns the length of what was sent
-    /// from it; `None` if there was nothing to be sent from there.
+    /// Gives the frame that an entry of the completion ring names back to the pool. Returns the length of
+    /// what was sent from it; `None` if there was nothing to be sent from there.
     #[inline]
     pub(super) fn finish(&mut self, pool: &mut Pool, address: u64) -> Option<u16> {
         let (frame, length) = self.complete(address)?;
@@ -257,8 +259,8 @@ impl Frames {
         Some(length)
     }
 
-    /// Closes the socket of this account and gives all frames back: to `pool`, or by the slow way to whatever pool they
-    /// are of. Returns how many packets were still to be sent.
+    /// Closes the socket of this account and gives all frames back: to `pool`, or by the slow way to whatever
+    /// pool they are of. Returns how many packets were still to be sent.
     ///
     /// # Errors
     /// The device did not let go of the frames; they stay out of use for good.
@@ -273,8 +275,8 @@ impl Frames {
         for (frame, sending) in self.take_all() {
             unsent += u64::from(sending);
             match &mut pool {
-                // SAFETY: it came from `take_raw` or `into_raw`; `close` says that nobody uses it any more, and the
-                // account has forgotten it.
+                // SAFETY: it came from `take_raw` or `into_raw`; `close` says that nobody uses it any more,
+                // and the account has forgotten it.
                 Some(pool) => unsafe { pool.put_raw(frame) },
                 // SAFETY: as above.
                 None => unsafe { give_back(frame) },
@@ -313,8 +315,8 @@ impl Frames {
         self.sending
     }
 
-    /// Takes over a free frame to be filled. Returns its address for the fill ring; `None` if it is not of this memory
-    /// or here already.
+    /// Takes over a free frame to be filled. Returns its address for the fill ring; `None` if it is not of
+    /// this memory or here already.
     #[inline]
     fn lend_to_fill(&mut self, frame: NonNull<u8>) -> Option<u64> {
         let index = self.index_of(frame)?;
@@ -324,8 +326,8 @@ impl Frames {
         Some((index as u64) << self.shift)
     }
 
-    /// Takes over a packet to be sent. Returns the address of its first byte for the TX ring; `None` if the frame is not
-    /// of this memory, here already, or does not hold that packet.
+    /// Takes over a packet to be sent. Returns the address of its first byte for the TX ring; `None` if the
+    /// frame is not of this memory, here already, or does not hold that packet.
     #[inline]
     fn lend_to_send(&mut self, frame: NonNull<u8>, offset: usize, length: usize) -> Option<u64> {
         let fits = length > 0 && (offset + length) as u64 <= self.frame_bytes();
@@ -365,8 +367,8 @@ impl Frames {
         Some((self.frame(index), length))
     }
 
-    /// Takes all frames back, once the kernel can't touch them any more. Returns each with whether a packet was to be
-    /// sent from it.
+    /// Takes all frames back, once the kernel can't touch them any more. Returns each with whether a packet
+    /// was to be sent from it.
     fn take_all(&mut self) -> impl Iterator<Item = (NonNull<u8>, bool)> + '_ {
         self.filling = 0;
         self.sending = 0;
