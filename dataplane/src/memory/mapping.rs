@@ -11,6 +11,7 @@ use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
 use std::ptr::NonNull;
 
 use super::arena::ArenaConfig;
+use super::reservation::{self, Reservation};
 
 /// Bytes of a plain page.
 const PLAIN_PAGE_BYTES: usize = 4 << 10;
@@ -96,6 +97,8 @@ pub(super) struct Mapping {
     bytes: usize,
     fd: Option<OwnedFd>,
     report: ArenaReport,
+    /// Huge pages added for us. The last field: they can go when the mapping and its descriptor are gone.
+    reservation: Option<Reservation>,
 }
 
 // SAFETY: a mapping is plain memory that belongs to the process, not to a thread; this type gives out its
@@ -108,20 +111,24 @@ impl Mapping {
     /// Maps `config.bytes` by the best means that works.
     pub(super) fn new(config: &ArenaConfig) -> io::Result<Self> {
         let mut failed_steps = Vec::new();
+        if let Err(reason) = reservation::give_back_orphaned() {
+            failed_steps.push(FailedStep {
+                step: "give back the huge pages of runs that ended early".into(),
+                reason: reason.to_string(),
+            });
+        }
         for page_bytes in huge_page_sizes(config) {
             match Self::huge_pages(config, page_bytes, &mut failed_steps) {
                 Ok(mapping) => return Ok(mapping.finish(failed_steps)),
                 Err(reason) => failed_steps.push(FailedStep {
-                    step: format!(
-                        "map {} huge pages of {}",
-                        config.bytes.div_ceil(page_bytes),
-                        page_name(page_bytes)
-                    ),
-                    reason: reason.to_string(),
+                    step: format!("map {}", pages_name(config.bytes, page_bytes)),
+                    reason: explain_huge(config, page_bytes, &reason),
                 }),
             }
         }
         let bytes = round_up(config.bytes, HUGE_2M_BYTES)?;
+        // Taking more than there is would wake the out-of-memory killer.
+        reservation::check_available(bytes)?;
         if config.page_size == PageSize::Plain {
             return Ok(Self::plain(bytes, config, &mut failed_steps)?.finish(failed_steps));
         }
@@ -136,6 +143,17 @@ impl Mapping {
 
     fn huge_pages(config: &ArenaConfig, page_bytes: usize, failed: &mut Vec<FailedStep>) -> io::Result<Self> {
         let bytes = round_up(config.bytes, page_bytes)?;
+        let mut reservation = None;
+        if config.reserve {
+            let pool = reservation::pool_directory(page_bytes, config.node);
+            match Reservation::ensure(&pool, page_bytes, bytes / page_bytes) {
+                Ok(reserved) => reservation = reserved,
+                Err(reason) => failed.push(FailedStep {
+                    step: format!("reserve {}", pages_name(bytes, page_bytes)),
+                    reason: reason.to_string(),
+                }),
+            }
+        }
         let flags = libc::MFD_HUGETLB | (page_bytes.trailing_zeros() << libc::MFD_HUGE_SHIFT);
         let fd = memfd(flags, bytes)?;
         // Hugetlb mappings are aligned to their page by the kernel; mapping them takes the pages out of the pool.
@@ -143,6 +161,8 @@ impl Mapping {
         let mut mapping = mapping.bind(config, failed);
         mapping.populate()?;
         mapping.report.huge_bytes = bytes;
+        mapping.report.pages_reserved = reservation.as_ref().map_or(0, Reservation::pages);
+        mapping.reservation = reservation;
         Ok(mapping)
     }
 
@@ -210,7 +230,7 @@ impl Mapping {
             shareable: fd.is_some(),
             failed_steps: Vec::new(),
         };
-        Ok(Self { base, bytes, fd, report })
+        Ok(Self { base, bytes, fd, report, reservation: None })
     }
 
     fn bind(mut self, config: &ArenaConfig, failed: &mut Vec<FailedStep>) -> Self {
@@ -308,12 +328,20 @@ fn huge_page_sizes(config: &ArenaConfig) -> impl Iterator<Item = usize> {
     [large.then_some(HUGE_1G_BYTES), huge.then_some(HUGE_2M_BYTES)].into_iter().flatten()
 }
 
-pub(super) fn page_name(page_bytes: usize) -> &'static str {
-    match page_bytes {
-        HUGE_1G_BYTES => "1 GiB",
-        HUGE_2M_BYTES => "2 MiB",
-        _ => "4 KiB",
+/// `64 huge pages of 2 MiB`.
+fn pages_name(bytes: usize, page_bytes: usize) -> String {
+    let size = if page_bytes == HUGE_1G_BYTES { "1 GiB" } else { "2 MiB" };
+    format!("{} huge pages of {size}", bytes.div_ceil(page_bytes))
+}
+
+/// The system's reason, and what can be done about it if pages are missing.
+fn explain_huge(config: &ArenaConfig, page_bytes: usize, reason: &io::Error) -> String {
+    if reason.raw_os_error() != Some(libc::ENOMEM) {
+        return reason.to_string();
     }
+    let free = reservation::free_pages(&reservation::pool_directory(page_bytes, config.node));
+    let reserve = if config.reserve { "" } else { ", and none may be reserved (`reserve` is off)" };
+    format!("{free} are free{reserve}")
 }
 
 fn round_up(bytes: usize, unit: usize) -> io::Result<usize> {

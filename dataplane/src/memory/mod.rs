@@ -9,6 +9,7 @@ mod mapping;
 mod pool;
 mod prefetch;
 mod region;
+mod reservation;
 
 pub use arena::{Arena, ArenaConfig, ArenaError};
 pub use mapping::{ArenaReport, Backing, FailedStep, PageSize};
