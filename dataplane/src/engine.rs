@@ -189,11 +189,16 @@ impl<S: SlowPath> Engine<S> {
 
     /// Takes all packets of `burst`, which came from `port`, to their outputs.
     pub fn process(&mut self, port: PortId, burst: &mut Burst, pool: &mut Pool, now: Time) {
+        self.outputs.sums.received += burst.len() as u64;
+        self.process_again(port, burst, pool, now);
+    }
+
+    /// The same for packets that are here already: they come from a packet function, by its logical port.
+    pub fn process_again(&mut self, port: PortId, burst: &mut Burst, pool: &mut Pool, now: Time) {
         let count = burst.len();
         if count == 0 {
             return;
         }
-        self.outputs.sums.received += count as u64;
         self.parse_and_hash(port, burst);
         self.match_tags(count);
         let mutations = self.state.cache.mutations();

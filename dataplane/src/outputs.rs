@@ -162,6 +162,29 @@ impl Outputs {
         !output.burst.is_empty()
     }
 
+    /// What was sent to a logical port comes back, to be worked on: it is not sent.
+    pub fn take_back(&mut self, port: PortId) -> Burst {
+        let mut taken = Burst::new();
+        if let Some(output) = self.ports.get_mut(usize::from(port.0)) {
+            taken.append(&mut output.burst);
+            self.sums.sent -= taken.len() as u64;
+            self.refill(port);
+        }
+        taken
+    }
+
+    /// Drops what waits for a port that is gone.
+    pub fn abandon(&mut self, port: PortId, pool: &mut Pool) {
+        loop {
+            let mut waiting = self.take_back(port);
+            if waiting.is_empty() {
+                return;
+            }
+            self.sums.drops.count_many(DropReason::TxFailed, waiting.len() as u64);
+            pool.put_all(&mut waiting);
+        }
+    }
+
     /// Packets that wait to be given to a port: they are counted as sent, and not sent yet.
     pub fn waiting(&self) -> u64 {
         self.ports.iter().map(|output| (output.burst.len() + output.overflow.len()) as u64).sum()

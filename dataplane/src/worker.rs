@@ -1,1 +1,328 @@
-//! placeholder
+//! The worker: one pinned core's loop.
+//!
+//! A turn polls each port, takes the burst through the engine, sends what came out, and does one slice of housekeeping.
+//! Commands of the control plane are closures that run between two turns, so they see everything at rest.
+
+use crate::drops::DropReason;
+use crate::engine::{Engine, EngineCounters, Sums};
+use crate::idle::{Idle, IdlePolicy};
+use crate::memory::Pool;
+use crate::packet::{Burst, Packet};
+use crate::packet_function::PacketFunction;
+use crate::port::{Port, PortCounters, PortId, PortInfo};
+use crate::slow_path::SlowPath;
+use crate::time::{Clock, Time};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc::{Receiver, Sender, channel};
+use std::time::Duration;
+
+/// Objects that one slice of housekeeping looks at.
+const HOUSEKEEPING_OBJECTS: usize = 64;
+/// A slice of housekeeping is due this often while packets flow.
+const HOUSEKEEPING_EVERY: Duration = Duration::from_micros(100);
+
+/// Something to be done by a worker between two turns.
+pub type Command<S> = Box<dyn FnOnce(&mut Worker<S>) + Send>;
+
+/// What a worker did with its time.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct WorkerCounters {
+    /// Turns of the loop.
+    pub turns: u64,
+    /// Turns that moved packets.
+    pub busy_turns: u64,
+    /// Times that it slept.
+    pub sleeps: u64,
+    /// Nanoseconds spent in turns that moved packets.
+    pub busy_nanos: u64,
+}
+
+/// The state of one port, for people.
+#[derive(Clone, Debug)]
+pub struct PortReport {
+    /// Number.
+    pub id: PortId,
+    /// What it is.
+    pub info: PortInfo,
+    /// What passed it.
+    pub counters: PortCounters,
+    /// What it holds.
+    pub buffered: u64,
+}
+
+/// A worker's state, for people and for the final accounting.
+#[derive(Clone, Debug)]
+pub struct WorkerReport {
+    /// Its time.
+    pub worker: WorkerCounters,
+    /// Hits and misses.
+    pub engine: EngineCounters,
+    /// What came in and what became of it.
+    pub sums: Sums,
+    /// Packets held, punted and waiting.
+    pub buffered: u64,
+    /// Ports, open ones and those that were removed.
+    pub ports: Vec<PortReport>,
+    /// Frames of the pool: in it now, and in all.
+    pub pool: (usize, usize),
+}
+
+impl WorkerReport {
+    /// True if R13 holds: everything that entered left, was dropped, consumed, or is still here; and the ports account for all
+    /// that they were given.
+    pub fn sums_hold(&self) -> bool {
+        let taken: u64 = self.ports.iter().map(|p| p.counters.rx_packets).sum();
+        let given: u64 =
+            self.ports.iter().map(|p| p.counters.tx_packets + p.counters.tx_drops.total() + p.buffered).sum();
+        self.sums.balance() == i128::from(self.buffered)
+            && taken == self.sums.received
+            && given == self.sums.sent
+    }
+}
+
+struct Stage {
+    port: PortId,
+    function: Box<dyn PacketFunction>,
+}
+
+/// One core's loop and all that it owns.
+pub struct Worker<S: SlowPath> {
+    /// Decides and replays.
+    pub engine: Engine<S>,
+    /// Frames.
+    pub pool: Pool,
+    ports: Vec<Option<Box<dyn Port>>>,
+    stages: Vec<Stage>,
+    removed: Vec<PortReport>,
+    clock: Box<dyn Clock>,
+    commands: Receiver<Command<S>>,
+    idle: Idle,
+    counters: WorkerCounters,
+    housekeeping_due: Time,
+    burst: Burst,
+    burst_packets: usize,
+    dropped: Vec<(Packet, DropReason)>,
+}
+
+impl<S: SlowPath> std::fmt::Debug for Worker<S> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Worker").field("engine", &self.engine).finish_non_exhaustive()
+    }
+}
+
+impl<S: SlowPath> Worker<S> {
+    /// A worker without ports, and the way to command it.
+    pub fn new(
+        engine: Engine<S>,
+        pool: Pool,
+        clock: Box<dyn Clock>,
+        idle: IdlePolicy,
+    ) -> (Self, Sender<Command<S>>) {
+        let (sender, commands) = channel();
+        let worker = Self {
+            engine,
+            pool,
+            ports: Vec::new(),
+            stages: Vec::new(),
+            removed: Vec::new(),
+            clock,
+            commands,
+            idle: Idle::new(idle),
+            counters: WorkerCounters::default(),
+            housekeeping_due: Time(0),
+            burst: Burst::new(),
+            burst_packets: crate::limits::BURST_PACKETS_MAX,
+            dropped: Vec::new(),
+        };
+        (worker, sender)
+    }
+
+    /// Puts a port into its place.
+    pub fn add_port(&mut self, id: PortId, port: Box<dyn Port>) {
+        let at = usize::from(id.0);
+        if self.ports.len() <= at {
+            self.ports.resize_with(at + 1, || None);
+        }
+        self.engine.outputs.grow(at + 1);
+        self.ports[at] = Some(port);
+        self.engine.compile_schema(id);
+    }
+
+    /// Closes a port: what waits for it is sent or dropped first; its counts stay in the accounting.
+    pub fn remove_port(&mut self, id: PortId) {
+        let now = self.clock.now();
+        self.send(id, now);
+        if let Some(mut port) = self.ports.get_mut(usize::from(id.0)).and_then(Option::take) {
+            port.close(&mut self.pool);
+            self.removed.push(report_of(id, port.as_mut()));
+        }
+    }
+
+    /// A port that is open.
+    pub fn port(&mut self, id: PortId) -> Option<&mut Box<dyn Port>> {
+        self.ports.get_mut(usize::from(id.0)).and_then(Option::as_mut)
+    }
+
+    /// What programs send to the logical port `port` goes through `function` and comes in again from that port.
+    pub fn add_stage(&mut self, port: PortId, function: Box<dyn PacketFunction>) {
+        self.engine.outputs.grow(usize::from(port.0) + 1);
+        self.engine.compile_schema(port);
+        self.stages.push(Stage { port, function });
+    }
+
+    /// The time of this worker.
+    pub fn now(&mut self) -> Time {
+        self.clock.now()
+    }
+
+    /// One turn of the loop. Returns the packets that it took from ports.
+    pub fn turn(&mut self) -> usize {
+        while let Ok(command) = self.commands.try_recv() {
+            command(self);
+        }
+        let now = self.clock.now();
+        let mut taken = 0;
+        for at in 0..self.ports.len() {
+            let id = PortId(at as u16);
+            let Some(port) = self.ports[at].as_mut() else { continue };
+            port.rx(&mut self.pool, now, &mut self.burst);
+            taken += self.burst.len();
+            self.engine.process(id, &mut self.burst, &mut self.pool, now);
+        }
+        self.run_stages(now);
+        for at in 0..self.ports.len() {
+            self.send(PortId(at as u16), now);
+        }
+        if now >= self.housekeeping_due || taken == 0 {
+            self.housekeeping_due = now + HOUSEKEEPING_EVERY;
+            self.engine.housekeeping(&mut self.pool, now, HOUSEKEEPING_OBJECTS);
+        }
+        self.counters.turns += 1;
+        self.counters.busy_turns += u64::from(taken > 0);
+        taken
+    }
+
+    /// Packet functions, with what they let through walking on. Bounded, should segments form a loop.
+    fn run_stages(&mut self, now: Time) {
+        for _ in 0..self.stages.len() * 2 {
+            let mut any = false;
+            for at in 0..self.stages.len() {
+                let stage = &mut self.stages[at];
+                let mut burst = self.engine.outputs.take_back(stage.port);
+                if burst.is_empty() {
+                    continue;
+                }
+                any = true;
+                stage.function.process(&mut burst, now, &mut self.dropped);
+                let port = stage.port;
+                for (packet, reason) in self.dropped.drain(..) {
+                    self.engine.outputs.drop_packet(packet, reason, &mut self.pool);
+                }
+                self.engine.process_again(port, &mut burst, &mut self.pool, now);
+            }
+            if !any {
+                return;
+            }
+        }
+        for at in 0..self.stages.len() {
+            let mut rest = self.engine.outputs.take_back(self.stages[at].port);
+            for packet in rest.drain_all() {
+                self.engine.outputs.drop_packet(packet, DropReason::LoopLimit, &mut self.pool);
+            }
+        }
+    }
+
+    fn send(&mut self, id: PortId, now: Time) {
+        let Self { ports, engine, pool, .. } = self;
+        match ports.get_mut(usize::from(id.0)).and_then(Option::as_mut) {
+            Some(port) => loop {
+                let Some(burst) = engine.outputs.burst(id) else { return };
+                port.tx(pool, now, burst);
+                if !engine.outputs.refill(id) {
+                    return;
+                }
+            },
+            None => engine.outputs.abandon(id, pool),
+        }
+    }
+
+    /// Turns until `stop` is set, or, with `until_exhausted`, until all ports that can end have ended.
+    pub fn run(&mut self, stop: &AtomicBool, until_exhausted: bool) {
+        let mut before = self.clock.now();
+        while !stop.load(Ordering::Relaxed) {
+            let taken = self.turn();
+            if taken > 0 {
+                let after = self.clock.now();
+                self.counters.busy_nanos += after.0.saturating_sub(before.0);
+                before = after;
+                self.idle.busy();
+                continue;
+            }
+            if until_exhausted && self.is_exhausted() {
+                return;
+            }
+            let pending = self.ports.iter().flatten().any(|port| port.buffered() > 0);
+            let sources = self.ports.iter().flatten().filter_map(|port| port.wait_fd());
+            self.counters.sleeps += u64::from(self.idle.empty(sources, pending));
+            before = self.clock.now();
+        }
+    }
+
+    /// True if every port has delivered all that it ever will.
+    pub fn is_exhausted(&self) -> bool {
+        self.ports.iter().flatten().all(|port| port.exhausted())
+    }
+
+    /// Ends the work: what is held is dropped and counted, ports send what they have and are closed. The pool is full then,
+    /// and the report is final.
+    pub fn close(&mut self) -> WorkerReport {
+        self.engine.drain(&mut self.pool);
+        for at in 0..self.ports.len() {
+            let id = PortId(at as u16);
+            let deadline = std::time::Instant::now() + Duration::from_millis(200);
+            loop {
+                let now = self.clock.now();
+                self.send(id, now);
+                let busy =
+                    self.ports[at].as_ref().is_some_and(|port| port.buffered() > 0 && !port.exhausted());
+                if !busy || std::time::Instant::now() > deadline {
+                    break;
+                }
+            }
+            self.remove_port(id);
+        }
+        self.report()
+    }
+
+    /// How it stands.
+    pub fn report(&mut self) -> WorkerReport {
+        let mut ports = self.removed.clone();
+        for (at, port) in self.ports.iter_mut().enumerate() {
+            if let Some(port) = port {
+                ports.push(report_of(PortId(at as u16), port.as_mut()));
+            }
+        }
+        let waiting = self.engine.outputs.waiting();
+        let mut sums = self.engine.outputs.sums.clone();
+        // What waits for its port is not sent yet.
+        sums.sent -= waiting;
+        WorkerReport {
+            worker: self.counters,
+            engine: self.engine.counters(),
+            sums,
+            buffered: self.engine.buffered() + waiting,
+            ports,
+            pool: (self.pool.available(), self.pool.capacity()),
+        }
+    }
+
+    /// Packets that one port may deliver in a turn.
+    pub fn burst_packets(&self) -> usize {
+        self.burst_packets
+    }
+}
+
+fn report_of(id: PortId, port: &mut dyn Port) -> PortReport {
+    let counters = port.counters();
+    PortReport { id, info: port.info().clone(), counters, buffered: port.buffered() }
+}

@@ -17,6 +17,8 @@ use arrayvec::ArrayVec;
 pub enum Event {
     /// Traffic that the cache carried for a session since it was last told.
     Traffic {
+        /// The session's domain.
+        domain: u16,
         /// The functions' words in the session.
         parts: ArrayVec<u64, PARTS_MAX>,
         /// It went in the responder's direction.
@@ -140,8 +142,8 @@ impl FlowState {
     }
 
     fn push_traffic(&mut self, owner: Owner, traffic: Traffic) {
-        let parts = self.sessions.parts_of(owner.session);
-        self.events.push(Event::Traffic { parts, reply: owner.reply, traffic });
+        let event = traffic_event(&self.sessions, owner, traffic);
+        self.events.push(event);
     }
 
     /// Credits a packet that walked without an entry.
@@ -205,8 +207,7 @@ impl FlowState {
         let Self { cache, sessions, events, .. } = self;
         cache.sweep(budget, |cache, slot| {
             if let Some((owner, traffic)) = cache.fold(slot, sessions) {
-                let parts = sessions.parts_of(owner.session);
-                events.push(Event::Traffic { parts, reply: owner.reply, traffic });
+                events.push(traffic_event(sessions, owner, traffic));
             }
         })
     }
@@ -228,5 +229,14 @@ impl FlowState {
     /// True if functions have to be told something.
     pub fn has_events(&self) -> bool {
         !self.events.is_empty()
+    }
+}
+
+fn traffic_event(sessions: &SessionTable, owner: Owner, traffic: Traffic) -> Event {
+    Event::Traffic {
+        domain: sessions.tuples(owner.session)[0].domain,
+        parts: sessions.parts_of(owner.session),
+        reply: owner.reply,
+        traffic,
     }
 }

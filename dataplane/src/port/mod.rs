@@ -94,7 +94,7 @@ pub trait Port: Send {
         None
     }
 
-    /// Packets that this port holds (received and not handed over, or taken and not yet sent).
+    /// Packets that this port took and has neither sent nor dropped yet.
     fn buffered(&self) -> u64 {
         0
     }

@@ -1,0 +1,22 @@
+//! Functions that need the payload: they work on whole bursts of bytes, between two segments of a chain.
+
+use crate::drops::DropReason;
+use crate::packet::{Burst, Packet};
+use crate::time::Time;
+use std::any::Any;
+
+/// A function that works on the bytes of whole bursts (inspection, encryption).
+///
+/// It splits its chain into segments, each with its own look-up: the first forwards to a logical port, the worker gives what
+/// arrives there to the function, and the rest enters the second segment from that port.
+pub trait PacketFunction: Send {
+    /// The kind, as the configuration names it.
+    fn kind(&self) -> &'static str;
+
+    /// Works on the packets of `burst` in place. Those to be dropped are taken out, into `dropped` with their reasons; order is
+    /// kept.
+    fn process(&mut self, burst: &mut Burst, now: Time, dropped: &mut Vec<(Packet, DropReason)>);
+
+    /// The function itself, for its configuration and for `show`.
+    fn as_any(&mut self) -> &mut dyn Any;
+}
