@@ -69,8 +69,8 @@ pub enum PoolError {
 /// The first line of each frame. Written when the pool is made; afterwards by the frame's owner.
 #[repr(C, align(64))]
 pub(crate) struct Metadata {
-    /// The pool that the frame belongs to. Never changes.
-    owner: NonNull<Shared>,
+    /// The pool that the frame belongs to, from `Arc::as_ptr`. Never changes.
+    owner: *const Shared,
     /// When the packet arrived, if its port says so.
     pub(crate) timestamp: Time,
 }
@@ -109,8 +109,13 @@ impl Shared {
 #[cold]
 pub(crate) unsafe fn give_back(base: NonNull<u8>) {
     // SAFETY: the frame has valid metadata since its pool was made. Its owner lives: a pool that goes while
-    // frames are outstanding leaks `Shared` (see `Pool::drop`).
-    let shared = unsafe { base.cast::<Metadata>().as_ref().owner.as_ref() };
+    // frames are outstanding leaks `Shared` (see `Pool::drop`). The reference of our own keeps it until we let go
+    // of the lock, since the pool may go as soon as it has seen the frame.
+    let shared = unsafe {
+        let owner = base.cast::<Metadata>().as_ref().owner;
+        Arc::increment_strong_count(owner);
+        Arc::from_raw(owner)
+    };
     let mut returned = shared.lock();
     returned.push(Frame(base));
     shared.returned_count.store(returned.len(), Ordering::Release);
@@ -154,7 +159,7 @@ impl Pool {
             returned_count: AtomicUsize::new(0),
             region,
         });
-        let owner = NonNull::from(&*shared);
+        let owner = Arc::as_ptr(&shared);
         let mut free = Vec::with_capacity(frames);
         // The frame with the lowest address is taken first.
         for index in (0..frames).rev() {
