@@ -4,6 +4,7 @@ pub mod addressing;
 pub mod icmp_limit;
 pub mod interface;
 pub mod lpm;
+pub mod neighbour;
 mod prefix_trie;
 
 pub use prefix_trie::{PrefixTrie, TrieFull};
