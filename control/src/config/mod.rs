@@ -14,6 +14,7 @@ mod context;
 pub mod diagnostic;
 pub mod firewall;
 pub mod functions;
+pub mod generator;
 pub mod host;
 mod kind;
 mod names;
@@ -113,7 +114,7 @@ pub struct Checked {
 }
 
 /// Largest file that is read, in bytes: far above any sensible configuration.
-const FILE_BYTES_MAX: u64 = 64 << 20;
+const FILE_BYTES_MAX: u64 = 16 << 20;
 
 /// Reads and checks the file at `path` for `host`.
 pub fn load(path: &Path, host: &Host) -> Checked {

@@ -139,6 +139,13 @@ fn read_zone(section: &Section<'_>, key: &'static str, chain: Option<&Chain>) ->
 
 fn check_pool(section: &Section<'_>, pool: &[Ipv4Range]) {
     let path = section.key("pool");
+    let count: u64 = pool.iter().map(|range| range.count()).sum();
+    if count > POOL_ADDRESSES_MAX {
+        let finding = Finding::error(&path, "the pool is too large").found(format!("{count} addresses"));
+        let valid = format!("at most {POOL_ADDRESSES_MAX} addresses: each gives 64,512 ports a protocol");
+        section.context.push(finding.valid(valid));
+        return;
+    }
     for (index, range) in pool.iter().enumerate() {
         if let Some(earlier) = pool[..index].iter().find(|earlier| earlier.overlaps(*range)) {
             let finding =
@@ -147,12 +154,6 @@ fn check_pool(section: &Section<'_>, pool: &[Ipv4Range]) {
                 .context
                 .push(finding.found(range.to_string()).valid(format!("addresses that are not in {earlier}")));
         }
-    }
-    let count: u64 = pool.iter().map(|range| range.count()).sum();
-    if count > POOL_ADDRESSES_MAX {
-        let finding = Finding::error(path, "the pool is too large").found(format!("{count} addresses"));
-        let valid = format!("at most {POOL_ADDRESSES_MAX} addresses: each gives 64,512 ports a protocol");
-        section.context.push(finding.valid(valid));
     }
 }
 

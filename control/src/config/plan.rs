@@ -9,7 +9,7 @@ use super::firewall::Action;
 use super::functions::FunctionKind;
 use super::network::Ipv4Range;
 use super::settings::{Hugepages, Idle};
-use super::sizing::{FLOW_CACHE_ENTRY_BYTES_MAX, SESSION_BYTES_MAX, Sizing, mtu};
+use super::sizing::{Sizing, mtu, workers};
 use super::units::show_size;
 use super::{Config, Host, Port, PortKind};
 
@@ -190,8 +190,8 @@ fn plan_memory(config: &Config) -> PlanMemory {
         Hugepages::OneGibibyte => "1GiB",
         Hugepages::Off => "off",
     };
-    let sessions = sizing.session_bytes / SESSION_BYTES_MAX;
-    let entries = sizing.flow_cache_bytes / FLOW_CACHE_ENTRY_BYTES_MAX;
+    let sessions = workers(config) * u64::from(config.sessions.capacity);
+    let entries = workers(config) * u64::from(config.sessions.flow_cache_entries);
     PlanMemory {
         bytes: sizing.arena_bytes,
         hugepages,
@@ -200,11 +200,8 @@ fn plan_memory(config: &Config) -> PlanMemory {
                 format!("{} frames of {} B", sizing.frames, sizing.frame_bytes),
                 sizing.frames * sizing.frame_bytes,
             ),
-            part(format!("{sessions} sessions of at most {SESSION_BYTES_MAX} B"), sizing.session_bytes),
-            part(
-                format!("{entries} flow cache entries of at most {FLOW_CACHE_ENTRY_BYTES_MAX} B"),
-                sizing.flow_cache_bytes,
-            ),
+            part(format!("{sessions} sessions"), sizing.session_bytes),
+            part(format!("{entries} flow cache entries"), sizing.flow_cache_bytes),
         ],
     }
 }

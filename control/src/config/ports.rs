@@ -1,20 +1,17 @@
 //! `[ports.NAME]`: where packets enter and leave.
 
-use std::net::IpAddr;
-use std::ops::RangeInclusive;
 use std::path::PathBuf;
 
-use ipnet::IpNet;
 use millrace_dataplane::limits::PORTS_MAX;
 use millrace_dataplane::port::MacAddress;
 
 use super::context::Finding;
+use super::generator::{Generator, read_generator};
 use super::names::check_name;
-use super::network::{ICMP, TCP, UDP, mac, prefix};
+use super::network::mac;
 use super::schema::{self, Schema};
 use super::section::{Invalid, Scalar, Section};
 use super::settings::narrow;
-use super::units;
 
 /// A port and where it leads.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -113,60 +110,6 @@ pub struct Pcap {
     pub link: Link,
 }
 
-/// Sizes of made frames in bytes, without FCS.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum FrameBytes {
-    /// All of one size.
-    Fixed(u16),
-    /// 64, 594 and 1518 bytes (with FCS), 7 to 4 to 1.
-    Imix,
-    /// Evenly from the first to the second.
-    Range(u16, u16),
-}
-
-/// In which order a generator sends its flows.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum FlowOrder {
-    /// One fixed random permutation, lap after lap.
-    #[default]
-    Permutation,
-    /// One after the other.
-    Sequential,
-}
-
-/// Settings of a `generator` port.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Generator {
-    /// How many flows.
-    pub flows: u32,
-    /// Their frames' sizes.
-    pub frame_bytes: FrameBytes,
-    /// Packets a second; as fast as possible when `None`.
-    pub rate_pps: Option<u64>,
-    /// Packets after which it ends; never when `None`.
-    pub packets: Option<u64>,
-    /// IANA number: TCP, UDP or ICMP (which is ICMPv6 over IPv6).
-    pub protocol: u8,
-    /// Network of the source addresses.
-    pub source: IpNet,
-    /// Network of the destination addresses, of the same family.
-    pub destination: IpNet,
-    /// Source ports.
-    pub source_ports: RangeInclusive<u16>,
-    /// Destination ports.
-    pub destination_ports: RangeInclusive<u16>,
-    /// Destination of the frames; the port's own address when `None`, so that the router takes them.
-    pub destination_mac: Option<MacAddress>,
-    /// Sends the replies: sources and destinations change places.
-    pub reverse: bool,
-    /// Order of the flows.
-    pub order: FlowOrder,
-    /// Seed of the permutation.
-    pub seed: u64,
-    /// Address and MTU.
-    pub link: Link,
-}
-
 /// Settings of a `sink` port.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Sink {
@@ -261,7 +204,8 @@ fn read_af_xdp(section: &Section<'_>) -> Option<AfXdp> {
     })
 }
 
-fn read_link(section: &Section<'_>) -> Link {
+/// Reads address and MTU of a port without a device.
+pub(crate) fn read_link(section: &Section<'_>) -> Link {
     Link { mac: section.parsed("mac", mac), mtu: section.integer("mtu", 68..=9_000).map_or(1_500, narrow) }
 }
 
@@ -286,79 +230,4 @@ fn read_pcap(section: &Section<'_>) -> Pcap {
         section.context.push(finding.found(output.display().to_string()).valid("another file than `input`"));
     }
     Pcap { input, output, link: read_link(section) }
-}
-
-/// Networks set aside for measurements: RFC 2544 (198.18.0.0/15) and RFC 5180 (2001:2::/48).
-fn benchmark_networks(version: u8) -> (IpNet, IpNet) {
-    let v4 = |second: u8| IpNet::from(ipnet::Ipv4Net::new_assert([198, second, 0, 0].into(), 16));
-    let v6 = |net: u16| IpNet::from(ipnet::Ipv6Net::new_assert([0x2001, 2, 0, net, 0, 0, 0, 0].into(), 64));
-    if version == 4 { (v4(18), v4(19)) } else { (v6(1), v6(2)) }
-}
-
-/// Smallest and largest made frame, without FCS.
-const FRAMES: RangeInclusive<u64> = 60..=9_014;
-
-fn frame_bytes(scalar: Scalar<'_>) -> Result<FrameBytes, Invalid> {
-    let valid =
-        format!("bytes from {} to {}, a range \"60-1514\", or \"imix\"", FRAMES.start(), FRAMES.end());
-    let invalid = |message: &str| Invalid::new(message, valid.as_str());
-    match scalar {
-        Scalar::Text("imix") => Ok(FrameBytes::Imix),
-        Scalar::Number(bytes) if FRAMES.contains(&bytes) => Ok(FrameBytes::Fixed(narrow(bytes))),
-        Scalar::Number(_) => Err(invalid("no such frames are possible")),
-        Scalar::Text(text) => {
-            let range = text
-                .split_once('-')
-                .and_then(|(a, b)| Some((a.trim().parse().ok()?, b.trim().parse().ok()?)));
-            match range {
-                Some((first, last)) if first > last => {
-                    Err(invalid("the range is reversed").help(format!("did you mean \"{last}-{first}\"?")))
-                }
-                Some((first, last)) if FRAMES.contains(&first) && FRAMES.contains(&last) => {
-                    Ok(FrameBytes::Range(narrow(first), narrow(last)))
-                }
-                Some(_) => Err(invalid("no such frames are possible")),
-                None => Err(invalid(&format!("`{text}` is not a size of frames"))),
-            }
-        }
-    }
-}
-
-fn read_generator(section: &Section<'_>) -> Generator {
-    let version: u8 = section
-        .parsed("ip", |scalar| match scalar {
-            Scalar::Number(4) => Ok(4),
-            Scalar::Number(6) => Ok(6),
-            _ => Err(Invalid::new("no such version of IP", "4 or 6")),
-        })
-        .unwrap_or(4);
-    let network = |scalar: Scalar<'_>| {
-        let network = prefix(scalar)?;
-        let valid = format!("an IPv{version} network");
-        let same = matches!(network.addr(), IpAddr::V4(_)) == (version == 4);
-        if same {
-            Ok(network)
-        } else {
-            Err(Invalid::new("the network is of the other family", valid).help("see `ip`"))
-        }
-    };
-    let (source, destination) = benchmark_networks(version);
-    let protocols = [("udp", UDP), ("tcp", TCP), ("icmp", ICMP)];
-    let orders = [("permutation", FlowOrder::Permutation), ("sequential", FlowOrder::Sequential)];
-    Generator {
-        flows: section.integer("flows", 1..=16_777_216).map_or(1, narrow),
-        frame_bytes: section.parsed("frame_bytes", frame_bytes).unwrap_or(FrameBytes::Fixed(60)),
-        rate_pps: section.parsed("rate", units::rate).flatten(),
-        packets: section.integer("packets", 1..=u64::MAX >> 1),
-        protocol: section.choice("protocol", &protocols).unwrap_or(UDP),
-        source: section.parsed("source", network).unwrap_or(source),
-        destination: section.parsed("destination", network).unwrap_or(destination),
-        source_ports: section.parsed("source_ports", units::ports).unwrap_or(1_024..=65_535),
-        destination_ports: section.parsed("destination_ports", units::ports).unwrap_or(9..=9),
-        destination_mac: section.parsed("destination_mac", mac),
-        reverse: section.boolean("reverse").unwrap_or(false),
-        order: section.choice("order", &orders).unwrap_or_default(),
-        seed: section.integer("seed", 0..=u64::MAX >> 1).unwrap_or(1),
-        link: read_link(section),
-    }
 }

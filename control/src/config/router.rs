@@ -107,6 +107,9 @@ impl Router {
     }
 }
 
+/// Most addresses of an interface.
+const ADDRESSES_MAX: usize = 64;
+
 /// Reads a router; `chain` is the one that uses it, `ports` are all declared ports.
 pub(crate) fn read_router(section: &Section<'_>, chain: Option<&Chain>, ports: &[String]) -> Router {
     section.require(
@@ -173,6 +176,11 @@ fn check_complete(section: &Section<'_>, chain: Option<&Chain>, ports: &[String]
 fn read_interface(section: &Section<'_>, port: &str) -> Interface {
     section.require("addresses", "addresses = [\"10.0.0.1/24\", \"fd00::1/64\"]");
     let addresses = section.list("addresses", interface_address).unwrap_or_default();
+    if addresses.len() > ADDRESSES_MAX {
+        let finding = Finding::error(section.key("addresses"), "the interface has too many addresses");
+        let valid = format!("at most {ADDRESSES_MAX} addresses");
+        section.context.push(finding.found(addresses.len().to_string()).valid(valid));
+    }
     let mtu = section.integer("mtu", 68..=9_000).map(narrow);
     if let (Some(mtu @ ..1_280), Some(v6)) = (mtu, addresses.iter().find(|a| a.addr().is_ipv6())) {
         let finding =

@@ -8,7 +8,7 @@ use millrace_dataplane::limits::BURST_PACKETS_MAX;
 use super::context::Finding;
 use super::schema;
 use super::section::{Invalid, Scalar, Section};
-use super::sizing::SESSION_BYTES_MAX;
+use super::sizing::session_table_bytes;
 use super::units::{duration, show_duration, show_size, size};
 
 /// Which pages the packet memory is made of.
@@ -113,7 +113,7 @@ impl Default for Timeouts {
 pub struct Sessions {
     /// Most sessions of a worker.
     pub capacity: u32,
-    /// Most entries of a worker's flow cache; two for each session (one a direction) when not given.
+    /// Most entries of a worker's flow cache; two for each session (one a direction) when not given, 0 for none.
     pub flow_cache_entries: u32,
     /// When idle sessions end.
     pub timeouts: Timeouts,
@@ -121,7 +121,7 @@ pub struct Sessions {
 
 impl Default for Sessions {
     fn default() -> Self {
-        let capacity = 131_072;
+        let capacity = 65_536;
         Self { capacity, flow_cache_entries: 2 * capacity, timeouts: Timeouts::default() }
     }
 }
@@ -206,14 +206,12 @@ const SESSIONS: std::ops::RangeInclusive<u64> = 1_024..=16_777_216;
 
 fn capacity(scalar: Scalar<'_>) -> Result<u64, Invalid> {
     let (least, most) = (SESSIONS.start(), SESSIONS.end());
-    let memory = show_size(most * SESSION_BYTES_MAX);
+    let memory = show_size(session_table_bytes(narrow(*most), 6));
     let valid = format!("an integer from {least} to {most} (a worker's table then takes {memory})");
     match scalar {
         Scalar::Number(number) if SESSIONS.contains(&number) => Ok(number),
         Scalar::Number(number) => {
-            let memory = show_size(number.saturating_mul(SESSION_BYTES_MAX));
-            let invalid = Invalid::new("the number of sessions is out of range", valid);
-            Err(invalid.help(format!("{number} sessions would take {memory} for each worker")))
+            Err(Invalid::new(format!("a session table of {number} is out of range"), valid))
         }
         Scalar::Text(_) => Err(Invalid::new("expected an integer, found a string", valid)),
     }
@@ -222,7 +220,7 @@ fn capacity(scalar: Scalar<'_>) -> Result<u64, Invalid> {
 pub(crate) fn read_sessions(root: &Section<'_>) -> Sessions {
     let Some(section) = root.section("sessions", &schema::SESSIONS) else { return Sessions::default() };
     let capacity = section.parsed("capacity", capacity).map_or(Sessions::default().capacity, narrow);
-    let entries = section.integer("flow_cache_entries", 1_024..=2 * SESSIONS.end()).map(narrow);
+    let entries = section.integer("flow_cache_entries", 0..=2 * SESSIONS.end()).map(narrow);
     let short = section.boolean("allow_short_timeouts").unwrap_or(false);
     Sessions {
         capacity,

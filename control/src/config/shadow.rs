@@ -9,7 +9,7 @@ use super::firewall::{Action, Firewall, Rule};
 use super::network::IcmpType;
 
 /// Most rules that are compared with each other: the comparison is quadratic.
-const RULES_MAX: usize = 5_000;
+const RULES_MAX: usize = 20_000;
 
 /// Notes a warning for each rule that a single earlier rule covers.
 pub(crate) fn check(context: &Context<'_>, path: &str, firewall: &Firewall) {

@@ -1,6 +1,9 @@
 //! How much memory a configuration needs, and whether frames hold what interfaces send.
 
+use millrace_dataplane::flow::cache::FlowCache;
+use millrace_dataplane::flow::session::{PARTS_MAX, SessionTable};
 use millrace_dataplane::limits::{BURST_PACKETS_MAX, DATA_OFFSET};
+use millrace_dataplane::memory::PoolConfig;
 
 use super::context::{Context, Finding};
 use super::functions::FunctionKind;
@@ -9,19 +12,19 @@ use super::ports::PortKind;
 use super::units::show_size;
 use super::{Config, Port};
 
-/// Most bytes of a session's record, with its share of the table's index.
-pub const SESSION_BYTES_MAX: u64 = 256;
-/// Most bytes of a flow cache entry: key, guards and program.
-pub const FLOW_CACHE_ENTRY_BYTES_MAX: u64 = 256;
+/// Words of a flow's key and of its program's operands that are planned for: IPv6 with ports, both addresses
+/// rewritten and an outer header fit. What a configuration really needs is known when its chains are built.
+const FLOW_WORDS_PLANNED: usize = 28;
+/// Words of a session that each function of a chain may have.
+const SESSION_WORDS_PER_FUNCTION: usize = 2;
 /// Frames a worker may hold while neighbours are resolved.
 const HELD_FRAMES_MAX: u64 = 1_024;
 /// Ethernet header with two VLAN tags.
 const LINK_HEADER_BYTES: u64 = 22;
-/// Smallest frame: an MTU of 1,500 with room to spare, and an odd number of cache lines so that the
-/// frames' first lines spread over the sets of the L1 cache.
-const FRAME_BYTES_MIN: u64 = 2_368;
 /// What an arena is a multiple of.
 const ARENA_BYTES_STEP: u64 = 2 << 20;
+/// What each worker may lose to the alignment of its pool and tables.
+const ALIGNMENT_BYTES: u64 = 64 << 10;
 /// MTU of an interface that says nothing else.
 const MTU_DEFAULT: u16 = 1_500;
 
@@ -46,10 +49,12 @@ impl Sizing {
         let frames = config.memory.frames.map_or_else(|| frames_needed(config), u64::from);
         let frame_bytes = config.memory.frame_bytes.map_or_else(|| frame_bytes_needed(config), u64::from);
         let workers = workers(config);
-        let session_bytes = workers * u64::from(config.sessions.capacity) * SESSION_BYTES_MAX;
-        let flow_cache_bytes =
-            workers * u64::from(config.sessions.flow_cache_entries) * FLOW_CACHE_ENTRY_BYTES_MAX;
-        let needed = frames * frame_bytes + session_bytes + flow_cache_bytes;
+        let functions = config.chains.iter().map(|chain| chain.functions.len()).max().unwrap_or(0);
+        let parts = (SESSION_WORDS_PER_FUNCTION * functions).min(PARTS_MAX);
+        let session_bytes = workers * session_table_bytes(config.sessions.capacity, parts);
+        let entries = config.sessions.flow_cache_entries as usize;
+        let flow_cache_bytes = workers * FlowCache::bytes_for(entries.max(1), FLOW_WORDS_PLANNED) as u64;
+        let needed = frames * frame_bytes + session_bytes + flow_cache_bytes + workers * ALIGNMENT_BYTES;
         let needed = needed.next_multiple_of(ARENA_BYTES_STEP);
         let arena_bytes = config.memory.size_bytes.unwrap_or(needed);
         Self { frames, frame_bytes, session_bytes, flow_cache_bytes, arena_bytes }
@@ -61,7 +66,13 @@ impl Sizing {
     }
 }
 
-fn workers(config: &Config) -> u64 {
+/// Bytes of a session table with `parts` words for functions in each session.
+pub(crate) fn session_table_bytes(capacity: u32, parts: usize) -> u64 {
+    SessionTable::bytes_for(capacity as usize, parts) as u64
+}
+
+/// How many workers are asked for.
+pub(crate) fn workers(config: &Config) -> u64 {
     config.workers.cores.as_ref().map_or(1, |cores| cores.len().max(1) as u64)
 }
 
@@ -100,9 +111,11 @@ fn uses_af_xdp(config: &Config) -> bool {
 
 /// Bytes of a frame that holds the largest packet.
 fn frame_bytes_least(config: &Config) -> u64 {
-    let mtu =
-        config.ports.iter().map(|port| u64::from(mtu(config, port))).max().unwrap_or(MTU_DEFAULT.into());
-    DATA_OFFSET as u64 + mtu + LINK_HEADER_BYTES
+    DATA_OFFSET as u64 + u64::from(mtu_largest(config)) + LINK_HEADER_BYTES
+}
+
+fn mtu_largest(config: &Config) -> u16 {
+    config.ports.iter().map(|port| mtu(config, port)).max().unwrap_or(MTU_DEFAULT)
 }
 
 fn frame_bytes_needed(config: &Config) -> u64 {
@@ -111,8 +124,7 @@ fn frame_bytes_needed(config: &Config) -> u64 {
         // The kernel takes chunks of these two sizes.
         return if least <= 2_048 { 2_048 } else { 4_096 };
     }
-    let lines = least.max(FRAME_BYTES_MIN).div_ceil(64);
-    (lines | 1) * 64
+    PoolConfig::for_mtu(1, mtu_largest(config)).frame_bytes as u64
 }
 
 /// Checks sizes that depend on each other.
