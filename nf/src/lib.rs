@@ -4,8 +4,14 @@
 //! packet bytes, checksums or buffers, does no I/O and has no threads.
 #![forbid(unsafe_code)]
 
+pub mod chain;
+pub mod compile;
 pub mod firewall;
+pub mod fragments;
+pub mod function;
 pub mod headers;
 pub mod nat;
 pub mod router;
+mod slot;
+pub mod walk;
 pub mod zone;

@@ -1,0 +1,660 @@
+//! Chains: the slow path. One packet walks the functions, and what they decided is compiled.
+//!
+//! A walk has five steps: find the session; walk the functions in the direction of the zone (R9); let the forwarder decide;
+//! compile; commit (R6). Nothing of the functions' state changes before the last.
+
+use crate::compile::{Exits, compile};
+use crate::fragments::{DatagramKey, Fragments};
+use crate::function::{FlowFunction, Forwarder, Verdict};
+use crate::headers::Headers;
+use crate::slot::{ForwarderSlot, FunctionSlot, Stage};
+use crate::walk::{Commit, Direction, Record, SessionView, Tick, Walk, ends};
+use crate::zone::ZoneId;
+use millrace_dataplane::drops::DropReason;
+use millrace_dataplane::flow::cache::Owner;
+use millrace_dataplane::flow::field::{Field, Reads};
+use millrace_dataplane::flow::session::{SessionId, Tuple};
+use millrace_dataplane::flow::state::{Event, FlowState};
+use millrace_dataplane::flow::tcp::{Segment, TcpTracker, TcpVerdict};
+use millrace_dataplane::port::PortId;
+use millrace_dataplane::slow_path::{Decision, Fate, Miss, SlowPath};
+use millrace_dataplane::time::Time;
+
+/// What a chain did.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct ChainCounters {
+    /// Walks.
+    pub walks: u64,
+    /// Walks whose decision read a field that was not declared (R2).
+    pub undeclared_reads: u64,
+    /// Sessions opened.
+    pub sessions_opened: u64,
+    /// Walks that opened no session because the table was full.
+    pub sessions_refused: u64,
+}
+
+/// A chain of functions between zones.
+pub struct Chain {
+    name: String,
+    zones: Vec<String>,
+    functions: Vec<Box<dyn Stage>>,
+    forwarder: Box<dyn ForwarderSlot>,
+    parts: usize,
+    domain: u16,
+    fragments: Fragments,
+    headers: Headers,
+    record: Record,
+    counters: ChainCounters,
+}
+
+impl std::fmt::Debug for Chain {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Chain").field("name", &self.name).field("zones", &self.zones).finish_non_exhaustive()
+    }
+}
+
+/// Builds a chain, function by function.
+pub struct ChainBuilder {
+    name: String,
+    zones: Vec<String>,
+    functions: Vec<Box<dyn Stage>>,
+    parts: usize,
+}
+
+impl ChainBuilder {
+    /// A chain whose first zone is the inside.
+    pub fn new(name: impl Into<String>, zones: &[&str]) -> Self {
+        Self {
+            name: name.into(),
+            zones: zones.iter().map(|zone| (*zone).to_owned()).collect(),
+            functions: Vec::new(),
+            parts: 0,
+        }
+    }
+
+    /// Adds a function, called `name` by the configuration.
+    #[must_use]
+    pub fn function<F: FlowFunction>(mut self, name: impl Into<String>, function: F) -> Self {
+        let part = self.parts;
+        self.parts += usize::from(function.keeps_part());
+        self.functions.push(Box::new(FunctionSlot::new(name.into(), function, part)));
+        self
+    }
+
+    /// Ends the chain with what forwards.
+    pub fn forwarder<F: Forwarder>(self, name: impl Into<String>, forwarder: F) -> Chain {
+        let part = self.parts;
+        let parts = self.parts + usize::from(forwarder.keeps_part());
+        Chain {
+            name: self.name,
+            zones: self.zones,
+            functions: self.functions,
+            forwarder: Box::new(FunctionSlot::new(name.into(), forwarder, part)),
+            parts,
+            domain: 0,
+            fragments: Fragments::default(),
+            headers: Headers::empty(),
+            record: Record::default(),
+            counters: ChainCounters::default(),
+        }
+    }
+}
+
+/// How the functions' part of a walk ended.
+struct WalkEnd {
+    verdict: Verdict,
+    /// The function that said so: its place, or the forwarder's.
+    by: usize,
+    /// Frames from here on are its own.
+    first_frame: usize,
+}
+
+impl Chain {
+    /// Name in the configuration.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// Names of the zones; the first is the inside.
+    pub fn zones(&self) -> &[String] {
+        &self.zones
+    }
+
+    /// Words that its functions keep in a session.
+    pub fn parts(&self) -> usize {
+        self.parts
+    }
+
+    /// What it did.
+    pub fn counters(&self) -> ChainCounters {
+        self.counters
+    }
+
+    /// Names and kinds of its functions, in order, the forwarder last.
+    pub fn functions(&self) -> Vec<(&str, &'static str)> {
+        let mut all: Vec<_> = self.functions.iter().map(|f| (f.name(), f.kind())).collect();
+        all.push((self.forwarder.name(), self.forwarder.kind()));
+        all
+    }
+
+    /// A function by its name, to be configured or looked at.
+    pub fn function<F: 'static>(&mut self, name: &str) -> Option<&mut F> {
+        if self.forwarder.name() == name {
+            return self.forwarder.as_any().downcast_mut();
+        }
+        let slot = self.functions.iter_mut().find(|f| f.name() == name)?;
+        slot.as_any().downcast_mut()
+    }
+
+    /// What its functions declare to read, with what sessions need.
+    pub fn reads(&self) -> Reads {
+        let mut reads = Reads::none();
+        for function in &self.functions {
+            reads.add(&function.reads());
+        }
+        reads.add(&self.forwarder.reads());
+        if self.parts > 0 {
+            reads.add(&session_reads());
+        }
+        reads
+    }
+
+    /// What each function declares to read, in order.
+    pub fn reads_by_function(&self) -> Vec<(&str, Reads)> {
+        let mut all: Vec<_> = self.functions.iter().map(|f| (f.name(), f.reads())).collect();
+        all.push((self.forwarder.name(), self.forwarder.reads()));
+        all
+    }
+
+    /// Datagrams whose fragments are followed.
+    pub fn fragments(&self) -> &Fragments {
+        &self.fragments
+    }
+
+    fn decide(&mut self, miss: &Miss<'_>, zone: ZoneId, state: &mut FlowState, decision: &mut Decision) {
+        self.counters.walks += 1;
+        if let Err(reason) = self.headers.read(miss.bytes, miss.layout) {
+            decision.fate = Fate::Drop(reason);
+            return;
+        }
+        self.record.clear();
+        if let Err(fate) = self.match_fragment(miss.now) {
+            decision.fate = fate;
+            return;
+        }
+        let session = match self.find_session(miss, state) {
+            Ok(session) => session,
+            Err(reason) => {
+                decision.fate = Fate::Drop(reason);
+                return;
+            }
+        };
+        let related = self.find_related(state);
+        let end = self.walk(miss, zone, session.as_ref(), related.as_ref());
+        let tcp_is_new = session.is_none();
+        match end.verdict {
+            Verdict::Forward(port) => self.leave(miss, &[port], session, tcp_is_new, state, decision),
+            Verdict::Flood => {
+                let ports = std::mem::take(&mut self.record.flood);
+                self.leave(miss, &ports, session, tcp_is_new, state, decision);
+                self.record.flood = ports;
+            }
+            Verdict::Continue => {
+                self.discard();
+                decision.fate = Fate::Drop(DropReason::NoOutput);
+            }
+            verdict => {
+                decision.fate = match verdict {
+                    Verdict::Consume => Fate::Consume,
+                    Verdict::Hold(token) => Fate::Hold(token),
+                    Verdict::Punt(cookie) => Fate::Punt(cookie),
+                    Verdict::Drop(reason) => Fate::Drop(reason),
+                    Verdict::Continue | Verdict::Forward(_) | Verdict::Flood => Fate::Undecided,
+                };
+                decision.frames.extend(self.record.frames.drain(end.first_frame..));
+                self.commit_one(end.by, miss.now, session.as_ref(), state, decision);
+            }
+        }
+    }
+
+    /// A later fragment takes the ports of its first one, or waits for it.
+    fn match_fragment(&mut self, now: Time) -> Result<(), Fate> {
+        if !self.headers.is_later_fragment() {
+            return Ok(());
+        }
+        let Some(key) = DatagramKey::of(&self.headers, self.domain) else {
+            return Err(Fate::Drop(DropReason::FragmentInvalid));
+        };
+        if let Some(ports) = self.fragments.ports(&key) {
+            self.headers.set_fragment_ports(ports);
+            return Ok(());
+        }
+        if self.fragments.is_full() {
+            return Err(Fate::Drop(DropReason::FragmentUnmatched));
+        }
+        self.fragments.await_first(key, now);
+        Err(Fate::Hold(self.fragments.token(&key)))
+    }
+
+    /// The session of the packet, if it belongs to one. A TCP segment outside its session's state is refused.
+    fn find_session(
+        &mut self,
+        miss: &Miss<'_>,
+        state: &mut FlowState,
+    ) -> Result<Option<SessionView>, DropReason> {
+        if self.parts == 0 {
+            return Ok(None);
+        }
+        let Some(tuple) = tuple_of(&mut self.headers, self.domain) else { return Ok(None) };
+        let Some((id, reply)) = state.sessions.find(&tuple) else { return Ok(None) };
+        if tuple.protocol == 6 && !self.headers.is_later_fragment() {
+            let segment = Segment::read(miss.bytes, &self.headers.layout());
+            match state.sessions.tcp(id).peek(reply, &segment, self.tcp_header(miss.bytes)) {
+                TcpVerdict::Valid => {}
+                TcpVerdict::Invalid => return Err(DropReason::TcpInvalid),
+                TcpVerdict::Reopens => {
+                    state.end_session(id);
+                    return Ok(None);
+                }
+            }
+        }
+        state.fold_session(id);
+        Ok(Some(SessionView::new(id, reply, state)))
+    }
+
+    fn tcp_header<'a>(&self, bytes: &'a [u8]) -> &'a [u8] {
+        let layout = self.headers.layout();
+        bytes.get(usize::from(layout.l4)..usize::from(layout.end)).unwrap_or(&[])
+    }
+
+    /// The session that an ICMP error is about: that of the packet it quotes, seen from where the error came.
+    fn find_related(&mut self, state: &FlowState) -> Option<SessionView> {
+        let quoted = self.headers.embedded()?.tuple(self.domain)?;
+        let (id, reply) = state.sessions.find(&quoted.inverse())?;
+        Some(SessionView::new(id, reply, state))
+    }
+
+    fn walk(
+        &mut self,
+        miss: &Miss<'_>,
+        zone: ZoneId,
+        session: Option<&SessionView>,
+        related: Option<&SessionView>,
+    ) -> WalkEnd {
+        let Self { functions, forwarder, headers, record, .. } = self;
+        let direction = if zone == ZoneId(0) { Direction::Forward } else { Direction::Backward };
+        let last = functions.len();
+        let mut way = (direction, false);
+        if !headers.is_link_control() {
+            let mut walk = Walk {
+                headers: &mut *headers,
+                now: miss.now,
+                port: miss.port,
+                from_zone: zone,
+                direction,
+                hairpin: false,
+                session,
+                related,
+                part: 0,
+                record: &mut *record,
+                forwarder: Some(forwarder.zones()),
+            };
+            if let Some(end) = walk_functions(functions, &mut walk) {
+                return end;
+            }
+            if direction == Direction::Forward && functions.iter().any(|f| f.hairpins(&mut walk)) {
+                (walk.direction, walk.hairpin) = (Direction::Backward, true);
+                if let Some(end) = walk_functions(functions, &mut walk) {
+                    return end;
+                }
+            }
+            way = (walk.direction, walk.hairpin);
+        }
+        let (direction, hairpin) = way;
+        let first_frame = record.frames.len();
+        let mut last_step = Walk {
+            headers,
+            now: miss.now,
+            port: miss.port,
+            from_zone: zone,
+            direction,
+            hairpin,
+            session,
+            related,
+            part: 0,
+            record,
+            forwarder: None,
+        };
+        let verdict = forwarder.admit(&mut last_step);
+        WalkEnd { verdict, by: last, first_frame }
+    }
+
+    /// The packet leaves: session, program, commit.
+    fn leave(
+        &mut self,
+        miss: &Miss<'_>,
+        ports: &[PortId],
+        session: Option<SessionView>,
+        tcp_is_new: bool,
+        state: &mut FlowState,
+        decision: &mut Decision,
+    ) {
+        let exits = Exits { ports, length_max: self.record.length_max, tracks_tcp: self.tracks_tcp() };
+        self.count_undeclared();
+        let cacheable = self.headers.is_cacheable() && !self.record.uncached && miss.gather.is_some();
+        let gather = if cacheable { miss.gather } else { None };
+        match compile(miss.bytes, &self.headers, gather, exits) {
+            Ok(program) => decision.program = program,
+            Err(_) => return self.fail(DropReason::NoHeadroom, decision),
+        }
+        if exits.tracks_tcp && tcp_is_new && !self.opens_tcp(miss) {
+            return self.fail(DropReason::TcpInvalid, decision);
+        }
+        let owner = match session {
+            Some(session) => Some((Owner { session: session.id, reply: session.reply }, false)),
+            None => match self.open_session(miss.now, state) {
+                Ok(id) => id.map(|session| (Owner { session, reply: false }, true)),
+                Err(reason) => return self.fail(reason, decision),
+            },
+        };
+        if let Some(id) = owner.map(|(owner, _)| owner.session).filter(|_| exits.tracks_tcp) {
+            // A later fragment has no TCP header to track.
+            decision.program.template.trackers.tcp = !self.headers.is_later_fragment();
+            let _ = id;
+        }
+        decision.fate = Fate::Replay;
+        decision.cacheable = cacheable;
+        decision.owner = owner.map(|(owner, _)| owner);
+        std::mem::swap(&mut decision.watches, &mut self.record.watches);
+        decision.frames.append(&mut self.record.frames);
+        self.commit_all(miss.now, owner, state, decision);
+        self.remember_fragment(miss.now, decision);
+    }
+
+    fn tracks_tcp(&self) -> bool {
+        self.record.tracks_tcp && self.headers.protocol() == Some(6)
+    }
+
+    /// True if the segment may open a connection.
+    fn opens_tcp(&self, miss: &Miss<'_>) -> bool {
+        if self.headers.is_later_fragment() {
+            return false;
+        }
+        let segment = Segment::read(miss.bytes, &self.headers.layout());
+        TcpTracker::default().peek(false, &segment, self.tcp_header(miss.bytes)) == TcpVerdict::Valid
+    }
+
+    fn open_session(&mut self, now: Time, state: &mut FlowState) -> Result<Option<SessionId>, DropReason> {
+        if !self.record.wants_session || self.parts == 0 {
+            return Ok(None);
+        }
+        let Some(initiator) = original_tuple(&self.headers, self.domain) else { return Ok(None) };
+        let Some(sent) = current_tuple(&mut self.headers, self.domain) else { return Ok(None) };
+        match state.open_session(&initiator, &sent.inverse(), now) {
+            Ok(id) => {
+                self.counters.sessions_opened += 1;
+                Ok(Some(id))
+            }
+            Err(_) => {
+                self.counters.sessions_refused += 1;
+                Err(DropReason::SessionTableFull)
+            }
+        }
+    }
+
+    fn count_undeclared(&mut self) {
+        if self.headers.undeclared().is_some() {
+            self.counters.undeclared_reads += 1;
+        }
+    }
+
+    fn fail(&mut self, reason: DropReason, decision: &mut Decision) {
+        self.discard();
+        decision.fate = Fate::Drop(reason);
+    }
+
+    fn discard(&mut self) {
+        self.functions.iter_mut().for_each(|function| function.discard());
+        self.forwarder.discard();
+    }
+
+    fn commit_all(
+        &mut self,
+        now: Time,
+        owner: Option<(Owner, bool)>,
+        state: &mut FlowState,
+        decision: &mut Decision,
+    ) {
+        let (session, is_new) = (owner.map(|(o, _)| o.session), owner.is_some_and(|(_, new)| new));
+        let reply = owner.is_some_and(|(o, _)| o.reply);
+        let Decision { wakes, frames, .. } = decision;
+        let mut commit = Commit { now, session, is_new, reply, part: 0, state, wakes, frames };
+        self.functions.iter_mut().for_each(|function| function.commit(&mut commit));
+        self.forwarder.commit(&mut commit);
+    }
+
+    /// Only the function that ended the walk commits.
+    fn commit_one(
+        &mut self,
+        by: usize,
+        now: Time,
+        session: Option<&SessionView>,
+        state: &mut FlowState,
+        decision: &mut Decision,
+    ) {
+        let Decision { wakes, frames, .. } = decision;
+        let (id, reply) = (session.map(|s| s.id), session.is_some_and(|s| s.reply));
+        let mut commit = Commit { now, session: id, is_new: false, reply, part: 0, state, wakes, frames };
+        match self.functions.get_mut(by) {
+            Some(function) => function.commit(&mut commit),
+            None => self.forwarder.commit(&mut commit),
+        }
+        self.discard();
+    }
+
+    /// A first fragment that passed tells the later ones its ports, as they came.
+    fn remember_fragment(&mut self, now: Time, decision: &mut Decision) {
+        if !self.headers.is_fragment() || self.headers.is_later_fragment() {
+            return;
+        }
+        let ports = original_tuple(&self.headers, self.domain)
+            .map(|tuple| (tuple.source_port, tuple.destination_port));
+        if let (Some(key), Some(ports)) = (DatagramKey::of(&self.headers, self.domain), ports) {
+            decision.wakes.extend(self.fragments.first_passed(key, ports, now));
+        }
+    }
+
+    fn tick(&mut self, now: Time, budget: usize, state: &mut FlowState, decision: &mut Decision) {
+        let Decision { wakes, frames, .. } = decision;
+        self.fragments.expire(now, budget, |wake| wakes.push(wake));
+        let mut tick = Tick { now, budget, validity: &mut state.validity, wakes, frames };
+        self.functions.iter_mut().for_each(|function| function.tick(&mut tick));
+        self.forwarder.tick(&mut tick);
+    }
+
+    fn event(&mut self, event: &Event, now: Time) {
+        for function in &mut self.functions {
+            function.event(event, now);
+        }
+        self.forwarder.event(event, now);
+    }
+}
+
+/// Walks the functions in the walk's direction, until one ends it.
+fn walk_functions(functions: &mut [Box<dyn Stage>], walk: &mut Walk<'_>) -> Option<WalkEnd> {
+    let last = functions.len();
+    for step in 0..last {
+        let by = if walk.direction == Direction::Forward { step } else { last - 1 - step };
+        let first_frame = walk.record.frames.len();
+        let verdict = functions[by].admit(walk);
+        if ends(verdict) {
+            return Some(WalkEnd { verdict, by, first_frame });
+        }
+    }
+    None
+}
+
+/// The fields by which sessions are found.
+fn session_reads() -> Reads {
+    Reads::none().with(&[
+        Field::Ipv4Source,
+        Field::Ipv4Destination,
+        Field::Ipv6Source,
+        Field::Ipv6Destination,
+        Field::SourcePort,
+        Field::DestinationPort,
+        Field::IcmpIdentifier,
+        Field::IcmpType,
+    ])
+}
+
+/// The tuple of the headers as they are now, recorded as read; none if the protocol has no sessions.
+fn current_tuple(headers: &mut Headers, domain: u16) -> Option<Tuple> {
+    let protocol = headers.protocol()?;
+    let (source, destination) = (headers.source()?, headers.destination()?);
+    let ports = match protocol {
+        6 | 17 => (headers.source_port()?, headers.destination_port()?),
+        1 | 58 => {
+            let identifier = headers.icmp_identifier()?;
+            (identifier, identifier)
+        }
+        _ => (0, 0),
+    };
+    Some(Tuple::new(domain, protocol, (source, ports.0), (destination, ports.1)))
+}
+
+fn tuple_of(headers: &mut Headers, domain: u16) -> Option<Tuple> {
+    current_tuple(headers, domain)
+}
+
+/// The tuple of the packet as it came.
+fn original_tuple(headers: &Headers, domain: u16) -> Option<Tuple> {
+    let original = headers.original();
+    let protocol = original.protocol()?;
+    let (source, destination) = original.addresses()?;
+    let ports = match protocol {
+        6 | 17 | 1 | 58 => headers.original_ports()?,
+        _ => (0, 0),
+    };
+    Some(Tuple::new(domain, protocol, (source, ports.0), (destination, ports.1)))
+}
+
+/// The chains of an instance, with the ports that lead to them: what the data plane calls on a miss.
+#[derive(Debug, Default)]
+pub struct Chains {
+    chains: Vec<Chain>,
+    ports: Vec<Option<(usize, ZoneId)>>,
+    now: Time,
+}
+
+impl Chains {
+    /// None yet.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Adds a chain, or replaces the one of its name. Its number is its domain.
+    pub fn insert(&mut self, mut chain: Chain) -> usize {
+        let at = self.chains.iter().position(|c| c.name == chain.name).unwrap_or(self.chains.len());
+        chain.domain = at as u16;
+        let reads = chain.reads();
+        chain.headers.declare(&reads);
+        if at == self.chains.len() {
+            self.chains.push(chain);
+        } else {
+            self.chains[at] = chain;
+        }
+        at
+    }
+
+    /// Packets from `port` walk `chain` from `zone`.
+    pub fn attach(&mut self, port: PortId, chain: usize, zone: ZoneId) {
+        let at = usize::from(port.0);
+        if self.ports.len() <= at {
+            self.ports.resize(at + 1, None);
+        }
+        self.ports[at] = Some((chain, zone));
+    }
+
+    /// Packets from `port` go nowhere.
+    pub fn detach(&mut self, port: PortId) {
+        if let Some(attached) = self.ports.get_mut(usize::from(port.0)) {
+            *attached = None;
+        }
+    }
+
+    /// The chain and zone behind a port.
+    pub fn attachment(&self, port: PortId) -> Option<(usize, ZoneId)> {
+        self.ports.get(usize::from(port.0)).copied().flatten()
+    }
+
+    /// All chains; their place is their domain.
+    pub fn chains(&self) -> &[Chain] {
+        &self.chains
+    }
+
+    /// A chain by its place.
+    pub fn chain(&mut self, at: usize) -> Option<&mut Chain> {
+        self.chains.get_mut(at)
+    }
+
+    /// A chain by its name.
+    pub fn chain_named(&mut self, name: &str) -> Option<&mut Chain> {
+        self.chains.iter_mut().find(|chain| chain.name == name)
+    }
+
+    /// Most words that any chain keeps in a session.
+    pub fn parts(&self) -> usize {
+        self.chains.iter().map(Chain::parts).max().unwrap_or(0)
+    }
+
+    /// The functions' declarations changed: what a walk may read follows. The engine compiles the keys anew.
+    pub fn declare(&mut self) {
+        for chain in &mut self.chains {
+            let reads = chain.reads();
+            chain.headers.declare(&reads);
+        }
+    }
+}
+
+impl SlowPath for Chains {
+    fn reads(&self, port: PortId) -> Reads {
+        self.attachment(port).and_then(|(at, _)| self.chains.get(at)).map(Chain::reads).unwrap_or_default()
+    }
+
+    fn is_known(&self, miss: &Miss<'_>, state: &FlowState) -> bool {
+        let Some((at, _)) = self.attachment(miss.port) else { return false };
+        let mut headers = Headers::empty();
+        headers.read(miss.bytes, miss.layout).is_ok()
+            && original_tuple(&headers, at as u16).is_some_and(|tuple| state.sessions.find(&tuple).is_some())
+    }
+
+    fn decide(&mut self, miss: &Miss<'_>, state: &mut FlowState, decision: &mut Decision) {
+        self.now = miss.now;
+        let Some((at, zone)) = self.attachment(miss.port) else {
+            decision.fate = Fate::Drop(DropReason::NoOutput);
+            return;
+        };
+        match self.chains.get_mut(at) {
+            Some(chain) => chain.decide(miss, zone, state, decision),
+            None => decision.fate = Fate::Drop(DropReason::NoOutput),
+        }
+    }
+
+    fn event(&mut self, event: &Event, _state: &mut FlowState) {
+        let domain = match event {
+            Event::Traffic { domain, .. } => *domain,
+            Event::Ended(ended) => ended.tuples[0].domain,
+        };
+        if let Some(chain) = self.chains.get_mut(usize::from(domain)) {
+            chain.event(event, self.now);
+        }
+    }
+
+    fn tick(&mut self, now: Time, budget: usize, state: &mut FlowState, decision: &mut Decision) {
+        self.now = now;
+        for chain in &mut self.chains {
+            chain.tick(now, budget, state, decision);
+        }
+    }
+}

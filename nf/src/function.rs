@@ -1,0 +1,97 @@
+//! The two traits that network functions implement.
+//!
+//! A [`FlowFunction`] decides on typed headers, once a flow. `admit` takes `&self`: it can look, edit the headers and
+//! propose, but not change its own state. What it proposes comes back to `commit` when the walk ended without a drop
+//! (R6), so a packet that is dropped later in the chain takes no port and no table entry.
+//!
+//! A [`PacketFunction`](millrace_dataplane::packet_function::PacketFunction) works on the bytes of whole bursts: what needs the payload. It splits its chain into segments.
+
+use crate::walk::{Commit, Tick, Walk};
+use millrace_dataplane::drops::DropReason;
+use millrace_dataplane::flow::field::Reads;
+use millrace_dataplane::flow::session::{Traffic, Tuple};
+use millrace_dataplane::port::PortId;
+use millrace_dataplane::slow_path::HoldToken;
+use millrace_dataplane::time::Time;
+use std::any::Any;
+
+pub use millrace_dataplane::packet_function::PacketFunction;
+
+/// What a function says of a packet (R10).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Verdict {
+    /// On to the next function.
+    Continue,
+    /// The packet is dropped. Frames that this function emitted (an ICMP error, a reset) are sent all the same.
+    Drop(DropReason),
+    /// The packet ends here: it was for us. Frames that this function emitted answer it.
+    Consume,
+    /// It waits until the token wakes it, then walks again.
+    Hold(HoldToken),
+    /// To the control plane, with a cookie of this function.
+    Punt(u64),
+    /// It leaves by this port. Only the last function of a chain, which forwards, says so.
+    Forward(PortId),
+    /// A copy leaves by each of the ports that this function listed with [`Walk::flood`].
+    Flood,
+}
+
+/// A function that decides once a flow.
+///
+/// `Staged` is what one `admit` proposes; `()` if the function changes nothing of its own.
+pub trait FlowFunction: Send + 'static {
+    /// What `admit` proposes for `commit`.
+    type Staged: Send + 'static;
+
+    /// The kind, as the configuration names it.
+    fn kind(&self) -> &'static str;
+
+    /// Which header fields `admit` may read, derived from the actual rules (R2). What is read without being declared
+    /// makes the decision uncached and is counted.
+    fn reads(&self) -> Reads;
+
+    /// True if the function keeps a word in the session ([`Walk::part`], [`Commit::set_part`]).
+    fn keeps_part(&self) -> bool {
+        false
+    }
+
+    /// Decides on one packet. Pure but for the headers' edits and what `walk` records.
+    fn admit(&self, walk: &mut Walk<'_>) -> (Verdict, Option<Self::Staged>);
+
+    /// Makes true what an `admit` proposed: the walk ended without a drop, or with this function's own verdict.
+    fn commit(&mut self, staged: Self::Staged, commit: &mut Commit<'_>) {
+        let _ = (staged, commit);
+    }
+
+    /// Traffic of a session in which this function's word is `part`; `reply`: from the responder.
+    fn account(&mut self, part: u64, reply: bool, traffic: Traffic) {
+        let _ = (part, reply, traffic);
+    }
+
+    /// A session ended in which this function's word was `part`. Its entries are gone already.
+    fn ended(&mut self, part: u64, tuples: &[Tuple; 2], now: Time) {
+        let _ = (part, tuples, now);
+    }
+
+    /// True if this function, walked backwards, would translate the destination of these headers: an inside host calls an
+    /// outside address of the inside (a hairpin, R9).
+    fn hairpins(&self, walk: &mut Walk<'_>) -> bool {
+        let _ = walk;
+        false
+    }
+
+    /// Timers: at most about `tick.budget` objects are looked at.
+    fn tick(&mut self, tick: &mut Tick<'_>) {
+        let _ = tick;
+    }
+
+    /// The function itself, for its configuration and for `show`.
+    fn as_any(&mut self) -> &mut dyn Any;
+}
+
+/// What the last function of a chain does beyond a flow function: it knows where destinations are.
+pub trait Forwarder: FlowFunction {
+    /// The zone that a packet with the headers as they are now would leave to; [`crate::zone::ZoneId::LOCAL`] if it is for
+    /// the data plane itself. The look-up names in `walk` what it depends on.
+    fn destination_zone(&self, walk: &mut Walk<'_>) -> Option<crate::zone::ZoneId>;
+}

@@ -1,0 +1,506 @@
+//! Headers that record who reads and edits them.
+//!
+//! A function sees values; the walk sees operations. Reads are held against what was declared (R2): a field that is
+//! not part of the key, and that no function of this walk has set, makes the decision uncached. Edits are kept as operations
+//! in order (R1), never inferred by comparing values.
+
+use super::embedded::Embedded;
+use super::{Icmpv4, Icmpv6, Network, Offsets, Parsed, Tcp, Transport};
+use arrayvec::ArrayVec;
+use millrace_dataplane::drops::DropReason;
+use millrace_dataplane::flow::field::{Field, Reads};
+use millrace_dataplane::packet::{Flags, L3, L4, Layout, Shape, checksum};
+use millrace_dataplane::port::MacAddress;
+use std::net::IpAddr;
+
+/// Most edits of one walk.
+pub const EDITS_MAX: usize = 48;
+
+/// One edit, as an operation.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Edit {
+    /// Sets a field to a value, right-aligned.
+    Set(Field, u128),
+    /// Decrements TTL or hop limit.
+    DecrementTtl,
+    /// Writes up to 8 bytes at an offset of this very packet; the transport checksum covers them or not.
+    Bytes {
+        /// Offset in the frame.
+        offset: u16,
+        /// The bytes; `count` of them.
+        bytes: [u8; 8],
+        /// How many.
+        count: u8,
+        /// The transport checksum covers them.
+        l4: bool,
+    },
+}
+
+/// The headers of a packet on its walk.
+#[derive(Clone, Debug)]
+pub struct Headers {
+    original: Parsed,
+    current: Parsed,
+    layout: Layout,
+    embedded: Option<Embedded>,
+    /// Ports of a later fragment, known from the first one.
+    fragment_ports: Option<(u16, u16)>,
+    original_fragment_ports: Option<(u16, u16)>,
+    declared: Reads,
+    /// Fields whose value is known because a function set it.
+    set: u64,
+    undeclared: Option<Field>,
+    reads: u64,
+    edits: ArrayVec<Edit, EDITS_MAX>,
+    overflow: bool,
+    guards: Flags,
+}
+
+const _: () = assert!(millrace_dataplane::flow::field::FIELDS <= 64);
+
+impl Headers {
+    /// Headers of nothing, to be filled by [`Self::read`].
+    pub fn empty() -> Self {
+        Self {
+            original: Parsed::default(),
+            current: Parsed::default(),
+            layout: Layout::default(),
+            embedded: None,
+            fragment_ports: None,
+            original_fragment_ports: None,
+            declared: Reads::none(),
+            set: 0,
+            undeclared: None,
+            reads: 0,
+            edits: ArrayVec::new(),
+            overflow: false,
+            guards: Flags::default(),
+        }
+    }
+
+    /// What the functions of the chain declared; kept from packet to packet.
+    pub fn declare(&mut self, reads: &Reads) {
+        self.declared = reads.clone();
+    }
+
+    /// Reads the headers of a frame with this layout.
+    ///
+    /// # Errors
+    /// The reason why the frame is refused; stricter than the packet path, which does not walk extension headers.
+    pub fn read(&mut self, bytes: &[u8], layout: Layout) -> Result<(), DropReason> {
+        self.original = Parsed::parse(bytes)?;
+        self.embedded = Embedded::of(&self.original, bytes);
+        self.current.clone_from(&self.original);
+        self.layout = exact_layout(&self.original, layout);
+        self.fragment_ports = None;
+        self.original_fragment_ports = None;
+        self.set = 0;
+        self.undeclared = None;
+        self.reads = 0;
+        self.edits.clear();
+        self.overflow = false;
+        self.guards = Flags::default();
+        Ok(())
+    }
+
+    fn note(&mut self, field: Field) {
+        self.reads |= 1 << field as u64;
+        if self.set & (1 << field as u64) == 0 && self.declared.mask(field) != u128::MAX {
+            self.undeclared.get_or_insert(field);
+        }
+    }
+
+    /// The headers as they came, unrecorded: for answers that quote or reflect the packet, which are never cached.
+    pub fn original(&self) -> &Parsed {
+        &self.original
+    }
+
+    /// The headers as they are now, unrecorded: for people and for tests.
+    pub fn current(&self) -> &Parsed {
+        &self.current
+    }
+
+    /// Where the headers lie.
+    pub fn offsets(&self) -> Offsets {
+        self.original.offsets
+    }
+
+    /// The layout, exact also for irregular packets.
+    pub fn layout(&self) -> Layout {
+        self.layout
+    }
+
+    /// The edits so far.
+    pub fn edits(&self) -> &[Edit] {
+        &self.edits
+    }
+
+    /// A field that was read without being declared.
+    pub fn undeclared(&self) -> Option<Field> {
+        self.undeclared
+    }
+
+    /// The fields that were read.
+    pub fn fields_read(&self) -> impl Iterator<Item = Field> + '_ {
+        Field::ALL.iter().copied().filter(|&field| self.reads & (1 << field as u64) != 0)
+    }
+
+    /// More edits than fit.
+    pub fn overflowed(&self) -> bool {
+        self.overflow
+    }
+
+    /// What later packets are guarded against because this walk looked at it.
+    pub fn guards(&self) -> Flags {
+        self.guards
+    }
+
+    /// Bytes from the network header to the end of the packet. Guarded by [`crate::walk::Walk::fits`], not keyed.
+    pub fn network_bytes(&self) -> u16 {
+        self.layout.end - self.layout.l3
+    }
+
+    // Structure: part of the shape, so that it is always keyed.
+
+    /// Structure of the packet.
+    pub fn shape(&self) -> Shape {
+        self.layout.shape
+    }
+
+    /// True for IPv4.
+    pub fn is_ipv4(&self) -> bool {
+        matches!(self.original.network, Network::V4(_))
+    }
+
+    /// True for IPv6.
+    pub fn is_ipv6(&self) -> bool {
+        matches!(self.original.network, Network::V6(_))
+    }
+
+    /// True for IPv4 and IPv6.
+    pub fn is_ip(&self) -> bool {
+        self.is_ipv4() || self.is_ipv6()
+    }
+
+    /// A fragment of any kind: never cached (R3).
+    pub fn is_fragment(&self) -> bool {
+        self.original.is_fragment()
+    }
+
+    /// A fragment without transport header.
+    pub fn is_later_fragment(&self) -> bool {
+        self.original.is_later_fragment()
+    }
+
+    /// IP protocol: part of the shape, or keyed where the shape leaves it open.
+    pub fn protocol(&self) -> Option<u8> {
+        self.original.protocol()
+    }
+
+    /// The TCP header as it came: only flags that are guarded may decide something that is cached.
+    pub fn tcp(&self) -> Option<&Tcp> {
+        match &self.original.transport {
+            Transport::Tcp(tcp) => Some(tcp),
+            _ => None,
+        }
+    }
+
+    /// True if SYN, FIN or RST is set. Later packets with one of them will walk.
+    pub fn is_tcp_control(&mut self) -> bool {
+        self.guards = self.guards.union(Flags::TCP_CONTROL);
+        self.layout.flags.intersects(Flags::TCP_CONTROL)
+    }
+
+    /// The ICMPv4 header as it came; its type and code are recorded as read.
+    pub fn icmpv4(&mut self) -> Option<Icmpv4> {
+        let Transport::Icmpv4(icmp) = self.original.transport else { return None };
+        self.note(Field::IcmpType);
+        self.note(Field::IcmpCode);
+        Some(icmp)
+    }
+
+    /// The ICMPv6 header as it came; its type and code are recorded as read.
+    pub fn icmpv6(&mut self) -> Option<Icmpv6> {
+        let Transport::Icmpv6(icmp) = self.original.transport else { return None };
+        self.note(Field::IcmpType);
+        self.note(Field::IcmpCode);
+        Some(icmp)
+    }
+
+    /// The packet that an ICMP error quotes.
+    pub fn embedded(&self) -> Option<&Embedded> {
+        self.embedded.as_ref()
+    }
+
+    // Values.
+
+    /// Ethernet destination.
+    pub fn ethernet_destination(&mut self) -> MacAddress {
+        self.note(Field::EthernetDestination);
+        self.current.ethernet.destination
+    }
+
+    /// Ethernet source.
+    pub fn ethernet_source(&mut self) -> MacAddress {
+        self.note(Field::EthernetSource);
+        self.current.ethernet.source
+    }
+
+    /// Source address.
+    pub fn source(&mut self) -> Option<IpAddr> {
+        self.note(if self.is_ipv6() { Field::Ipv6Source } else { Field::Ipv4Source });
+        self.current.addresses().map(|(source, _)| source)
+    }
+
+    /// Destination address.
+    pub fn destination(&mut self) -> Option<IpAddr> {
+        self.note(if self.is_ipv6() { Field::Ipv6Destination } else { Field::Ipv4Destination });
+        self.current.addresses().map(|(_, destination)| destination)
+    }
+
+    /// TCP or UDP source port; of a later fragment, that of its first one.
+    pub fn source_port(&mut self) -> Option<u16> {
+        if let Some((source, _)) = self.fragment_ports {
+            return Some(source);
+        }
+        self.note(Field::SourcePort);
+        self.current.ports().map(|(source, _)| source)
+    }
+
+    /// TCP or UDP destination port; of a later fragment, that of its first one.
+    pub fn destination_port(&mut self) -> Option<u16> {
+        if let Some((_, destination)) = self.fragment_ports {
+            return Some(destination);
+        }
+        self.note(Field::DestinationPort);
+        self.current.ports().map(|(_, destination)| destination)
+    }
+
+    /// Identifier of an ICMP or ICMPv6 echo message; of a later fragment, that of its first one.
+    pub fn icmp_identifier(&mut self) -> Option<u16> {
+        if let Some((identifier, _)) = self.fragment_ports {
+            return Some(identifier);
+        }
+        self.note(Field::IcmpIdentifier);
+        match &self.current.transport {
+            Transport::Icmpv4(icmp) if icmp.is_echo() => Some(icmp.identifier()),
+            Transport::Icmpv6(icmp) if icmp.is_echo() => Some(icmp.identifier()),
+            _ => None,
+        }
+    }
+
+    /// Differentiated services code point.
+    pub fn dscp(&mut self) -> Option<u8> {
+        self.note(Field::Dscp);
+        match &self.current.network {
+            Network::V4(ip) => Some(ip.dscp),
+            Network::V6(ip) => Some(ip.dscp),
+            _ => None,
+        }
+    }
+
+    /// True if TTL or hop limit allows another hop. Not keyed: [`Self::decrement_ttl`] guards it.
+    pub fn may_be_forwarded(&self) -> bool {
+        match &self.current.network {
+            Network::V4(ip) => ip.ttl > 1,
+            Network::V6(ip) => ip.hop_limit > 1,
+            _ => true,
+        }
+    }
+
+    /// The ports of the packet as it came (of echo messages: the identifier, twice), unrecorded.
+    pub(crate) fn original_ports(&self) -> Option<(u16, u16)> {
+        match &self.original.transport {
+            Transport::Icmpv4(icmp) if icmp.is_echo() => Some((icmp.identifier(), icmp.identifier())),
+            Transport::Icmpv6(icmp) if icmp.is_echo() => Some((icmp.identifier(), icmp.identifier())),
+            Transport::None => self.original_fragment_ports,
+            _ => self.original.ports(),
+        }
+    }
+
+    /// True for ARP and neighbour discovery: the link's own business, which no function but the forwarder sees.
+    pub fn is_link_control(&self) -> bool {
+        match (&self.original.network, &self.original.transport) {
+            (Network::Arp(_), _) => true,
+            (_, Transport::Icmpv6(icmp)) => icmp.is_neighbour_discovery(),
+            _ => false,
+        }
+    }
+
+    // Edits.
+
+    fn edit(&mut self, edit: Edit) {
+        if let Edit::Set(field, _) = edit {
+            self.set |= 1 << field as u64;
+        }
+        self.overflow |= self.edits.try_push(edit).is_err();
+    }
+
+    /// Sets the Ethernet destination.
+    pub fn set_ethernet_destination(&mut self, address: MacAddress) {
+        self.current.ethernet.destination = address;
+        self.edit(Edit::Set(Field::EthernetDestination, mac_value(address)));
+    }
+
+    /// Sets the Ethernet source.
+    pub fn set_ethernet_source(&mut self, address: MacAddress) {
+        self.current.ethernet.source = address;
+        self.edit(Edit::Set(Field::EthernetSource, mac_value(address)));
+    }
+
+    /// Sets the source address; an address of the other family is ignored.
+    pub fn set_source(&mut self, address: IpAddr) {
+        match (&mut self.current.network, address) {
+            (Network::V4(ip), IpAddr::V4(address)) => {
+                ip.source = address;
+                self.edit(Edit::Set(Field::Ipv4Source, u128::from(u32::from(address))));
+            }
+            (Network::V6(ip), IpAddr::V6(address)) => {
+                ip.source = address;
+                self.edit(Edit::Set(Field::Ipv6Source, u128::from(address)));
+            }
+            _ => {}
+        }
+    }
+
+    /// Sets the destination address; an address of the other family is ignored.
+    pub fn set_destination(&mut self, address: IpAddr) {
+        match (&mut self.current.network, address) {
+            (Network::V4(ip), IpAddr::V4(address)) => {
+                ip.destination = address;
+                self.edit(Edit::Set(Field::Ipv4Destination, u128::from(u32::from(address))));
+            }
+            (Network::V6(ip), IpAddr::V6(address)) => {
+                ip.destination = address;
+                self.edit(Edit::Set(Field::Ipv6Destination, u128::from(address)));
+            }
+            _ => {}
+        }
+    }
+
+    /// Sets the TCP or UDP source port. A later fragment has none to set.
+    pub fn set_source_port(&mut self, port: u16) {
+        if let Some(ports) = &mut self.fragment_ports {
+            ports.0 = port;
+            return;
+        }
+        match &mut self.current.transport {
+            Transport::Tcp(tcp) => tcp.source_port = port,
+            Transport::Udp(udp) => udp.source_port = port,
+            _ => return,
+        }
+        self.edit(Edit::Set(Field::SourcePort, u128::from(port)));
+    }
+
+    /// Sets the TCP or UDP destination port. A later fragment has none to set.
+    pub fn set_destination_port(&mut self, port: u16) {
+        if let Some(ports) = &mut self.fragment_ports {
+            ports.1 = port;
+            return;
+        }
+        match &mut self.current.transport {
+            Transport::Tcp(tcp) => tcp.destination_port = port,
+            Transport::Udp(udp) => udp.destination_port = port,
+            _ => return,
+        }
+        self.edit(Edit::Set(Field::DestinationPort, u128::from(port)));
+    }
+
+    /// Sets the identifier of an echo message. A later fragment has none to set.
+    pub fn set_icmp_identifier(&mut self, identifier: u16) {
+        if let Some(ports) = &mut self.fragment_ports {
+            *ports = (identifier, identifier);
+            return;
+        }
+        match &mut self.current.transport {
+            Transport::Icmpv4(icmp) if icmp.is_echo() => icmp.set_identifier(identifier),
+            Transport::Icmpv6(icmp) if icmp.is_echo() => icmp.set_identifier(identifier),
+            _ => return,
+        }
+        self.edit(Edit::Set(Field::IcmpIdentifier, u128::from(identifier)));
+    }
+
+    /// Sets the differentiated services code point, 6 bits.
+    pub fn set_dscp(&mut self, dscp: u8) {
+        let dscp = dscp & 0x3f;
+        match &mut self.current.network {
+            Network::V4(ip) => ip.dscp = dscp,
+            Network::V6(ip) => ip.dscp = dscp,
+            _ => return,
+        }
+        self.edit(Edit::Set(Field::Dscp, u128::from(dscp)));
+    }
+
+    /// Decrements TTL or hop limit; packets that can't be decremented above zero will walk.
+    pub fn decrement_ttl(&mut self) {
+        match &mut self.current.network {
+            Network::V4(ip) => ip.ttl = ip.ttl.saturating_sub(1),
+            Network::V6(ip) => ip.hop_limit = ip.hop_limit.saturating_sub(1),
+            _ => return,
+        }
+        self.edit(Edit::DecrementTtl);
+    }
+
+    /// Writes bytes at an offset of this very packet (a TCP option, a quoted header); it will not be cached.
+    pub fn set_bytes(&mut self, offset: usize, bytes: &[u8], l4: bool) {
+        for (i, chunk) in bytes.chunks(8).enumerate() {
+            let mut eight = [0; 8];
+            eight[..chunk.len()].copy_from_slice(chunk);
+            let offset = (offset + 8 * i) as u16;
+            self.edit(Edit::Bytes { offset, bytes: eight, count: chunk.len() as u8, l4 });
+        }
+    }
+
+    // What the chain knows.
+
+    pub(crate) fn set_fragment_ports(&mut self, ports: (u16, u16)) {
+        self.fragment_ports = Some(ports);
+        self.original_fragment_ports = Some(ports);
+    }
+
+    /// True if the decision on this packet may serve others: the key covers all that it read, and nothing in it is guarded.
+    pub(crate) fn is_cacheable(&self) -> bool {
+        let guarded = Flags::FRAGMENT.union(Flags::OPTIONS).union(Flags::EXTENSIONS).union(Flags::ICMP_OTHER);
+        self.undeclared.is_none()
+            && !self.overflow
+            && self.layout.shape.is_regular()
+            && !self.layout.flags.intersects(guarded)
+            && !self.edits.iter().any(|edit| matches!(edit, Edit::Bytes { .. }))
+    }
+}
+
+fn mac_value(address: MacAddress) -> u128 {
+    address.iter().fold(0, |value, &byte| value << 8 | u128::from(byte))
+}
+
+/// The layout with the transport header where it really is, behind options and extension headers.
+fn exact_layout(parsed: &Parsed, layout: Layout) -> Layout {
+    if layout.shape.is_regular() {
+        return layout;
+    }
+    let l4 = match &parsed.transport {
+        Transport::Tcp(_) => L4::Tcp,
+        Transport::Udp(_) => L4::Udp,
+        Transport::Icmpv4(icmp) if icmp.is_echo() => L4::IcmpEcho,
+        Transport::Icmpv6(icmp) if icmp.is_echo() => L4::IcmpEcho,
+        Transport::Icmpv4(_) | Transport::Icmpv6(_) => L4::IcmpOther,
+        Transport::None | Transport::Other(_) => L4::Other,
+    };
+    let l3 = match parsed.network {
+        Network::V4(_) => L3::Ipv4,
+        Network::V6(_) => L3::Ipv6,
+        Network::Arp(_) => L3::Arp,
+        Network::None => L3::Other,
+    };
+    Layout {
+        shape: Shape::new(layout.shape.tags(), l3, l4).irregular(),
+        l4: parsed.offsets.transport,
+        ..layout
+    }
+}
+
+/// The difference that replacing `old` by `new` makes to a checksum field read as big-endian.
+pub(crate) fn updated_checksum(field: u16, old: &[u8], new: &[u8]) -> u16 {
+    let delta = checksum::delta(checksum::sum(old), checksum::sum(new));
+    u16::from_be(checksum::apply(field.to_be(), delta))
+}

@@ -1,0 +1,122 @@
+//! A function's place in a chain: keeps what it proposed between `admit` and `commit`, whatever its type.
+
+use crate::function::{FlowFunction, Forwarder, Verdict};
+use crate::walk::{Commit, Tick, Walk, ZoneOf};
+use crate::zone::ZoneId;
+use millrace_dataplane::flow::field::Reads;
+use millrace_dataplane::flow::state::Event;
+use millrace_dataplane::time::Time;
+use std::any::Any;
+
+/// A function in its place.
+pub(crate) trait Stage: Send {
+    fn name(&self) -> &str;
+    fn kind(&self) -> &'static str;
+    fn reads(&self) -> Reads;
+    fn admit(&mut self, walk: &mut Walk<'_>) -> Verdict;
+    fn commit(&mut self, commit: &mut Commit<'_>);
+    fn discard(&mut self);
+    fn hairpins(&self, walk: &mut Walk<'_>) -> bool;
+    fn tick(&mut self, tick: &mut Tick<'_>);
+    fn event(&mut self, event: &Event, now: Time);
+    fn as_any(&mut self) -> &mut dyn Any;
+}
+
+/// The forwarder in its place.
+pub(crate) trait ForwarderSlot: Stage {
+    fn zones(&self) -> &dyn ZoneOf;
+}
+
+pub(crate) struct FunctionSlot<F: FlowFunction> {
+    name: String,
+    function: F,
+    /// The function's place among the words of a session.
+    part: usize,
+    keeps_part: bool,
+    /// What the walk forwards and the walk back of a hairpin proposed.
+    staged: [Option<F::Staged>; 2],
+}
+
+impl<F: FlowFunction> FunctionSlot<F> {
+    pub(crate) fn new(name: String, function: F, part: usize) -> Self {
+        let keeps_part = function.keeps_part();
+        Self { name, function, part, keeps_part, staged: [None, None] }
+    }
+}
+
+impl<F: FlowFunction> Stage for FunctionSlot<F> {
+    fn name(&self) -> &str {
+        &self.name
+    }
+
+    fn kind(&self) -> &'static str {
+        self.function.kind()
+    }
+
+    fn reads(&self) -> Reads {
+        self.function.reads()
+    }
+
+    fn admit(&mut self, walk: &mut Walk<'_>) -> Verdict {
+        walk.part = self.part;
+        let (verdict, staged) = self.function.admit(walk);
+        self.staged[usize::from(walk.hairpin)] = staged;
+        verdict
+    }
+
+    fn commit(&mut self, commit: &mut Commit<'_>) {
+        commit.part = self.part;
+        for staged in &mut self.staged {
+            if let Some(staged) = staged.take() {
+                self.function.commit(staged, commit);
+            }
+        }
+    }
+
+    fn discard(&mut self) {
+        self.staged = [None, None];
+    }
+
+    fn hairpins(&self, walk: &mut Walk<'_>) -> bool {
+        walk.part = self.part;
+        self.function.hairpins(walk)
+    }
+
+    fn tick(&mut self, tick: &mut Tick<'_>) {
+        self.function.tick(tick);
+    }
+
+    fn event(&mut self, event: &Event, now: Time) {
+        if !self.keeps_part {
+            return;
+        }
+        match event {
+            Event::Traffic { parts, reply, traffic, .. } => {
+                if let Some(&part) = parts.get(self.part) {
+                    self.function.account(part, *reply, *traffic);
+                }
+            }
+            Event::Ended(ended) => {
+                if let Some(&part) = ended.parts.get(self.part) {
+                    self.function.ended(part, &ended.tuples, now);
+                }
+            }
+        }
+    }
+
+    fn as_any(&mut self) -> &mut dyn Any {
+        self.function.as_any()
+    }
+}
+
+impl<F: Forwarder> ZoneOf for FunctionSlot<F> {
+    fn zone_of(&self, walk: &mut Walk<'_>) -> Option<ZoneId> {
+        self.function.destination_zone(walk)
+    }
+}
+
+impl<F: Forwarder> ForwarderSlot for FunctionSlot<F> {
+    fn zones(&self) -> &dyn ZoneOf {
+        self
+    }
+}

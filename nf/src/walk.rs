@@ -1,0 +1,272 @@
+//! The walk: one packet's way through the functions of a chain, and what is recorded of it.
+
+use crate::function::Verdict;
+use crate::headers::Headers;
+use crate::zone::ZoneId;
+use arrayvec::ArrayVec;
+use millrace_dataplane::flow::session::{PARTS_MAX, SessionId, Tuple};
+use millrace_dataplane::flow::state::FlowState;
+use millrace_dataplane::flow::validity::{Validity, Watch, Watches};
+use millrace_dataplane::port::PortId;
+use millrace_dataplane::slow_path::{FRAME_BYTES, Frame, HoldToken, Wake};
+use millrace_dataplane::time::Time;
+
+/// Which way a chain is walked (R9).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Direction {
+    /// From the inside zone: in the order of the configuration.
+    Forward,
+    /// To the inside zone: in reverse.
+    Backward,
+}
+
+/// The session that a packet belongs to.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SessionView {
+    /// Its number.
+    pub id: SessionId,
+    /// The packet comes from the responder.
+    pub reply: bool,
+    /// Traffic of both directions was seen.
+    pub assured: bool,
+    /// The tuples as received: the initiator's, the responder's.
+    pub tuples: [Tuple; 2],
+    parts: ArrayVec<u64, PARTS_MAX>,
+}
+
+impl SessionView {
+    pub(crate) fn new(id: SessionId, reply: bool, state: &FlowState) -> Self {
+        Self {
+            id,
+            reply,
+            assured: state.sessions.is_assured(id),
+            tuples: state.sessions.tuples(id),
+            parts: state.sessions.parts_of(id),
+        }
+    }
+
+    /// A function's word.
+    pub fn part(&self, part: usize) -> u64 {
+        self.parts.get(part).copied().unwrap_or(0)
+    }
+}
+
+/// What a walk gathers beside the edits of the headers.
+#[derive(Debug, Default)]
+pub struct Record {
+    pub(crate) watches: Watches,
+    pub(crate) frames: Vec<Frame>,
+    pub(crate) flood: Vec<PortId>,
+    pub(crate) wants_session: bool,
+    pub(crate) tracks_tcp: bool,
+    pub(crate) uncached: bool,
+    pub(crate) length_max: u16,
+}
+
+impl Record {
+    pub(crate) fn clear(&mut self) {
+        self.watches.clear();
+        self.frames.clear();
+        self.flood.clear();
+        self.wants_session = false;
+        self.tracks_tcp = false;
+        self.uncached = false;
+        self.length_max = u16::MAX;
+    }
+}
+
+/// Answers where the destination of the headers is: the chain's forwarder.
+pub(crate) trait ZoneOf {
+    fn zone_of(&self, walk: &mut Walk<'_>) -> Option<ZoneId>;
+}
+
+/// One packet's walk, as a function sees it.
+pub struct Walk<'a> {
+    /// The headers: reads and edits are recorded.
+    pub headers: &'a mut Headers,
+    /// When the packet came.
+    pub now: Time,
+    /// The port that it came from.
+    pub port: PortId,
+    /// The zone of that port.
+    pub from_zone: ZoneId,
+    /// Which way the chain is walked.
+    pub direction: Direction,
+    /// This is the second, backward walk of a hairpin.
+    pub hairpin: bool,
+    /// The session that the packet belongs to, if it exists already.
+    pub session: Option<&'a SessionView>,
+    /// For an ICMP error: the session of the packet that it quotes. `reply`: the error goes in the responder's direction.
+    pub related: Option<&'a SessionView>,
+    pub(crate) part: usize,
+    pub(crate) record: &'a mut Record,
+    pub(crate) forwarder: Option<&'a dyn ZoneOf>,
+}
+
+impl Walk<'_> {
+    /// This function's word in the packet's session.
+    pub fn part(&self) -> Option<u64> {
+        self.session.map(|session| session.part(self.part))
+    }
+
+    /// This function's word in the session that an ICMP error is about.
+    pub fn related_part(&self) -> Option<u64> {
+        self.related.map(|session| session.part(self.part))
+    }
+
+    /// The decision depends on an object that many flows share (R8): it falls when the object changes.
+    pub fn depend(&mut self, watch: Watch) {
+        self.record.watches.add(watch);
+    }
+
+    /// A session shall exist for this packet when the walk is over.
+    pub fn want_session(&mut self) {
+        self.record.wants_session = true;
+    }
+
+    /// The session's TCP state and windows shall be tracked, and what does not belong to them dropped.
+    pub fn track_tcp(&mut self) {
+        self.record.tracks_tcp = true;
+    }
+
+    /// The decision is for this packet alone.
+    pub fn do_not_cache(&mut self) {
+        self.record.uncached = true;
+    }
+
+    /// True if the packet is at most `bytes` long (from the network header on); longer ones of this flow will walk.
+    pub fn fits(&mut self, bytes: u16) -> bool {
+        self.record.length_max = self.record.length_max.min(bytes);
+        self.headers.network_bytes() <= bytes
+    }
+
+    /// Sends a frame that this function made (from the Ethernet header on). It goes out unless the walk ends with another
+    /// function's drop.
+    pub fn emit(&mut self, port: PortId, bytes: &[u8]) {
+        let mut frame = Frame { port, bytes: ArrayVec::new() };
+        let take = bytes.len().min(FRAME_BYTES);
+        if frame.bytes.try_extend_from_slice(&bytes[..take]).is_ok() {
+            self.record.frames.push(frame);
+        }
+    }
+
+    /// Adds a port for [`Verdict::Flood`].
+    pub fn flood(&mut self, port: PortId) {
+        if !self.record.flood.contains(&port) {
+            self.record.flood.push(port);
+        }
+    }
+
+    /// The zone that the packet is bound for, with the headers as they are now; [`ZoneId::LOCAL`] for the data plane's own
+    /// addresses, none without a route. What it depends on is recorded.
+    pub fn to_zone(&mut self) -> Option<ZoneId> {
+        let forwarder = self.forwarder?;
+        forwarder.zone_of(self)
+    }
+}
+
+/// What `commit` may do.
+pub struct Commit<'a> {
+    /// When the packet came.
+    pub now: Time,
+    /// The session, if there is one: new or known.
+    pub session: Option<SessionId>,
+    /// The session was opened by this walk.
+    pub is_new: bool,
+    /// The packet is the responder's.
+    pub reply: bool,
+    pub(crate) part: usize,
+    pub(crate) state: &'a mut FlowState,
+    pub(crate) wakes: &'a mut Vec<Wake>,
+    pub(crate) frames: &'a mut Vec<Frame>,
+}
+
+impl Commit<'_> {
+    /// This function's word in the session.
+    pub fn part(&self) -> u64 {
+        self.session.map_or(0, |id| self.state.sessions.part(id, self.part))
+    }
+
+    /// Sets it.
+    pub fn set_part(&mut self, word: u64) {
+        if let Some(id) = self.session {
+            self.state.sessions.set_part(id, self.part, word);
+        }
+    }
+
+    /// Ends a session, for instance one that the rules no longer allow.
+    pub fn end_session(&mut self, id: SessionId) {
+        self.state.end_session(id);
+    }
+
+    /// An object changed: the decisions that depend on it fall (R8).
+    pub fn changed(&mut self, watch: Watch) {
+        self.state.validity.change(watch);
+    }
+
+    /// A wait ended.
+    pub fn wake(&mut self, wake: Wake) {
+        self.wakes.push(wake);
+    }
+
+    /// Sends a frame.
+    pub fn emit(&mut self, port: PortId, bytes: &[u8]) {
+        let mut frame = Frame { port, bytes: ArrayVec::new() };
+        let take = bytes.len().min(FRAME_BYTES);
+        if frame.bytes.try_extend_from_slice(&bytes[..take]).is_ok() {
+            self.frames.push(frame);
+        }
+    }
+}
+
+/// What timers may do.
+pub struct Tick<'a> {
+    /// Now.
+    pub now: Time,
+    /// How many objects may be looked at.
+    pub budget: usize,
+    pub(crate) validity: &'a mut Validity,
+    pub(crate) wakes: &'a mut Vec<Wake>,
+    pub(crate) frames: &'a mut Vec<Frame>,
+}
+
+impl Tick<'_> {
+    /// An object changed: the decisions that depend on it fall.
+    pub fn changed(&mut self, watch: Watch) {
+        self.validity.change(watch);
+    }
+
+    /// A wait ended.
+    pub fn wake(&mut self, wake: Wake) {
+        self.wakes.push(wake);
+    }
+
+    /// Sends a frame.
+    pub fn emit(&mut self, port: PortId, bytes: &[u8]) {
+        let mut frame = Frame { port, bytes: ArrayVec::new() };
+        let take = bytes.len().min(FRAME_BYTES);
+        if frame.bytes.try_extend_from_slice(&bytes[..take]).is_ok() {
+            self.frames.push(frame);
+        }
+    }
+}
+
+/// A token of a function: `kind` keeps the tokens of different holders apart.
+pub const fn hold_token(kind: HoldKind, id: u64) -> HoldToken {
+    HoldToken((kind as u64) << 56 | (id & 0x00ff_ffff_ffff_ffff))
+}
+
+/// Who holds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u8)]
+pub enum HoldKind {
+    /// The router, for a neighbour.
+    Neighbour = 1,
+    /// The chain, for a first fragment.
+    Fragment = 2,
+}
+
+/// True if the verdict ends the walk.
+pub(crate) const fn ends(verdict: Verdict) -> bool {
+    !matches!(verdict, Verdict::Continue)
+}
