@@ -269,7 +269,7 @@ impl Chain {
 
     /// The session that an ICMP error is about: that of the packet it quotes, seen from where the error came.
     fn find_related(&mut self, state: &FlowState) -> Option<SessionView> {
-        let quoted = self.headers.embedded()?.tuple(self.domain)?;
+        let quoted = self.headers.embedded_tuple(self.domain)?;
         let (id, reply) = state.sessions.find(&quoted.inverse())?;
         Some(SessionView::new(id, reply, state))
     }

@@ -173,7 +173,7 @@ fn without_a_cache_nothing_differs() {
             60 + (i % 4) as u8,
             &[3; 30][..(i % 30) as usize],
         );
-        assert_eq!(with.send(0, &[frame.clone()]), without.send(0, &[frame]));
+        assert_eq!(with.send(0, std::slice::from_ref(&frame)), without.send(0, std::slice::from_ref(&frame)));
     }
     assert!(with.engine.counters().hits > 1900);
     assert_eq!(without.engine.counters().hits, 0);

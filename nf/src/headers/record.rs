@@ -4,11 +4,12 @@
 //! not part of the key, and that no function of this walk has set, makes the decision uncached. Edits are kept as operations
 //! in order (R1), never inferred by comparing values.
 
-use super::embedded::Embedded;
+use super::embedded::{Embedded, EmbeddedTransport};
 use super::{Icmpv4, Icmpv6, Network, Offsets, Parsed, Tcp, Transport};
 use arrayvec::ArrayVec;
 use millrace_dataplane::drops::DropReason;
 use millrace_dataplane::flow::field::{Field, Reads};
+use millrace_dataplane::flow::session::Tuple;
 use millrace_dataplane::packet::{Flags, L3, L4, Layout, Shape, checksum};
 use millrace_dataplane::port::MacAddress;
 use std::net::IpAddr;
@@ -43,6 +44,8 @@ pub struct Headers {
     current: Parsed,
     layout: Layout,
     embedded: Option<Embedded>,
+    /// The quoted transport checksum, if the quote has it; zero otherwise.
+    embedded_checksum: u16,
     /// Ports of a later fragment, known from the first one.
     fragment_ports: Option<(u16, u16)>,
     original_fragment_ports: Option<(u16, u16)>,
@@ -66,6 +69,7 @@ impl Headers {
             current: Parsed::default(),
             layout: Layout::default(),
             embedded: None,
+            embedded_checksum: 0,
             fragment_ports: None,
             original_fragment_ports: None,
             declared: Reads::none(),
@@ -89,7 +93,12 @@ impl Headers {
     /// The reason why the frame is refused; stricter than the packet path, which does not walk extension headers.
     pub fn read(&mut self, bytes: &[u8], layout: Layout) -> Result<(), DropReason> {
         self.original = Parsed::parse(bytes)?;
-        self.embedded = Embedded::of(&self.original, bytes);
+        self.embedded = Embedded::parse(&self.original, bytes)?;
+        self.embedded_checksum = self
+            .embedded
+            .and_then(|embedded| embedded.transport_checksum_at)
+            .and_then(|at| bytes.get(usize::from(at)..usize::from(at) + 2))
+            .map_or(0, |field| u16::from_be_bytes([field[0], field[1]]));
         self.current.clone_from(&self.original);
         self.layout = exact_layout(&self.original, layout);
         self.fragment_ports = None;
@@ -449,6 +458,104 @@ impl Headers {
             let offset = (offset + 8 * i) as u16;
             self.edit(Edit::Bytes { offset, bytes: eight, count: chunk.len() as u8, l4 });
         }
+    }
+
+    // The packet that an ICMP error quotes.
+
+    /// The tuple of the quoted packet; none if there is none, or its protocol has no sessions.
+    pub fn embedded_tuple(&self, domain: u16) -> Option<Tuple> {
+        let embedded = self.embedded.as_ref()?;
+        let (source, destination, protocol): (IpAddr, IpAddr, u8) = match &embedded.network {
+            Network::V4(ip) => (ip.source.into(), ip.destination.into(), ip.protocol),
+            Network::V6(ip) => (ip.source.into(), ip.destination.into(), ip.protocol),
+            _ => return None,
+        };
+        let ports = match &embedded.transport {
+            EmbeddedTransport::Icmpv4(icmp) if icmp.is_echo() => (icmp.identifier(), icmp.identifier()),
+            EmbeddedTransport::Icmpv6(icmp) if icmp.is_echo() => (icmp.identifier(), icmp.identifier()),
+            EmbeddedTransport::Tcp(_) | EmbeddedTransport::Udp(_) => embedded.ports()?,
+            EmbeddedTransport::Other(_) => (0, 0),
+            _ => return None,
+        };
+        Some(Tuple::new(domain, protocol, (source, ports.0), (destination, ports.1)))
+    }
+
+    /// Sets source address and port (of an echo: its identifier) of the quoted packet, with its checksums (RFC 5508
+    /// section 4.2). An address of the other family is ignored.
+    pub fn set_embedded_source(&mut self, address: IpAddr, port: u16) {
+        self.set_embedded(true, address, port);
+    }
+
+    /// The same for destination address and port.
+    pub fn set_embedded_destination(&mut self, address: IpAddr, port: u16) {
+        self.set_embedded(false, address, port);
+    }
+
+    fn set_embedded(&mut self, source: bool, address: IpAddr, port: u16) {
+        let Some(mut embedded) = self.embedded else { return };
+        let network_at = usize::from(embedded.offsets.network);
+        let mut pseudo = ([0u8; 16], [0u8; 16]);
+        match (&mut embedded.network, address) {
+            (Network::V4(ip), IpAddr::V4(new)) => {
+                let target = if source { &mut ip.source } else { &mut ip.destination };
+                let old = std::mem::replace(target, new);
+                ip.header_checksum = updated_checksum(ip.header_checksum, &old.octets(), &new.octets());
+                let header_checksum = ip.header_checksum;
+                pseudo.0[..4].copy_from_slice(&old.octets());
+                pseudo.1[..4].copy_from_slice(&new.octets());
+                self.set_bytes(network_at + if source { 12 } else { 16 }, &new.octets(), true);
+                self.set_bytes(network_at + 10, &header_checksum.to_be_bytes(), true);
+            }
+            (Network::V6(ip), IpAddr::V6(new)) => {
+                let target = if source { &mut ip.source } else { &mut ip.destination };
+                pseudo = (target.octets(), new.octets());
+                *target = new;
+                self.set_bytes(network_at + if source { 8 } else { 24 }, &new.octets(), true);
+            }
+            _ => return,
+        }
+        self.embedded = Some(embedded);
+        self.set_embedded_port(source, port, &pseudo);
+    }
+
+    fn set_embedded_port(&mut self, source: bool, port: u16, pseudo: &([u8; 16], [u8; 16])) {
+        let Some(mut embedded) = self.embedded else { return };
+        let at = usize::from(embedded.offsets.transport);
+        let (old, offset, in_pseudo) = match &mut embedded.transport {
+            EmbeddedTransport::Tcp(tcp) => {
+                let field = if source { &mut tcp.source_port } else { &mut tcp.destination_port };
+                (std::mem::replace(field, port), if source { 0 } else { 2 }, true)
+            }
+            EmbeddedTransport::Udp(udp) => {
+                let field = if source { &mut udp.source_port } else { &mut udp.destination_port };
+                (std::mem::replace(field, port), if source { 0 } else { 2 }, true)
+            }
+            EmbeddedTransport::Icmpv4(icmp) if icmp.is_echo() => {
+                let old = icmp.identifier();
+                icmp.set_identifier(port);
+                (old, 4, false)
+            }
+            EmbeddedTransport::Icmpv6(icmp) if icmp.is_echo() => {
+                let old = icmp.identifier();
+                icmp.set_identifier(port);
+                (old, 4, true)
+            }
+            _ => return,
+        };
+        let is_udp = matches!(embedded.transport, EmbeddedTransport::Udp(_));
+        self.embedded = Some(embedded);
+        self.set_bytes(at + offset, &port.to_be_bytes(), true);
+        let Some(checksum_at) = embedded.transport_checksum_at else { return };
+        if is_udp && self.embedded_checksum == 0 {
+            return;
+        }
+        let mut field = updated_checksum(self.embedded_checksum, &old.to_be_bytes(), &port.to_be_bytes());
+        if in_pseudo {
+            field = updated_checksum(field, &pseudo.0, &pseudo.1);
+        }
+        self.embedded_checksum = if is_udp && field == 0 { 0xffff } else { field };
+        let field = self.embedded_checksum;
+        self.set_bytes(usize::from(checksum_at), &field.to_be_bytes(), true);
     }
 
     // What the chain knows.
