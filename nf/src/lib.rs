@@ -15,3 +15,8 @@ pub mod router;
 mod slot;
 pub mod walk;
 pub mod zone;
+
+/// The guide's code is a test.
+#[cfg(doctest)]
+#[doc = include_str!("../WRITING-A-FUNCTION.md")]
+pub struct Guide;
