@@ -92,6 +92,7 @@ pub struct Engine<S: SlowPath> {
     /// Where packets go.
     pub outputs: Outputs,
     schemas: Vec<Option<KeySchema>>,
+    generation: u32,
     scratch: Box<Scratch>,
     decision: Decision,
     holds: Holds,
@@ -125,6 +126,7 @@ impl<S: SlowPath> Engine<S> {
             slow,
             outputs: Outputs::new(ports),
             schemas: Vec::new(),
+            generation: 0,
             scratch: Box::default(),
             decision: Decision::default(),
             holds: Holds::new(config.holds),
@@ -142,7 +144,7 @@ impl<S: SlowPath> Engine<S> {
     }
 
     /// Compiles the key of a port anew after the functions behind it changed what they read. Entries under the old key
-    /// are dropped, all of them, if the key changed.
+    /// match no more if the key changed.
     pub fn compile_schema(&mut self, port: PortId) {
         let at = usize::from(port.0);
         let reads = self.slow.reads(port);
@@ -153,10 +155,8 @@ impl<S: SlowPath> Engine<S> {
         if self.schemas[at].as_ref().is_some_and(|schema| *schema.reads() == reads) {
             return;
         }
-        if self.schemas[at].is_some() {
-            self.state.flush();
-        }
-        self.schemas[at] = Some(KeySchema::new(port, reads));
+        self.generation = self.generation.wrapping_add(1);
+        self.schemas[at] = Some(KeySchema::new(port, self.generation, reads));
     }
 
     /// The key schema of a port.

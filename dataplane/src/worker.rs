@@ -18,6 +18,8 @@ use std::time::Duration;
 
 /// Objects that one slice of housekeeping looks at.
 const HOUSEKEEPING_OBJECTS: usize = 64;
+/// Rounds through the packet functions in one turn, before packets that still circle are dropped.
+const STAGE_ROUNDS_MAX: usize = 64;
 /// A slice of housekeeping is due this often while packets flow.
 const HOUSEKEEPING_EVERY: Duration = Duration::from_micros(100);
 
@@ -81,7 +83,7 @@ impl WorkerReport {
 }
 
 struct Stage {
-    port: PortId,
+    ports: Vec<PortId>,
     function: Box<dyn PacketFunction>,
 }
 
@@ -163,11 +165,13 @@ impl<S: SlowPath> Worker<S> {
         self.ports.get_mut(usize::from(id.0)).and_then(Option::as_mut)
     }
 
-    /// What programs send to the logical port `port` goes through `function` and comes in again from that port.
-    pub fn add_stage(&mut self, port: PortId, function: Box<dyn PacketFunction>) {
-        self.engine.outputs.grow(usize::from(port.0) + 1);
-        self.engine.compile_schema(port);
-        self.stages.push(Stage { port, function });
+    /// What programs send to any of the logical ports goes through `function` and comes in again from that port.
+    pub fn add_stage(&mut self, ports: Vec<PortId>, function: Box<dyn PacketFunction>) {
+        for &port in &ports {
+            self.engine.outputs.grow(usize::from(port.0) + 1);
+            self.engine.compile_schema(port);
+        }
+        self.stages.push(Stage { ports, function });
     }
 
     /// The time of this worker.
@@ -204,32 +208,36 @@ impl<S: SlowPath> Worker<S> {
 
     /// Packet functions, with what they let through walking on. Bounded, should segments form a loop.
     fn run_stages(&mut self, now: Time) {
-        for _ in 0..self.stages.len() * 2 {
+        for _ in 0..STAGE_ROUNDS_MAX {
             let mut any = false;
             for at in 0..self.stages.len() {
-                let stage = &mut self.stages[at];
-                let mut burst = self.engine.outputs.take_back(stage.port);
-                if burst.is_empty() {
-                    continue;
+                for place in 0..self.stages[at].ports.len() {
+                    any |= self.run_stage(at, self.stages[at].ports[place], now);
                 }
-                any = true;
-                stage.function.process(&mut burst, now, &mut self.dropped);
-                let port = stage.port;
-                for (packet, reason) in self.dropped.drain(..) {
-                    self.engine.outputs.drop_packet(packet, reason, &mut self.pool);
-                }
-                self.engine.process_again(port, &mut burst, &mut self.pool, now);
             }
             if !any {
                 return;
             }
         }
-        for at in 0..self.stages.len() {
-            let mut rest = self.engine.outputs.take_back(self.stages[at].port);
+        for port in self.stages.iter().flat_map(|stage| stage.ports.iter().copied()) {
+            let mut rest = self.engine.outputs.take_back(port);
             for packet in rest.drain_all() {
                 self.engine.outputs.drop_packet(packet, DropReason::LoopLimit, &mut self.pool);
             }
         }
+    }
+
+    fn run_stage(&mut self, at: usize, port: PortId, now: Time) -> bool {
+        let mut burst = self.engine.outputs.take_back(port);
+        if burst.is_empty() {
+            return false;
+        }
+        self.stages[at].function.process(&mut burst, now, &mut self.dropped);
+        for (packet, reason) in self.dropped.drain(..) {
+            self.engine.outputs.drop_packet(packet, reason, &mut self.pool);
+        }
+        self.engine.process_again(port, &mut burst, &mut self.pool, now);
+        true
     }
 
     fn send(&mut self, id: PortId, now: Time) {

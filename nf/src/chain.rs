@@ -5,7 +5,7 @@
 
 use crate::compile::{Exits, compile};
 use crate::fragments::{DatagramKey, Fragments};
-use crate::function::{FlowFunction, Forwarder, Verdict};
+use crate::function::{FlowFunction, Forwarder, PacketFunction, Verdict};
 use crate::headers::Headers;
 use crate::slot::{ForwarderSlot, FunctionSlot, Stage};
 use crate::walk::{Commit, Direction, Record, SessionView, Tick, Walk, ends};
@@ -40,10 +40,13 @@ pub struct Chain {
     functions: Vec<Box<dyn Stage>>,
     forwarder: Box<dyn ForwarderSlot>,
     parts: usize,
+    boundaries: Vec<Boundary>,
     domain: u16,
     fragments: Fragments,
     headers: Headers,
     record: Record,
+    /// The ended connection that the segment at hand opens anew.
+    reopens: Option<SessionId>,
     counters: ChainCounters,
 }
 
@@ -53,11 +56,22 @@ impl std::fmt::Debug for Chain {
     }
 }
 
+/// Where a packet function splits a chain.
+struct Boundary {
+    /// Functions in front of it.
+    functions: usize,
+    /// The packet function, until a worker takes it.
+    stage: Option<(String, Box<dyn PacketFunction>)>,
+    /// The logical port that leads to it from each zone.
+    ports: Vec<PortId>,
+}
+
 /// Builds a chain, function by function.
 pub struct ChainBuilder {
     name: String,
     zones: Vec<String>,
     functions: Vec<Box<dyn Stage>>,
+    boundaries: Vec<Boundary>,
     parts: usize,
 }
 
@@ -68,6 +82,7 @@ impl ChainBuilder {
             name: name.into(),
             zones: zones.iter().map(|zone| (*zone).to_owned()).collect(),
             functions: Vec::new(),
+            boundaries: Vec::new(),
             parts: 0,
         }
     }
@@ -81,6 +96,14 @@ impl ChainBuilder {
         self
     }
 
+    /// Splits the chain here: what passes goes through a packet function. Each side has its own look-up and sessions.
+    #[must_use]
+    pub fn packet_function(mut self, name: impl Into<String>, function: Box<dyn PacketFunction>) -> Self {
+        let stage = Some((name.into(), function));
+        self.boundaries.push(Boundary { functions: self.functions.len(), stage, ports: Vec::new() });
+        self
+    }
+
     /// Ends the chain with what forwards.
     pub fn forwarder<F: Forwarder>(self, name: impl Into<String>, forwarder: F) -> Chain {
         let part = self.parts;
@@ -91,10 +114,12 @@ impl ChainBuilder {
             functions: self.functions,
             forwarder: Box::new(FunctionSlot::new(name.into(), forwarder, part)),
             parts,
+            boundaries: self.boundaries,
             domain: 0,
             fragments: Fragments::default(),
             headers: Headers::empty(),
             record: Record::default(),
+            reopens: None,
             counters: ChainCounters::default(),
         }
     }
@@ -171,8 +196,17 @@ impl Chain {
         &self.fragments
     }
 
-    fn decide(&mut self, miss: &Miss<'_>, zone: ZoneId, state: &mut FlowState, decision: &mut Decision) {
+    fn decide(
+        &mut self,
+        miss: &Miss<'_>,
+        zone: ZoneId,
+        segment: usize,
+        state: &mut FlowState,
+        decision: &mut Decision,
+    ) {
         self.counters.walks += 1;
+        self.domain = domain_of(usize::from(self.domain & 0xff), segment);
+        self.reopens = None;
         if let Err(reason) = self.headers.read(miss.bytes, miss.layout) {
             decision.fate = Fate::Drop(reason);
             return;
@@ -190,7 +224,7 @@ impl Chain {
             }
         };
         let related = self.find_related(state);
-        let end = self.walk(miss, zone, session.as_ref(), related.as_ref());
+        let end = self.walk(miss, zone, segment, session.as_ref(), related.as_ref());
         let tcp_is_new = session.is_none();
         match end.verdict {
             Verdict::Forward(port) => self.leave(miss, &[port], session, tcp_is_new, state, decision),
@@ -253,7 +287,8 @@ impl Chain {
                 TcpVerdict::Valid => {}
                 TcpVerdict::Invalid => return Err(DropReason::TcpInvalid),
                 TcpVerdict::Reopens => {
-                    state.end_session(id);
+                    // The old session ends when the new one is certain (R6).
+                    self.reopens = Some(id);
                     return Ok(None);
                 }
             }
@@ -278,11 +313,18 @@ impl Chain {
         &mut self,
         miss: &Miss<'_>,
         zone: ZoneId,
+        segment: usize,
         session: Option<&SessionView>,
         related: Option<&SessionView>,
     ) -> WalkEnd {
-        let Self { functions, forwarder, headers, record, .. } = self;
+        let Self { functions, forwarder, headers, record, boundaries, .. } = self;
         let direction = if zone == ZoneId(0) { Direction::Forward } else { Direction::Backward };
+        let first = segment.checked_sub(1).and_then(|at| boundaries.get(at)).map_or(0, |b| b.functions);
+        let end = boundaries.get(segment).map_or(functions.len(), |b| b.functions);
+        let next = match direction {
+            Direction::Forward => boundaries.get(segment),
+            Direction::Backward => segment.checked_sub(1).and_then(|at| boundaries.get(at)),
+        };
         let last = functions.len();
         let mut way = (direction, false);
         if !headers.is_link_control() {
@@ -299,16 +341,25 @@ impl Chain {
                 record: &mut *record,
                 forwarder: Some(forwarder.zones()),
             };
-            if let Some(end) = walk_functions(functions, &mut walk) {
+            if let Some(end) = walk_functions(functions, first..end, &mut walk) {
                 return end;
             }
-            if direction == Direction::Forward && functions.iter().any(|f| f.hairpins(&mut walk)) {
+            if direction == Direction::Forward && functions[first..end].iter().any(|f| f.hairpins(&mut walk))
+            {
                 (walk.direction, walk.hairpin) = (Direction::Backward, true);
-                if let Some(end) = walk_functions(functions, &mut walk) {
+                if let Some(end) = walk_functions(functions, first..end, &mut walk) {
                     return end;
                 }
             }
             way = (walk.direction, walk.hairpin);
+            if let (Some(boundary), false) = (next, walk.hairpin) {
+                let verdict = match boundary.ports.get(usize::from(zone.0)) {
+                    Some(&port) => Verdict::Forward(port),
+                    None => Verdict::Drop(DropReason::NoOutput),
+                };
+                let first_frame = walk.record.frames.len();
+                return WalkEnd { verdict, by: last, first_frame };
+            }
         }
         let (direction, hairpin) = way;
         let first_frame = record.frames.len();
@@ -390,6 +441,9 @@ impl Chain {
         }
         let Some(initiator) = original_tuple(&self.headers, self.domain) else { return Ok(None) };
         let Some(sent) = current_tuple(&mut self.headers, self.domain) else { return Ok(None) };
+        if let Some(old) = self.reopens.take() {
+            state.end_session(old);
+        }
         match state.open_session(&initiator, &sent.inverse(), now) {
             Ok(id) => {
                 self.counters.sessions_opened += 1;
@@ -481,10 +535,14 @@ impl Chain {
 }
 
 /// Walks the functions in the walk's direction, until one ends it.
-fn walk_functions(functions: &mut [Box<dyn Stage>], walk: &mut Walk<'_>) -> Option<WalkEnd> {
-    let last = functions.len();
-    for step in 0..last {
-        let by = if walk.direction == Direction::Forward { step } else { last - 1 - step };
+fn walk_functions(
+    functions: &mut [Box<dyn Stage>],
+    segment: std::ops::Range<usize>,
+    walk: &mut Walk<'_>,
+) -> Option<WalkEnd> {
+    for step in 0..segment.len() {
+        let by =
+            if walk.direction == Direction::Forward { segment.start + step } else { segment.end - 1 - step };
         let first_frame = walk.record.frames.len();
         let verdict = functions[by].admit(walk);
         if ends(verdict) {
@@ -539,11 +597,27 @@ fn original_tuple(headers: &Headers, domain: u16) -> Option<Tuple> {
     Some(Tuple::new(domain, protocol, (source, ports.0), (destination, ports.1)))
 }
 
+/// What a port leads to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Attachment {
+    /// The chain's place.
+    pub chain: usize,
+    /// The zone from which packets walk it.
+    pub zone: ZoneId,
+    /// The segment that they enter: 0 and last are the ends, others lie behind packet functions.
+    pub segment: usize,
+}
+
+/// The domain of a chain's segment: sessions of different segments never meet.
+const fn domain_of(chain: usize, segment: usize) -> u16 {
+    (chain as u16 & 0xff) | (segment as u16) << 8
+}
+
 /// The chains of an instance, with the ports that lead to them: what the data plane calls on a miss.
 #[derive(Debug, Default)]
 pub struct Chains {
     chains: Vec<Chain>,
-    ports: Vec<Option<(usize, ZoneId)>>,
+    ports: Vec<Option<Attachment>>,
     now: Time,
 }
 
@@ -569,11 +643,44 @@ impl Chains {
 
     /// Packets from `port` walk `chain` from `zone`.
     pub fn attach(&mut self, port: PortId, chain: usize, zone: ZoneId) {
+        let boundaries = self.chains.get(chain).map_or(0, |chain| chain.boundaries.len());
+        let segment = if zone == ZoneId(0) { 0 } else { boundaries };
+        self.attach_segment(port, Attachment { chain, zone, segment });
+    }
+
+    fn attach_segment(&mut self, port: PortId, attachment: Attachment) {
         let at = usize::from(port.0);
         if self.ports.len() <= at {
             self.ports.resize(at + 1, None);
         }
-        self.ports[at] = Some((chain, zone));
+        self.ports[at] = Some(attachment);
+    }
+
+    /// Gives the packet functions of a chain logical ports from `first` on, one for each function and zone, and hands them out
+    /// for a worker to run: a port and the function behind it. A function is shared by the ports of its zones.
+    pub fn connect_stages(
+        &mut self,
+        chain: usize,
+        first: PortId,
+    ) -> Vec<(Vec<PortId>, Box<dyn PacketFunction>)> {
+        let Some(found) = self.chains.get_mut(chain) else { return Vec::new() };
+        let zones = found.zones.len();
+        let mut next = first.0;
+        let mut stages = Vec::new();
+        let mut attachments = Vec::new();
+        for (at, boundary) in found.boundaries.iter_mut().enumerate() {
+            boundary.ports = (0..zones as u16).map(|zone| PortId(next + zone)).collect();
+            next += zones as u16;
+            for (zone, &port) in boundary.ports.iter().enumerate() {
+                let segment = if zone == 0 { at + 1 } else { at };
+                attachments.push((port, Attachment { chain, zone: ZoneId(zone as u8), segment }));
+            }
+            if let Some((_, function)) = boundary.stage.take() {
+                stages.push((boundary.ports.clone(), function));
+            }
+        }
+        attachments.into_iter().for_each(|(port, attachment)| self.attach_segment(port, attachment));
+        stages
     }
 
     /// Packets from `port` go nowhere.
@@ -584,7 +691,7 @@ impl Chains {
     }
 
     /// The chain and zone behind a port.
-    pub fn attachment(&self, port: PortId) -> Option<(usize, ZoneId)> {
+    pub fn attachment(&self, port: PortId) -> Option<Attachment> {
         self.ports.get(usize::from(port.0)).copied().flatten()
     }
 
@@ -619,24 +726,25 @@ impl Chains {
 
 impl SlowPath for Chains {
     fn reads(&self, port: PortId) -> Reads {
-        self.attachment(port).and_then(|(at, _)| self.chains.get(at)).map(Chain::reads).unwrap_or_default()
+        self.attachment(port).and_then(|to| self.chains.get(to.chain)).map(Chain::reads).unwrap_or_default()
     }
 
     fn is_known(&self, miss: &Miss<'_>, state: &FlowState) -> bool {
-        let Some((at, _)) = self.attachment(miss.port) else { return false };
+        let Some(to) = self.attachment(miss.port) else { return false };
+        let domain = domain_of(to.chain, to.segment);
         let mut headers = Headers::empty();
         headers.read(miss.bytes, miss.layout).is_ok()
-            && original_tuple(&headers, at as u16).is_some_and(|tuple| state.sessions.find(&tuple).is_some())
+            && original_tuple(&headers, domain).is_some_and(|tuple| state.sessions.find(&tuple).is_some())
     }
 
     fn decide(&mut self, miss: &Miss<'_>, state: &mut FlowState, decision: &mut Decision) {
         self.now = miss.now;
-        let Some((at, zone)) = self.attachment(miss.port) else {
+        let Some(to) = self.attachment(miss.port) else {
             decision.fate = Fate::Drop(DropReason::NoOutput);
             return;
         };
-        match self.chains.get_mut(at) {
-            Some(chain) => chain.decide(miss, zone, state, decision),
+        match self.chains.get_mut(to.chain) {
+            Some(chain) => chain.decide(miss, to.zone, to.segment, state, decision),
             None => decision.fate = Fate::Drop(DropReason::NoOutput),
         }
     }
@@ -646,7 +754,7 @@ impl SlowPath for Chains {
             Event::Traffic { domain, .. } => *domain,
             Event::Ended(ended) => ended.tuples[0].domain,
         };
-        if let Some(chain) = self.chains.get_mut(usize::from(domain)) {
+        if let Some(chain) = self.chains.get_mut(usize::from(domain & 0xff)) {
             chain.event(event, self.now);
         }
     }

@@ -1,7 +1,7 @@
 //! The flow key: exactly the bits that the functions of a port's chain declared to read (R2).
 //!
 //! For each shape the schema is compiled to a *gather*: a few 8-byte windows of the header with a mask each. A key is
-//! one word naming ingress port and shape, then the masked windows. Two packets with one key differ in nothing
+//! one word naming ingress port, shape and generation of the schema, then the masked windows. Two packets with one key differ in nothing
 //! that a decision may depend on, but for what is guarded (R3).
 
 use super::field::{Field, Reads};
@@ -59,7 +59,7 @@ pub struct Gather {
 }
 
 impl Gather {
-    fn compile(port: PortId, shape: Shape, reads: &Reads) -> Option<Self> {
+    fn compile(port: PortId, generation: u32, shape: Shape, reads: &Reads) -> Option<Self> {
         let header_bytes = shape.header_bytes();
         let mut covered = [0u8; HEADER_BYTES_MAX];
         // What the shape leaves open about the protocol is always keyed.
@@ -80,7 +80,10 @@ impl Gather {
         let mut gather = Self {
             windows: [Window::default(); KEY_WORDS_MAX - 1],
             count: 0,
-            first: u64::from(port.0) | u64::from(shape.0) << 16 | 1 << 63,
+            first: u64::from(port.0)
+                | u64::from(shape.0) << 16
+                | u64::from(generation & 0x7fff_ffff) << 32
+                | 1 << 63,
             covered,
         };
         for window in windows(&covered, header_bytes) {
@@ -128,15 +131,16 @@ pub struct KeySchema {
 }
 
 impl KeySchema {
-    /// Compiles what the functions behind `port` declared to read.
-    pub fn new(port: PortId, reads: Reads) -> Self {
+    /// Compiles what the functions behind `port` declared to read. Keys of different generations never match, so a
+    /// changed schema leaves the entries of the old one unreachable at once; they are evicted in time.
+    pub fn new(port: PortId, generation: u32, reads: Reads) -> Self {
         let gathers = (0..Shape::COUNT as u16)
             .map(|bits| {
                 let shape = Shape(bits);
                 let possible = shape.tags() < 3
                     && shape.is_regular()
                     && (matches!(shape.l3(), L3::Ipv4 | L3::Ipv6) || shape.l4() == L4::Other);
-                possible.then(|| Gather::compile(port, shape, &reads)).flatten()
+                possible.then(|| Gather::compile(port, generation, shape, &reads)).flatten()
             })
             .collect();
         Self { gathers, reads, port }
@@ -179,7 +183,7 @@ mod tests {
             Field::SourcePort,
             Field::DestinationPort,
         ]);
-        KeySchema::new(PortId(3), reads)
+        KeySchema::new(PortId(3), 0, reads)
     }
 
     #[test]

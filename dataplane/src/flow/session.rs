@@ -440,6 +440,10 @@ impl SessionTable {
         };
         let parts = at * self.parts_count;
         self.parts[parts..parts + self.parts_count].fill(0);
+        if self.count == 0 {
+            // An empty wheel has nothing to turn through.
+            self.turned = self.turned.max(now.0 / 1_000_000_000);
+        }
         self.count += 1;
         let deadline = now + self.timeout(SessionId(id));
         self.arm(id, deadline);

@@ -266,6 +266,7 @@ impl TcpTracker {
                 }
                 TcpVerdict::Valid
             }
+            (false, true) if ended => TcpVerdict::Reopens,
             // Simultaneous open (RFC 9293 section 3.5).
             (false, true) if state == TcpState::SynSent => {
                 self.open(1, segment, header);
