@@ -330,6 +330,7 @@ impl Chain {
         if !headers.is_link_control() {
             let mut walk = Walk {
                 headers: &mut *headers,
+                frame: miss.bytes,
                 now: miss.now,
                 port: miss.port,
                 from_zone: zone,
@@ -365,6 +366,7 @@ impl Chain {
         let first_frame = record.frames.len();
         let mut last_step = Walk {
             headers,
+            frame: miss.bytes,
             now: miss.now,
             port: miss.port,
             from_zone: zone,

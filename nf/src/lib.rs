@@ -12,6 +12,7 @@ pub mod function;
 pub mod headers;
 pub mod nat;
 pub mod router;
+pub mod slices;
 mod slot;
 pub mod walk;
 pub mod zone;

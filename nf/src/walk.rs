@@ -84,6 +84,8 @@ pub(crate) trait ZoneOf {
 pub struct Walk<'a> {
     /// The headers: reads and edits are recorded.
     pub headers: &'a mut Headers,
+    /// The frame as it came, for answers that quote it.
+    pub frame: &'a [u8],
     /// When the packet came.
     pub now: Time,
     /// The port that it came from.

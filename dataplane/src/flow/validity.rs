@@ -124,6 +124,14 @@ impl Validity {
         self.cells[usize::from(watch.0)] = self.epoch;
     }
 
+    /// Several objects changed at once: one new epoch for all of them.
+    pub fn change_all(&mut self, watches: &[Watch]) {
+        self.epoch = self.epoch.wrapping_add(1);
+        for watch in watches {
+            self.cells[usize::from(watch.0)] = self.epoch;
+        }
+    }
+
     /// Everything changed.
     pub fn change_everything(&mut self) {
         self.change(Watch::EVERYTHING);
