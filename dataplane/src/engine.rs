@@ -515,7 +515,8 @@ impl<S: SlowPath> Engine<S> {
     /// A slice of housekeeping, bounded in objects: timers of sessions and functions, folding of counters.
     pub fn housekeeping(&mut self, pool: &mut Pool, now: Time, budget: usize) {
         self.state.expire(now, budget);
-        self.state.fold_some(budget * 4);
+        // A round of the whole cache takes seconds; counters of entries last for minutes at any rate.
+        self.state.fold_some(budget / 2);
         self.drain_events();
         self.tick(pool, now, budget);
     }
