@@ -441,7 +441,7 @@ impl<S: SlowPath> Engine<S> {
             }
         }
         if let Some(owner) = decision.owner {
-            state.sessions.touch(owner.session, now);
+            state.sessions.touch(owner.session, owner.reply, now);
         }
         let stored = if decision.cacheable && !alone && !key.is_empty() {
             state.remember(key, program, decision.owner, decision.watches.packed(), now)

@@ -559,9 +559,13 @@ impl SessionTable {
         true
     }
 
-    /// Sets a session's timer anew: its state changed, or it was just seen.
-    pub fn touch(&mut self, id: SessionId, now: Time) {
-        self.hot[id.0 as usize].last_seen = now.as_millis() as u32;
+    /// A packet of a session walked: its timer is set anew, and a `reply` counts as one before any counter is folded.
+    pub fn touch(&mut self, id: SessionId, reply: bool, now: Time) {
+        let hot = &mut self.hot[id.0 as usize];
+        hot.last_seen = now.as_millis() as u32;
+        if reply {
+            hot.flags |= REPLIED;
+        }
         let deadline = now + self.timeout(id);
         self.disarm(id.0);
         self.arm(id.0, deadline);
