@@ -523,7 +523,7 @@ impl Chain {
     fn tick(&mut self, now: Time, budget: usize, state: &mut FlowState, decision: &mut Decision) {
         let Decision { wakes, frames, .. } = decision;
         self.fragments.expire(now, budget, |wake| wakes.push(wake));
-        let mut tick = Tick { now, budget, validity: &mut state.validity, wakes, frames };
+        let mut tick = Tick { now, budget, state, wakes, frames };
         self.functions.iter_mut().for_each(|function| function.tick(&mut tick));
         self.forwarder.tick(&mut tick);
     }

@@ -6,7 +6,7 @@ use crate::zone::ZoneId;
 use arrayvec::ArrayVec;
 use millrace_dataplane::flow::session::{PARTS_MAX, SessionId, Tuple};
 use millrace_dataplane::flow::state::FlowState;
-use millrace_dataplane::flow::validity::{Validity, Watch, Watches};
+use millrace_dataplane::flow::validity::{Watch, Watches};
 use millrace_dataplane::port::PortId;
 use millrace_dataplane::slow_path::{FRAME_BYTES, Frame, HoldToken, Wake};
 use millrace_dataplane::time::Time;
@@ -227,7 +227,7 @@ pub struct Tick<'a> {
     pub now: Time,
     /// How many objects may be looked at.
     pub budget: usize,
-    pub(crate) validity: &'a mut Validity,
+    pub(crate) state: &'a mut FlowState,
     pub(crate) wakes: &'a mut Vec<Wake>,
     pub(crate) frames: &'a mut Vec<Frame>,
 }
@@ -235,7 +235,14 @@ pub struct Tick<'a> {
 impl Tick<'_> {
     /// An object changed: the decisions that depend on it fall.
     pub fn changed(&mut self, watch: Watch) {
-        self.validity.change(watch);
+        self.state.validity.change(watch);
+    }
+
+    /// Ends a session, for instance one whose mapping the configuration no longer has. One that has ended is left alone.
+    pub fn end_session(&mut self, id: SessionId) {
+        if self.state.sessions.get(id.0).is_some() {
+            self.state.end_session(id);
+        }
     }
 
     /// A wait ended.
