@@ -1,10 +1,18 @@
 //! Routing: routes, neighbours, interfaces, and the limits on what the router says by itself.
 
 pub mod addressing;
+mod config;
+mod effects;
+mod forward;
+mod function;
 pub mod icmp_limit;
 pub mod interface;
+mod link;
+mod local;
 pub mod lpm;
 pub mod neighbour;
 mod prefix_trie;
 
+pub use config::{RouterConfig, RouterError, StaticNeighbour};
+pub use function::{Router, RouterCounters};
 pub use prefix_trie::{PrefixTrie, TrieFull};

@@ -514,6 +514,7 @@ fn info(entry: &Entry) -> NeighbourInfo {
         address: entry.address,
         mac: (entry.mac != [0; 6]).then_some(entry.mac),
         state: entry.state,
+        since: entry.since,
         is_router: entry.is_router,
         last_used: entry.last_used,
     }

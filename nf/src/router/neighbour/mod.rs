@@ -278,6 +278,8 @@ pub struct NeighbourInfo {
     pub mac: Option<MacAddress>,
     /// Its state.
     pub state: NeighbourState,
+    /// When it entered that state, or was confirmed again.
+    pub since: Time,
     /// Whether its last advertisement said that it is a router.
     pub is_router: bool,
     /// When it was last used, as far as known.

@@ -1,0 +1,259 @@
+//! The router: the forwarder at the end of a chain.
+//!
+//! What: routes by longest prefix, resolves next hops by ARP and neighbour discovery, answers for its own addresses, and
+//! reports by ICMP what it can't deliver. The parts: `link` takes ARP and neighbour discovery, `local` what
+//! is for the router itself, `forward` all else; `effects` makes true what they proposed.
+//!
+//! **Invalidation (R8).** A forwarding decision names the ports it came in and goes out by, its neighbour and the slice of
+//! the route table that its destination lies in.
+//!
+//! **Use of neighbours.** Hits of the flow cache don't come here. When the reachable time of a neighbour runs out, its
+//! watch is touched: the next packet of each flow through it walks once more, which tells that the neighbour is
+//! used, and that it is to be probed (RFC 4861 section 7.3.3). That is one walk a flow about every 30 seconds.
+//!
+//! **Held packets.** Where resolution fails, they walk again while the failure is remembered, and so each gets its
+//! ICMP error, within the rate limits.
+//!
+//! **Not yet.** IPv4 packets without "don't fragment" that exceed the MTU are dropped and counted, not fragmented; VLAN
+//! interfaces are refused. What is for the router itself and needs a host stack is refused as a host with no
+//! open port does.
+
+use super::config::{RouterConfig, Tables, check_and_build};
+use super::effects::{OnFail, Staged, carry_out};
+use super::icmp_limit::IcmpLimit;
+use super::interface::{AddressClass, InterfaceId, Interfaces};
+use super::lpm::{RouteKind, RouteTable};
+use super::neighbour::{Action, NeighbourInfo, NeighbourTable};
+use super::{RouterError, neighbour};
+use crate::function::{FlowFunction, Forwarder, Verdict};
+use crate::headers::{Network, ethernet};
+use crate::slices::depend_on_route;
+use crate::walk::{Commit, Tick, Walk};
+use crate::zone::ZoneId;
+use millrace_dataplane::drops::DropReason;
+use millrace_dataplane::flow::field::{Field, Reads};
+use millrace_dataplane::flow::hash::KeyedHash;
+use millrace_dataplane::flow::validity::{ObjectKind, Watch};
+use millrace_dataplane::port::PortId;
+use std::any::Any;
+use std::net::IpAddr;
+
+/// What the router did by itself, as counters.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct RouterCounters {
+    /// ICMP and ICMPv6 errors and TCP resets sent.
+    pub errors_sent: u64,
+    /// Errors and resets that the rate limits suppressed.
+    pub errors_limited: u64,
+    /// Echo requests answered.
+    pub echo_replies: u64,
+    /// Echo requests that the rate limits left unanswered.
+    pub echo_limited: u64,
+    /// ARP requests and neighbour solicitations answered.
+    pub resolutions_answered: u64,
+    /// ARP requests and neighbour solicitations sent.
+    pub solicitations_sent: u64,
+}
+
+/// A router.
+#[derive(Debug)]
+pub struct Router {
+    /// Without the routes: the table has them.
+    pub(super) config: RouterConfig,
+    pub(super) interfaces: Interfaces,
+    pub(super) routes: RouteTable,
+    pub(super) neighbours: NeighbourTable,
+    pub(super) errors: IcmpLimit,
+    pub(super) echoes: IcmpLimit,
+    pub(super) counters: RouterCounters,
+    /// What a change of the configuration leaves to be done by the next tick.
+    pub(super) pending: Vec<Action>,
+    pub(super) actions: Vec<Action>,
+    /// Chooses among equal next hops (R16).
+    hash: KeyedHash,
+}
+
+/// What [`Router::admit`] returns.
+pub(super) type Outcome = (Verdict, Option<Staged>);
+
+/// A drop without more.
+pub(super) const fn dropped(reason: DropReason) -> Outcome {
+    (Verdict::Drop(reason), None)
+}
+
+/// The cell of a neighbour's link-layer address.
+pub(super) const fn neighbour_watch(id: neighbour::NeighbourId) -> Watch {
+    Watch::of(ObjectKind::Neighbour, id.0 as u64)
+}
+
+/// The cell of a port with the interface on it.
+pub(super) const fn port_watch(port: PortId) -> Watch {
+    Watch::of(ObjectKind::Port, port.0 as u64)
+}
+
+impl Router {
+    /// A router as configured. `seed` makes hashes repeat, for deterministic runs; none takes a random secret.
+    ///
+    /// # Errors
+    /// Every contradiction in the configuration.
+    pub fn new(mut config: RouterConfig, seed: Option<u64>) -> Result<Self, Vec<RouterError>> {
+        let Tables { interfaces, routes } = check_and_build(&config)?;
+        config.routes = Vec::new();
+        let hash = || seed.map_or_else(KeyedHash::random, KeyedHash::seeded);
+        let spread = hash().hash(&[0]);
+        let mut neighbours = NeighbourTable::new(config.neighbour_limits, config.timers, hash(), spread);
+        let mut actions = Vec::new();
+        for it in &config.neighbours {
+            let now = millrace_dataplane::time::Time(0);
+            neighbours.set_permanent(it.interface, it.address, it.mac, now, &mut actions);
+        }
+        Ok(Self {
+            errors: IcmpLimit::new(config.errors),
+            echoes: IcmpLimit::new(config.echoes),
+            config,
+            interfaces,
+            routes,
+            neighbours,
+            counters: RouterCounters::default(),
+            pending: Vec::new(),
+            actions: Vec::new(),
+            hash: hash(),
+        })
+    }
+
+    /// The interfaces.
+    pub fn interfaces(&self) -> &Interfaces {
+        &self.interfaces
+    }
+
+    /// The routes: connected, static, and to the router's own addresses.
+    pub fn routes(&self) -> &RouteTable {
+        &self.routes
+    }
+
+    /// The neighbours, in no particular order.
+    pub fn neighbours(&self) -> impl Iterator<Item = NeighbourInfo> {
+        self.neighbours.iter()
+    }
+
+    /// The neighbour table, for its counters.
+    pub fn neighbour_table(&self) -> &NeighbourTable {
+        &self.neighbours
+    }
+
+    /// What it did.
+    pub fn counters(&self) -> RouterCounters {
+        self.counters
+    }
+
+    /// The interface that the packet came in by; none for tagged frames and for frames to other stations.
+    fn ingress(&self, walk: &mut Walk<'_>) -> Option<InterfaceId> {
+        if !walk.headers.original().tags.is_empty() {
+            return None;
+        }
+        let id = self.interfaces.by_port(walk.port, None)?;
+        let to = walk.headers.ethernet_destination();
+        walk.depend(port_watch(walk.port));
+        (to == self.interfaces.get(id)?.mac || ethernet::is_group(to)).then_some(id)
+    }
+
+    /// Chooses among the next hops of a route: by the source as it came and the destination as it is now, so that
+    /// the zone that functions were told and the way that the packet takes are the same.
+    pub(super) fn path_hash(&self, walk: &Walk<'_>, destination: IpAddr) -> u32 {
+        let source = walk.headers.original().addresses().map(|(source, _)| bits(source)).unwrap_or_default();
+        let destination = bits(destination);
+        (self.hash.hash(&[source[0], source[1], destination[0], destination[1]]) >> 32) as u32
+    }
+}
+
+fn bits(address: IpAddr) -> [u64; 2] {
+    match address {
+        IpAddr::V4(address) => [0, u64::from(address.to_bits())],
+        IpAddr::V6(address) => [(address.to_bits() >> 64) as u64, address.to_bits() as u64],
+    }
+}
+
+impl FlowFunction for Router {
+    type Staged = Staged;
+
+    fn kind(&self) -> &'static str {
+        "router"
+    }
+
+    fn reads(&self) -> Reads {
+        Reads::none().with(&[
+            Field::EthernetDestination,
+            Field::Ipv4Source,
+            Field::Ipv4Destination,
+            Field::Ipv6Source,
+            Field::Ipv6Destination,
+        ])
+    }
+
+    fn admit(&self, walk: &mut Walk<'_>) -> (Verdict, Option<Staged>) {
+        let Some(ingress) = self.ingress(walk) else { return dropped(DropReason::NotForUs) };
+        let ipv6 = self.interfaces.get(ingress).is_some_and(|it| it.ipv6);
+        match walk.headers.original().network {
+            Network::Arp(arp) => self.admit_arp(walk, ingress, &arp),
+            Network::V6(_) if !ipv6 => dropped(DropReason::UnsupportedProtocol),
+            Network::V6(_) if walk.headers.is_link_control() => self.admit_discovery(walk, ingress),
+            Network::V4(_) | Network::V6(_) => self.admit_ip(walk, ingress),
+            Network::None => dropped(DropReason::UnsupportedProtocol),
+        }
+    }
+
+    fn commit(&mut self, staged: Staged, commit: &mut Commit<'_>) {
+        self.make_true(staged, commit);
+    }
+
+    /// Timers of neighbours: probes, failures, and what is no longer known to be reachable.
+    fn tick(&mut self, tick: &mut Tick<'_>) {
+        let pending = std::mem::take(&mut self.pending);
+        carry_out(self, &pending, tick, OnFail::Discard);
+        let mut actions = std::mem::take(&mut self.actions);
+        let mut asked = Vec::new();
+        let (now, budget) = (tick.now, tick.budget);
+        let mut ask = |id| {
+            asked.push(id);
+            None
+        };
+        self.neighbours.tick(now, budget, &mut ask, &mut actions);
+        for id in asked {
+            let just_stale =
+                |it: &NeighbourInfo| it.state == neighbour::NeighbourState::Stale && it.since == now;
+            if self.neighbours.get(id).as_ref().is_some_and(just_stale) {
+                tick.changed(neighbour_watch(id));
+            }
+        }
+        carry_out(self, &actions, tick, OnFail::Release);
+        actions.clear();
+        self.actions = actions;
+    }
+
+    fn as_any(&mut self) -> &mut dyn Any {
+        self
+    }
+}
+
+impl Forwarder for Router {
+    fn destination_zone(&self, walk: &mut Walk<'_>) -> Option<ZoneId> {
+        let ingress = self.interfaces.by_port(walk.port, None)?;
+        let destination = walk.headers.destination()?;
+        walk.depend(port_watch(walk.port));
+        depend_on_route(walk, destination);
+        match self.interfaces.classify(ingress, destination) {
+            AddressClass::Own(_)
+            | AddressClass::JoinedGroup
+            | AddressClass::Broadcast
+            | AddressClass::SubnetBroadcast(_) => return Some(ZoneId::LOCAL),
+            AddressClass::Unicast | AddressClass::Proxy => {}
+            _ => return None,
+        }
+        let route = self.routes.lookup(destination)?;
+        if route.kind == RouteKind::Local {
+            return Some(ZoneId::LOCAL);
+        }
+        let hop = route.next_hop(self.path_hash(walk, destination))?;
+        self.interfaces.get(hop.interface).map(|it| it.zone)
+    }
+}
