@@ -61,6 +61,10 @@ impl<F: FlowFunction> Stage for FunctionSlot<F> {
         walk.part = self.part;
         let (verdict, staged) = self.function.admit(walk);
         self.staged[usize::from(walk.hairpin)] = staged;
+        if walk.hairpin && matches!(verdict, Verdict::Drop(_)) {
+            // R6: what the first walk of a hairpin proposed does not happen either.
+            self.staged[0] = None;
+        }
         verdict
     }
 

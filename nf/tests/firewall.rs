@@ -3,13 +3,473 @@
 mod common;
 
 use common::*;
+use etherparse::{Icmpv4Type, SlicedPacket, TransportSlice};
+use millrace_dataplane::drops::DropReason;
 use millrace_nf::chain::ChainBuilder;
+use millrace_nf::firewall::counters::RuleCounters;
+use millrace_nf::firewall::rule_set::RuleSet;
+use millrace_nf::firewall::rules::{Action, Family, IcmpMatch, Rule, RuleId};
+use millrace_nf::firewall::{Change, DEFAULT_RULE, Firewall, Policy};
+use millrace_nf::router::icmp_limit::IcmpLimitConfig;
+use millrace_nf::zone::ZoneId;
+
+const INSIDE_ZONE: ZoneId = ZoneId(0);
+const OUTSIDE_ZONE: ZoneId = ZoneId(1);
+const CLIENT: &str = "10.0.0.5";
+const SERVER: &str = "203.0.113.8";
+const CLIENT6: &str = "2001:db8:1::5";
+const SERVER6: &str = "2001:db8:9::8";
+const WEB: RuleId = RuleId(1);
+const DNS: RuleId = RuleId(2);
+const PING: RuleId = RuleId(3);
+
+fn rule(id: RuleId, name: &str, action: Action) -> Rule {
+    Rule::any(id, u64::from(id.0) << 32, name, action)
+}
+
+/// From the inside: TCP to port 80, UDP to port 53.
+fn web() -> Rule {
+    Rule {
+        from_zone: Some(INSIDE_ZONE),
+        protocols: vec![6],
+        destination_ports: vec![80..=80],
+        ..rule(WEB, "web", Action::Allow)
+    }
+}
+
+fn dns() -> Rule {
+    Rule {
+        from_zone: Some(INSIDE_ZONE),
+        protocols: vec![17],
+        destination_ports: vec![53..=53],
+        ..rule(DNS, "dns", Action::Allow)
+    }
+}
+
+fn policy(rules: &[Rule], default: Action) -> Policy {
+    Policy::new(&RuleSet::new(rules.to_vec()).unwrap(), default).unwrap()
+}
+
+fn harness_with(rules: &[Rule], default: Action) -> Harness {
+    let firewall = Firewall::new(policy(rules, default), IcmpLimitConfig::default());
+    let chain = ChainBuilder::new("edge", &["inside", "outside"]).function("firewall", firewall);
+    Harness::new(chain.forwarder("wire", Wire::default()))
+}
+
+fn harness(rules: &[Rule]) -> Harness {
+    harness_with(rules, Action::Deny)
+}
+
+fn counters(harness: &mut Harness, id: RuleId) -> RuleCounters {
+    harness.fold();
+    let report = harness.function::<Firewall>("firewall").rules_report();
+    report.iter().find(|rule| rule.id == id).unwrap().counters
+}
+
+fn insert(harness: &mut Harness, rule: Rule) {
+    let engine = &mut harness.engine;
+    let firewall: &mut Firewall = engine.slow.chain_named("edge").unwrap().function("firewall").unwrap();
+    firewall.insert(rule, &mut engine.state.validity).unwrap();
+}
+
+fn remove(harness: &mut Harness, id: RuleId) {
+    let engine = &mut harness.engine;
+    let firewall: &mut Firewall = engine.slow.chain_named("edge").unwrap().function("firewall").unwrap();
+    assert_eq!(firewall.remove(id, &mut engine.state.validity).unwrap().id, id);
+}
+
+fn apply(harness: &mut Harness, rules: &[Rule]) {
+    let engine = &mut harness.engine;
+    let firewall: &mut Firewall = engine.slow.chain_named("edge").unwrap().function("firewall").unwrap();
+    let change =
+        Change::between(firewall.policy(), &RuleSet::new(rules.to_vec()).unwrap(), Action::Deny).unwrap();
+    firewall.apply(change, &mut engine.state.validity);
+}
+
+fn query(port: u16) -> Vec<u8> {
+    udp(CLIENT, SERVER, (port, 53), b"query")
+}
+
+fn answer(port: u16) -> Vec<u8> {
+    udp(SERVER, CLIENT, (53, port), b"answer")
+}
+
+/// SYN, SYN-ACK, ACK.
+fn connect(harness: &mut Harness, client: &str, server: &str, port: u16) -> bool {
+    harness.passes(INSIDE, &tcp(client, server, (port, 80), segment("S", 100, 0)))
+        && harness.passes(OUTSIDE, &tcp(server, client, (80, port), segment("SA", 900, 101)))
+        && harness.passes(INSIDE, &tcp(client, server, (port, 80), segment("A", 101, 901)))
+}
 
 #[test]
-fn the_wire_alone_carries_both_versions() {
-    let mut harness =
-        Harness::new(ChainBuilder::new("test", &["inside", "outside"]).forwarder("wire", Wire::default()));
-    assert!(harness.passes(INSIDE, &udp("10.0.0.1", "203.0.113.8", (1, 2), b"x")));
-    assert!(harness.passes(OUTSIDE, &udp("2001:db8:9::1", "2001:db8:1::1", (1, 2), b"x")));
+fn without_rules_nothing_passes_and_nothing_is_kept() {
+    let mut harness = harness(&[]);
+    for (port, from, to) in [
+        (INSIDE, CLIENT, SERVER),
+        (OUTSIDE, SERVER, CLIENT),
+        (INSIDE, CLIENT6, SERVER6),
+        (OUTSIDE, SERVER6, CLIENT6),
+    ] {
+        let frames = [
+            udp(from, to, (1000, 53), b"x"),
+            tcp(from, to, (1000, 80), segment("S", 1, 0)),
+            echo(from, to, false, 7, 1),
+            other(from, to, 47, b"gre"),
+        ];
+        assert!(harness.send(port, &frames).is_empty());
+    }
+    assert_eq!(harness.drops(DropReason::FirewallDenied), 16);
+    // R6: a packet that is denied leaves nothing behind.
+    assert_eq!((harness.sessions(), harness.entries()), (0, 0));
+    let default = counters(&mut harness, DEFAULT_RULE);
+    assert_eq!((default.hits, default.packets), (16, 16));
+    harness.finish();
+}
+
+#[test]
+fn what_is_allowed_out_is_answered_and_nothing_else_comes_in() {
+    let mut harness = harness(&[web(), dns()]);
+    assert!(!harness.passes(OUTSIDE, &answer(1000)), "an answer without a query");
+    assert!(harness.passes(INSIDE, &query(1000)));
+    assert!(harness.passes(OUTSIDE, &answer(1000)));
+    assert!(!harness.passes(OUTSIDE, &answer(1001)), "another port");
+    assert!(!harness.passes(OUTSIDE, &udp("203.0.113.9", CLIENT, (53, 1000), b"x")), "another server");
+    assert!(!harness.passes(INSIDE, &udp(CLIENT, SERVER, (1000, 54), b"x")));
+    assert!(connect(&mut harness, CLIENT, SERVER, 2000));
+    assert_eq!(harness.sessions(), 2);
+    // Later packets need no walk.
+    let walks = harness.walks();
+    for _ in 0..10 {
+        assert!(harness.passes(INSIDE, &query(1000)) && harness.passes(OUTSIDE, &answer(1000)));
+    }
+    assert_eq!(harness.walks(), walks);
+    harness.finish();
+}
+
+#[test]
+fn ipv6_is_treated_alike() {
+    let mut harness = harness(&[web(), dns()]);
+    assert!(connect(&mut harness, CLIENT6, SERVER6, 2000));
+    assert!(harness.passes(INSIDE, &udp(CLIENT6, SERVER6, (1000, 53), b"query")));
+    assert!(harness.passes(OUTSIDE, &udp(SERVER6, CLIENT6, (53, 1000), b"answer")));
+    assert!(!harness.passes(OUTSIDE, &udp(SERVER6, CLIENT6, (53, 1001), b"answer")));
+    assert_eq!(harness.drops(DropReason::FirewallDenied), 1);
+    harness.finish();
+}
+
+#[test]
+fn errors_about_a_session_come_in_and_others_do_not() {
+    let mut harness = harness(&[dns()]);
+    let (mine, foreign) = (query(1000), query(1001));
+    assert!(harness.passes(INSIDE, &mine));
+    assert!(harness.passes(OUTSIDE, &port_unreachable(SERVER, CLIENT, &mine)));
+    // A router on the way may say so, too.
+    assert!(harness.passes(OUTSIDE, &port_unreachable("198.51.100.77", CLIENT, &mine)));
+    assert!(!harness.passes(OUTSIDE, &port_unreachable(SERVER, CLIENT, &foreign)));
+    let six = udp(CLIENT6, SERVER6, (1000, 53), b"query");
+    assert!(!harness.passes(OUTSIDE, &port_unreachable(SERVER6, CLIENT6, &six)));
+    assert!(harness.passes(INSIDE, &six));
+    assert!(harness.passes(OUTSIDE, &port_unreachable(SERVER6, CLIENT6, &six)));
+    assert_eq!(harness.drops(DropReason::IcmpUnrelated), 2);
+    harness.finish();
+}
+
+#[test]
+fn rule_counters_are_exact() {
+    let mut harness = harness(&[web(), dns()]);
+    let (mut packets, mut bytes) = (0, 0);
+    for round in 0..20 {
+        for port in 1000..1010 {
+            assert!(harness.passes(INSIDE, &query(port)));
+            assert!(harness.passes(OUTSIDE, &answer(port)));
+            packets += 2;
+            bytes += query(port).len() + answer(port).len();
+        }
+        assert!(!harness.passes(OUTSIDE, &answer(round)));
+    }
+    assert!(connect(&mut harness, CLIENT, SERVER, 2000));
+    let dns = counters(&mut harness, DNS);
+    assert_eq!(dns, RuleCounters { hits: 10, packets, bytes: bytes as u64 });
+    let web = counters(&mut harness, WEB);
+    assert_eq!((web.hits, web.packets), (1, 3));
+    let default = counters(&mut harness, DEFAULT_RULE);
+    let refused = RuleCounters { hits: 20, packets: 20, bytes: 20 * answer(0).len() as u64 };
+    assert_eq!(default, refused);
+    harness.finish();
+}
+
+#[test]
+fn counters_need_no_cache() {
+    let firewall = Firewall::new(policy(&[dns()], Action::Deny), IcmpLimitConfig::default());
+    let chain = ChainBuilder::new("edge", &["inside", "outside"]).function("firewall", firewall);
+    let mut harness = Harness::with_cache(chain.forwarder("wire", Wire::default()), 0);
+    for _ in 0..5 {
+        assert!(harness.passes(INSIDE, &query(1000)) && harness.passes(OUTSIDE, &answer(1000)));
+    }
+    let bytes = 5 * (query(0).len() + answer(0).len()) as u64;
+    assert_eq!(counters(&mut harness, DNS), RuleCounters { hits: 1, packets: 10, bytes });
+    harness.finish();
+}
+
+#[test]
+fn tcp_is_refused_with_a_reset_that_its_sender_accepts() {
+    let mut harness = harness_with(&[], Action::Reject);
+    let sent = harness.send_one(OUTSIDE, &tcp(SERVER, CLIENT, (4000, 22), segment("S", 77, 0)));
+    let [(OUTSIDE, frame)] = sent.as_slice() else { panic!("{sent:?}") };
+    let parsed = SlicedPacket::from_ethernet(frame).unwrap();
+    assert_eq!((&frame[..6], &frame[6..12]), (&SENDER[..], &OWN[..]));
+    assert_eq!(addresses(frame), (CLIENT.parse().unwrap(), SERVER.parse().unwrap()));
+    let Some(TransportSlice::Tcp(reset)) = parsed.transport else { panic!("no TCP") };
+    assert_eq!((reset.source_port(), reset.destination_port()), (22, 4000));
+    assert!(reset.rst() && reset.ack());
+    assert_eq!((reset.sequence_number(), reset.acknowledgment_number()), (0, 78));
+    assert_eq!(harness.drops(DropReason::FirewallDenied), 1);
+    // A reset is not answered.
+    assert!(harness.send_one(OUTSIDE, &tcp(SERVER, CLIENT, (4000, 22), segment("R", 78, 0))).is_empty());
+    assert_eq!((harness.sessions(), harness.entries()), (0, 0));
+    harness.finish();
+}
+
+#[test]
+fn everything_else_is_refused_with_an_icmp_error() {
+    let mut harness = harness_with(&[], Action::Reject);
+    let offending = udp(SERVER, CLIENT, (4000, 161), b"get");
+    let sent = harness.send_one(OUTSIDE, &offending);
+    let [(OUTSIDE, frame)] = sent.as_slice() else { panic!("{sent:?}") };
+    assert_eq!(addresses(frame), (CLIENT.parse().unwrap(), SERVER.parse().unwrap()));
+    let parsed = SlicedPacket::from_ethernet(frame).unwrap();
+    let Some(TransportSlice::Icmpv4(icmp)) = parsed.transport else { panic!("no ICMP") };
+    assert_eq!((icmp.type_u8(), icmp.code_u8()), (3, 13));
+    assert_eq!(icmp.payload(), packet_of(&offending));
+    assert!(icmp.header().checksum == icmp.icmp_type().calc_checksum(icmp.payload()));
+    let offending = udp(SERVER6, CLIENT6, (4000, 161), b"get");
+    let sent = harness.send_one(OUTSIDE, &offending);
+    let [(OUTSIDE, frame)] = sent.as_slice() else { panic!("{sent:?}") };
+    let parsed = SlicedPacket::from_ethernet(frame).unwrap();
+    let Some(TransportSlice::Icmpv6(icmp)) = parsed.transport else { panic!("no ICMPv6") };
+    assert_eq!((icmp.type_u8(), icmp.code_u8()), (1, 1));
+    assert_eq!(icmp.payload(), packet_of(&offending));
+    // An error is not answered with an error.
+    assert!(harness.send_one(OUTSIDE, &port_unreachable(SERVER, CLIENT, &offending_v4())).is_empty());
+    harness.finish();
+}
+
+fn offending_v4() -> Vec<u8> {
+    udp(CLIENT, SERVER, (9, 9), b"")
+}
+
+#[test]
+fn answers_to_one_source_have_a_rate() {
+    let mut harness = harness_with(&[], Action::Reject);
+    let limit = IcmpLimitConfig::default().source.burst as usize;
+    let frames: Vec<_> = (0..60).map(|port| udp(SERVER, CLIENT, (port, 161), b"get")).collect();
+    assert_eq!(harness.send(OUTSIDE, &frames).len(), limit);
+    assert_eq!(harness.drops(DropReason::FirewallDenied), 60);
+    // Another source has its own.
+    assert_eq!(harness.send_one(OUTSIDE, &udp("203.0.113.200", CLIENT, (1, 161), b"get")).len(), 1);
+    harness.finish();
+}
+
+#[test]
+fn icmp_is_told_apart_by_type() {
+    let ping = Rule {
+        from_zone: Some(INSIDE_ZONE),
+        family: Family::V4,
+        icmp: vec![IcmpMatch { icmp_type: 8, code: None }],
+        ..rule(PING, "ping", Action::Allow)
+    };
+    let mut harness = harness(&[ping]);
+    assert!(!harness.passes(OUTSIDE, &echo(SERVER, CLIENT, true, 7, 1)), "no request yet");
+    assert_eq!(harness.drops(DropReason::IcmpUnrelated), 1);
+    assert!(harness.passes(INSIDE, &echo(CLIENT, SERVER, false, 7, 1)));
+    assert!(harness.passes(OUTSIDE, &echo(SERVER, CLIENT, true, 7, 1)));
+    assert!(harness.passes(INSIDE, &echo(CLIENT, SERVER, false, 7, 2)));
+    assert!(!harness.passes(OUTSIDE, &echo(SERVER, CLIENT, true, 8, 1)), "another identifier");
+    assert!(!harness.passes(INSIDE, &echo(CLIENT6, SERVER6, false, 7, 1)), "another version");
+    let timestamp = Icmpv4Type::TimestampRequest(etherparse::icmpv4::TimestampMessage {
+        id: 7,
+        seq: 1,
+        originate_timestamp: 0,
+        receive_timestamp: 0,
+        transmit_timestamp: 0,
+    });
+    assert!(!harness.passes(INSIDE, &icmpv4(CLIENT, SERVER, timestamp, &[])), "another type");
+    let ping = counters(&mut harness, PING);
+    assert_eq!((ping.hits, ping.packets), (1, 3));
+    harness.finish();
+}
+
+#[test]
+fn tcp_outside_its_connection_is_dropped() {
+    let mut harness = harness(&[web()]);
+    // In mid-stream, and with flags that open nothing.
+    for flags in ["A", "SA", "FA", "R"] {
+        assert!(!harness.passes(INSIDE, &tcp(CLIENT, SERVER, (2000, 80), segment(flags, 100, 1))), "{flags}");
+    }
+    assert_eq!(harness.drops(DropReason::TcpInvalid), 4);
+    assert_eq!((harness.sessions(), counters(&mut harness, WEB)), (0, RuleCounters::default()));
+    assert!(connect(&mut harness, CLIENT, SERVER, 2000));
+    // Far outside the window.
+    assert!(!harness.passes(OUTSIDE, &tcp(SERVER, CLIENT, (80, 2000), segment("R", 900_000_000, 101))));
+    assert!(!harness.passes(OUTSIDE, &tcp(SERVER, CLIENT, (80, 2000), segment("A", 900_000_000, 101))));
+    assert!(harness.passes(OUTSIDE, &tcp(SERVER, CLIENT, (80, 2000), segment("A", 901, 101))));
+    harness.finish();
+}
+
+#[test]
+fn the_data_planes_own_addresses_are_a_zone() {
+    let local = Rule { to_zone: Some(ZoneId::LOCAL), ..rule(RuleId(9), "local", Action::Allow) };
+    let mut harness = harness(&[dns(), local]);
+    harness.send_one(OUTSIDE, &udp(SERVER, "192.0.2.254", (1, 2), b"to us"));
+    assert_eq!(harness.engine.outputs.sums.consumed, 1);
+    assert!(!harness.passes(OUTSIDE, &udp(SERVER, CLIENT, (1, 2), b"through us")));
+    remove(&mut harness, RuleId(9));
+    harness.send_one(OUTSIDE, &udp(SERVER, "192.0.2.254", (1, 2), b"to us"));
+    assert_eq!(harness.engine.outputs.sums.consumed, 1);
+    harness.finish();
+}
+
+#[test]
+fn rules_between_zones_hold_in_their_direction() {
+    let both = |name, from, to, id| Rule {
+        from_zone: Some(from),
+        to_zone: Some(to),
+        ..rule(RuleId(id), name, Action::Allow)
+    };
+    let mut outward = harness(&[both("out", INSIDE_ZONE, OUTSIDE_ZONE, 1)]);
+    assert!(outward.passes(INSIDE, &query(1)) && !outward.passes(OUTSIDE, &answer(2)));
+    outward.finish();
+    let mut inward = harness(&[both("in", OUTSIDE_ZONE, INSIDE_ZONE, 1)]);
+    assert!(!inward.passes(INSIDE, &query(1)) && inward.passes(OUTSIDE, &answer(2)));
+    inward.finish();
+}
+
+/// R8: the connections that only the removed rule admitted end; no other is even looked at.
+#[test]
+fn a_removed_rule_cuts_what_it_admitted_and_nothing_else() {
+    let mut harness = harness(&[web(), dns()]);
+    assert!(connect(&mut harness, CLIENT, SERVER, 2000));
+    assert!(harness.passes(INSIDE, &query(1000)) && harness.passes(OUTSIDE, &answer(1000)));
+    remove(&mut harness, DNS);
+    let walks = harness.walks();
+    let data = tcp(CLIENT, SERVER, (2000, 80), segment("A", 101, 901));
+    let back = tcp(SERVER, CLIENT, (80, 2000), segment("A", 901, 101));
+    assert!(harness.passes(INSIDE, &data), "the other connection goes on");
+    assert_eq!(harness.walks(), walks, "without a walk");
+    assert!(harness.passes(OUTSIDE, &back));
+    // The reply is held against the rules as its query was.
+    assert!(!harness.passes(OUTSIDE, &answer(1000)));
+    assert_eq!(harness.sessions(), 1, "the session is cut");
+    assert!(!harness.passes(INSIDE, &query(1000)));
+    assert_eq!(harness.drops(DropReason::FirewallDenied), 2);
+    let removed = harness.function::<Firewall>("firewall").removed_counters();
+    assert_eq!((removed.hits, removed.packets), (1, 2));
+    harness.finish();
+}
+
+#[test]
+fn a_connection_that_another_rule_admits_goes_on_and_counts_there() {
+    let wider = Rule { from_zone: Some(INSIDE_ZONE), ..rule(RuleId(7), "all", Action::Allow) };
+    let mut harness = harness(&[web(), dns(), wider]);
+    assert!(connect(&mut harness, CLIENT, SERVER, 2000));
+    remove(&mut harness, WEB);
+    // The reply first: the rule that admits it now names the initiator's zone.
+    assert!(harness.passes(OUTSIDE, &tcp(SERVER, CLIENT, (80, 2000), segment("A", 901, 101))));
+    assert!(harness.passes(INSIDE, &tcp(CLIENT, SERVER, (2000, 80), segment("A", 101, 901))));
+    assert_eq!(harness.sessions(), 1);
+    let all = counters(&mut harness, RuleId(7));
+    assert_eq!((all.hits, all.packets), (1, 2));
+    harness.finish();
+}
+
+#[test]
+fn a_rule_put_in_front_cuts_what_it_denies() {
+    let mut harness = harness(&[dns()]);
+    assert!(harness.passes(INSIDE, &query(1000)));
+    let other = udp(CLIENT, "198.51.100.9", (1000, 53), b"query");
+    assert!(harness.passes(INSIDE, &other));
+    let walks = harness.walks();
+    let block = Rule {
+        order: 0,
+        destinations: vec!["203.0.113.0/24".parse().unwrap()],
+        ..rule(RuleId(8), "block", Action::Reject)
+    };
+    insert(&mut harness, block);
+    assert!(harness.passes(INSIDE, &other));
+    assert_eq!(harness.walks(), walks, "R8: the other connection did not walk");
+    let sent = harness.send_one(INSIDE, &query(1000));
+    assert_eq!((sent.len(), sent[0].0), (1, INSIDE), "rejected");
+    assert_eq!(harness.sessions(), 1);
+    let block = counters(&mut harness, RuleId(8));
+    assert_eq!((block.hits, block.packets), (1, 1));
+    harness.finish();
+}
+
+/// R8: what concerns no live flow costs no live flow a walk.
+#[test]
+fn changes_that_concern_no_flow_cause_no_walk() {
+    let mut harness = harness(&[web(), dns()]);
+    assert!(connect(&mut harness, CLIENT, SERVER, 2000));
+    assert!(harness.passes(INSIDE, &query(1000)) && harness.passes(OUTSIDE, &answer(1000)));
+    let data = tcp(CLIENT, SERVER, (2000, 80), segment("A", 101, 901));
+    let back = tcp(SERVER, CLIENT, (80, 2000), segment("A", 901, 101));
+    assert!(harness.passes(INSIDE, &data) && harness.passes(OUTSIDE, &back));
+    let (walks, hits) = (harness.walks(), harness.counters().hits);
+    for i in 0..200u32 {
+        let id = RuleId(100 + i);
+        let block = Rule {
+            order: 0,
+            destinations: vec![format!("172.16.{}.0/24", i % 16).parse().unwrap()],
+            ..rule(id, &format!("block {i}"), Action::Deny)
+        };
+        insert(&mut harness, block);
+        assert!(harness.passes(INSIDE, &data) && harness.passes(OUTSIDE, &back));
+        remove(&mut harness, id);
+        assert!(harness.passes(INSIDE, &query(1000)) && harness.passes(OUTSIDE, &answer(1000)));
+    }
+    assert_eq!((harness.walks(), harness.counters().hits), (walks, hits + 800));
+    harness.finish();
+}
+
+#[test]
+fn a_new_policy_touches_what_differs() {
+    let mut harness = harness(&[web(), dns()]);
+    assert!(connect(&mut harness, CLIENT, SERVER, 2000));
+    assert!(harness.passes(INSIDE, &query(1000)));
+    let walks = harness.walks();
+    // The same rules under other identities, another in front.
+    let renumber = |rule: Rule, id: u32| Rule { id: RuleId(id), order: u64::from(id) << 32, ..rule };
+    let front = Rule {
+        destinations: vec!["172.16.0.0/24".parse().unwrap()],
+        ..rule(RuleId(1), "front", Action::Deny)
+    };
+    apply(&mut harness, &[front, renumber(web(), 5), renumber(dns(), 6)]);
+    assert!(harness.passes(INSIDE, &tcp(CLIENT, SERVER, (2000, 80), segment("A", 101, 901))));
+    assert!(harness.passes(INSIDE, &query(1000)));
+    assert_eq!(harness.walks(), walks);
+    // Now without the name server rule.
+    apply(&mut harness, &[web()]);
+    assert!(harness.passes(INSIDE, &tcp(CLIENT, SERVER, (2000, 80), segment("A", 101, 901))));
+    assert!(!harness.passes(INSIDE, &query(1000)));
+    assert_eq!(harness.walks(), walks + 1);
+    let web = counters(&mut harness, WEB);
+    assert_eq!((web.hits, web.packets), (1, 5));
+    harness.finish();
+}
+
+/// Expiry and flushing change nothing but speed: a session outlives its entries, with the rule that admitted it.
+#[test]
+fn sessions_outlive_their_entries() {
+    let mut harness = harness(&[dns()]);
+    assert!(harness.passes(INSIDE, &query(1000)));
+    harness.engine.state.flush();
+    assert!(harness.passes(OUTSIDE, &answer(1000)));
+    harness.engine.state.flush();
+    assert!(harness.passes(INSIDE, &query(1000)));
+    let dns = counters(&mut harness, DNS);
+    assert_eq!((dns.hits, dns.packets), (1, 3));
+    harness.advance(400);
+    assert_eq!(harness.sessions(), 0);
+    assert!(!harness.passes(OUTSIDE, &answer(1000)));
     harness.finish();
 }

@@ -45,7 +45,14 @@
 //! it admitted, both ways, folded from the sessions before they are shown. The default has counters of its own.
 
 pub mod classifier;
+pub mod counters;
 pub mod footprint;
+pub mod function;
+pub mod policy;
 pub mod query;
 pub mod rule_set;
 pub mod rules;
+mod word;
+
+pub use function::Firewall;
+pub use policy::{Change, DEFAULT_RULE, Policy};

@@ -1,0 +1,396 @@
+//! The firewall as a function of a chain: new connections by the rules, later packets by their session.
+
+use super::classifier::ClassifierError;
+use super::counters::{Counters, RuleCounters, RuleReport};
+use super::policy::{Change, DEFAULT_RULE, Judgement, Policy, touched_by};
+use super::query::{Addresses, Query, Transport};
+use super::rules::{Action, PROTOCOL_ICMP, PROTOCOL_ICMPV6, Rule, RuleId};
+use super::word::{Version, Word};
+use crate::function::{FlowFunction, Verdict};
+use crate::headers::answer::{IcmpError, icmp_error, tcp_reset};
+use crate::headers::{Headers, icmpv4, icmpv6, protocol};
+use crate::router::icmp_limit::{IcmpLimit, IcmpLimitConfig};
+use crate::slices::{depend_on_destination, depend_on_service, depend_on_source};
+use crate::walk::{Commit, Walk};
+use crate::zone::ZoneId;
+use millrace_dataplane::drops::DropReason;
+use millrace_dataplane::flow::field::{Field, Reads};
+use millrace_dataplane::flow::session::{SessionId, Traffic};
+use millrace_dataplane::flow::validity::Validity;
+use std::any::Any;
+use std::net::IpAddr;
+use std::sync::Arc;
+
+/// The zone of a destination without a route: no rule can name it.
+const NOWHERE: ZoneId = ZoneId(u8::MAX - 1);
+
+/// A stateful firewall; see [`crate::firewall`].
+#[derive(Debug)]
+pub struct Firewall {
+    policy: Policy,
+    version: Version,
+    counters: Counters,
+    answers: IcmpLimit,
+}
+
+/// What one walk proposes: which rule decided, and what follows from it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Staged {
+    /// The rule; [`DEFAULT_RULE`] where none matched.
+    pub rule: RuleId,
+    /// Bytes of the frame.
+    bytes: u64,
+    outcome: Outcome,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Outcome {
+    /// The session's word from now on.
+    Admitted(Word),
+    Refused {
+        /// The rules admitted this session before; it ends.
+        cut: Option<SessionId>,
+        /// Who was told.
+        answered: Option<IpAddr>,
+    },
+}
+
+impl Staged {
+    /// True if the packet was let pass.
+    pub fn is_admitted(&self) -> bool {
+        matches!(self.outcome, Outcome::Admitted(_))
+    }
+}
+
+/// The ends of a connection at this place of the chain, as its first packet named them.
+struct Ends {
+    addresses: Addresses,
+    protocol: u8,
+    transport: Transport,
+}
+
+impl Firewall {
+    /// A firewall with these rules, whose answers to rejected packets are limited like ICMP errors.
+    pub fn new(policy: Policy, answers: IcmpLimitConfig) -> Self {
+        Self {
+            policy,
+            version: Version::FIRST,
+            counters: Counters::default(),
+            answers: IcmpLimit::new(answers),
+        }
+    }
+
+    /// The rules in force.
+    pub fn policy(&self) -> &Policy {
+        &self.policy
+    }
+
+    /// Adds a rule. Decisions that it can concern are taken anew, by their next packet; no others are (R8).
+    ///
+    /// # Errors
+    /// Why the rule can't be used; nothing has changed then.
+    pub fn insert(&mut self, rule: Rule, validity: &mut Validity) -> Result<(), ClassifierError> {
+        let touched = touched_by(&rule)?;
+        self.policy.insert(rule)?;
+        self.version = self.version.next();
+        validity.change_all(&touched);
+        Ok(())
+    }
+
+    /// Removes a rule and returns it. Sessions that it admitted, and that no other rule admits, end with their next packet.
+    pub fn remove(&mut self, id: RuleId, validity: &mut Validity) -> Option<Arc<Rule>> {
+        let rule = self.policy.remove(id)?;
+        self.counters.retire(id);
+        self.version = self.version.next();
+        // A rule of the policy expanded when it came.
+        if let Ok(touched) = touched_by(&rule) {
+            validity.change_all(&touched);
+        }
+        Some(rule)
+    }
+
+    /// Takes a whole new policy, between bursts: costs what differs. The old one is given back, to be freed elsewhere.
+    pub fn apply(&mut self, change: Change, validity: &mut Validity) -> Policy {
+        change.removed.iter().for_each(|rule| self.counters.retire(*rule));
+        if !change.touched.is_empty() {
+            self.version = self.version.next();
+            validity.change_all(&change.touched);
+        }
+        std::mem::replace(&mut self.policy, change.policy)
+    }
+
+    /// All rules in order with what they did, the default last. What entries of the flow cache carried counts once it is
+    /// folded. Costs a copy of each rule's name: [`Self::rules_page`] bounds that.
+    pub fn rules_report(&self) -> Vec<RuleReport> {
+        let mut all = self.rules_page(None, usize::MAX);
+        all.push(self.default_report());
+        all
+    }
+
+    /// At most `count` rules in order, from the one behind `after` (order and identity) on.
+    pub fn rules_page(&self, after: Option<(u64, RuleId)>, count: usize) -> Vec<RuleReport> {
+        self.counters.report(&self.policy, after, count)
+    }
+
+    /// What the default did.
+    pub fn default_report(&self) -> RuleReport {
+        self.counters.default_report(&self.policy)
+    }
+
+    /// What rules did that are gone.
+    pub fn removed_counters(&self) -> RuleCounters {
+        self.counters.removed()
+    }
+
+    /// The name of a rule that decided.
+    pub fn rule_name(&self, id: RuleId) -> Option<&str> {
+        if id == DEFAULT_RULE {
+            return Some("default");
+        }
+        self.policy.rule(id).map(|rule| rule.name.as_str())
+    }
+
+    /// A packet that belongs to no session that this firewall admitted.
+    fn admit_new(&self, walk: &mut Walk<'_>) -> (Verdict, Option<Staged>) {
+        if walk.session.is_none() && is_echo_reply(walk.headers) {
+            return (Verdict::Drop(DropReason::IcmpUnrelated), None);
+        }
+        let reply = walk.session.is_some_and(|session| session.reply);
+        let Some(ends) = ends_of(walk, reply) else {
+            let judgement = Judgement { rule: DEFAULT_RULE, action: self.policy.default_action() };
+            return self.conclude(walk, judgement, Some(walk.from_zone), None);
+        };
+        depend(walk, &ends);
+        let query = self.query(walk, &ends, reply, None);
+        self.conclude(walk, self.policy.judge(&query), Some(query.from_zone), None)
+    }
+
+    /// A packet of a session that this firewall admitted: held against the rules again only if they have changed.
+    fn admit_known(
+        &self,
+        walk: &mut Walk<'_>,
+        id: SessionId,
+        reply: bool,
+        word: Word,
+    ) -> (Verdict, Option<Staged>) {
+        walk.want_session();
+        walk.track_tcp();
+        let Some(ends) = ends_of(walk, reply) else { return (Verdict::Continue, None) };
+        depend(walk, &ends);
+        // A later fragment can't be judged by itself; the next packet that can be will.
+        if word.version == self.version || walk.headers.is_later_fragment() {
+            return (Verdict::Continue, None);
+        }
+        let query = self.query(walk, &ends, reply, word.from);
+        self.conclude(walk, self.policy.judge(&query), word.from, Some(id))
+    }
+
+    /// An ICMP error goes with the session that it is about.
+    fn admit_error(walk: &Walk<'_>) -> (Verdict, Option<Staged>) {
+        let admitted = walk.related_part().and_then(Word::unpack).is_some();
+        (if admitted { Verdict::Continue } else { Verdict::Drop(DropReason::IcmpUnrelated) }, None)
+    }
+
+    fn conclude(
+        &self,
+        walk: &mut Walk<'_>,
+        judgement: Judgement,
+        from: Option<ZoneId>,
+        known: Option<SessionId>,
+    ) -> (Verdict, Option<Staged>) {
+        let rule = judgement.rule;
+        let bytes = walk.frame.len() as u64;
+        if judgement.action == Action::Allow {
+            walk.want_session();
+            walk.track_tcp();
+            let outcome = Outcome::Admitted(Word { rule, version: self.version, from });
+            return (Verdict::Continue, Some(Staged { rule, bytes, outcome }));
+        }
+        let answered = if judgement.action == Action::Reject { self.answer(walk) } else { None };
+        let outcome = Outcome::Refused { cut: known, answered };
+        (Verdict::Drop(DropReason::FirewallDenied), Some(Staged { rule, bytes, outcome }))
+    }
+
+    /// Tells the sender of a packet that it was refused, in the name of the packet's destination. Who was told, if the rate
+    /// and the packet allow it.
+    fn answer(&self, walk: &mut Walk<'_>) -> Option<IpAddr> {
+        let parsed = walk.headers.original();
+        let (source, destination) = parsed.addresses()?;
+        if !self.answers.peek(source, walk.now) {
+            return None;
+        }
+        let mac = parsed.ethernet.destination;
+        let frame = if parsed.protocol() == Some(protocol::TCP) {
+            tcp_reset(parsed, walk.frame, mac)
+        } else {
+            icmp_error(parsed, walk.frame, IcmpError::Prohibited, mac, destination)
+        }?;
+        walk.emit(walk.port, &frame);
+        Some(source)
+    }
+
+    /// What to ask the rules about a connection, in the direction of its initiator. `reply`: the packet is the
+    /// responder's, and `from` is the initiator's zone if it is known.
+    fn query(&self, walk: &mut Walk<'_>, ends: &Ends, reply: bool, from: Option<ZoneId>) -> Query {
+        let (from_zone, to_zone) = if reply {
+            (from.unwrap_or_else(|| walk.to_zone().unwrap_or(NOWHERE)), walk.from_zone)
+        } else if self.policy.names_to_zone() {
+            (walk.from_zone, walk.to_zone().unwrap_or(NOWHERE))
+        } else {
+            (walk.from_zone, NOWHERE)
+        };
+        let &Ends { addresses, protocol, transport } = ends;
+        Query { from_zone, to_zone, addresses, protocol, transport }
+    }
+}
+
+impl FlowFunction for Firewall {
+    type Staged = Staged;
+
+    fn kind(&self) -> &'static str {
+        "firewall"
+    }
+
+    /// Whatever the rules are: a session's key holds addresses and ports anyway, type and code lie beside them, and so no
+    /// change of rules changes a key.
+    fn reads(&self) -> Reads {
+        Reads::none().with(&[
+            Field::Ipv4Source,
+            Field::Ipv4Destination,
+            Field::Ipv6Source,
+            Field::Ipv6Destination,
+            Field::SourcePort,
+            Field::DestinationPort,
+            Field::IcmpType,
+            Field::IcmpCode,
+        ])
+    }
+
+    fn keeps_part(&self) -> bool {
+        true
+    }
+
+    fn admit(&self, walk: &mut Walk<'_>) -> (Verdict, Option<Staged>) {
+        if is_icmp_error(walk.headers) {
+            return Self::admit_error(walk);
+        }
+        let known = walk.session.map(|session| (session.id, session.reply));
+        match (known, walk.part().and_then(Word::unpack)) {
+            (Some((id, reply)), Some(word)) => self.admit_known(walk, id, reply, word),
+            _ => self.admit_new(walk),
+        }
+    }
+
+    fn commit(&mut self, staged: Staged, commit: &mut Commit<'_>) {
+        let Self { policy, counters, .. } = self;
+        let counters = counters.of(policy, staged.rule);
+        let this = Traffic { packets: 1, bytes: staged.bytes };
+        match staged.outcome {
+            Outcome::Admitted(word) => {
+                let before = Word::unpack(commit.part()).map(|word| word.rule);
+                counters.hits += u64::from(before != Some(staged.rule));
+                if commit.session.is_some() {
+                    commit.set_part(word.pack());
+                } else {
+                    // Nothing will tell of it: no session carries it.
+                    counters.carry(this);
+                }
+            }
+            Outcome::Refused { cut, answered } => {
+                counters.hits += 1;
+                counters.carry(this);
+                if let Some(source) = answered {
+                    self.answers.take(source, commit.now);
+                }
+                if let Some(id) = cut {
+                    commit.end_session(id);
+                }
+            }
+        }
+    }
+
+    fn account(&mut self, part: u64, _reply: bool, traffic: Traffic) {
+        if let Some(word) = Word::unpack(part) {
+            self.counters.of(&self.policy, word.rule).carry(traffic);
+        }
+    }
+
+    fn as_any(&mut self) -> &mut dyn Any {
+        self
+    }
+}
+
+/// The decision depends on the rules for these ends.
+fn depend(walk: &mut Walk<'_>, ends: &Ends) {
+    let (source, destination): (IpAddr, IpAddr) = match ends.addresses {
+        Addresses::V4 { source, destination } => (source.into(), destination.into()),
+        Addresses::V6 { source, destination } => (source.into(), destination.into()),
+    };
+    depend_on_destination(walk, destination);
+    depend_on_source(walk, source);
+    if let Transport::Ports { destination, .. } = ends.transport {
+        depend_on_service(walk, ends.protocol, destination);
+    }
+}
+
+/// The ends of the packet's connection, from the headers as they are now; of a reply, the other way round. None if it is
+/// not IP.
+fn ends_of(walk: &mut Walk<'_>, reply: bool) -> Option<Ends> {
+    let in_session = walk.session.is_some();
+    let headers = &mut *walk.headers;
+    let (mut from, mut to) = (headers.source()?, headers.destination()?);
+    let mut transport = transport_of(headers, in_session);
+    if reply {
+        std::mem::swap(&mut from, &mut to);
+        if let Transport::Ports { source, destination } = &mut transport {
+            std::mem::swap(source, destination);
+        }
+    }
+    let addresses = match (from, to) {
+        (IpAddr::V4(source), IpAddr::V4(destination)) => Addresses::V4 { source, destination },
+        (IpAddr::V6(source), IpAddr::V6(destination)) => Addresses::V6 { source, destination },
+        _ => return None,
+    };
+    Some(Ends { addresses, protocol: headers.protocol()?, transport })
+}
+
+/// Ports, or ICMP type and code: of an echo in a session, those of the request that opened it.
+fn transport_of(headers: &mut Headers, in_session: bool) -> Transport {
+    match headers.protocol() {
+        Some(protocol::TCP | protocol::UDP) => match (headers.source_port(), headers.destination_port()) {
+            (Some(source), Some(destination)) => Transport::Ports { source, destination },
+            _ => Transport::Other,
+        },
+        Some(PROTOCOL_ICMP) => match headers.icmpv4() {
+            Some(icmp) if in_session && icmp.is_echo() => {
+                Transport::Icmp { icmp_type: icmpv4::ECHO_REQUEST, code: 0 }
+            }
+            Some(icmp) => Transport::Icmp { icmp_type: icmp.icmp_type, code: icmp.code },
+            None => Transport::Other,
+        },
+        Some(PROTOCOL_ICMPV6) => match headers.icmpv6() {
+            Some(icmp) if in_session && icmp.is_echo() => {
+                Transport::Icmp { icmp_type: icmpv6::ECHO_REQUEST, code: 0 }
+            }
+            Some(icmp) => Transport::Icmp { icmp_type: icmp.icmp_type, code: icmp.code },
+            None => Transport::Other,
+        },
+        _ => Transport::Other,
+    }
+}
+
+fn is_icmp_error(headers: &mut Headers) -> bool {
+    match headers.protocol() {
+        Some(PROTOCOL_ICMP) => headers.icmpv4().is_some_and(|icmp| icmp.is_error()),
+        Some(PROTOCOL_ICMPV6) => headers.icmpv6().is_some_and(|icmp| icmp.is_error()),
+        _ => false,
+    }
+}
+
+fn is_echo_reply(headers: &mut Headers) -> bool {
+    match headers.protocol() {
+        Some(PROTOCOL_ICMP) => headers.icmpv4().is_some_and(|icmp| icmp.icmp_type == icmpv4::ECHO_REPLY),
+        Some(PROTOCOL_ICMPV6) => headers.icmpv6().is_some_and(|icmp| icmp.icmp_type == icmpv6::ECHO_REPLY),
+        _ => false,
+    }
+}

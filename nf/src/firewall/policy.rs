@@ -1,0 +1,258 @@
+//! Rules ready to decide, and the change from one such policy to the next (R8).
+
+use super::classifier::{Classifier, ClassifierError, PROBES_MAX};
+use super::footprint::Footprint;
+use super::query::Query;
+use super::rule_set::RuleSet;
+use super::rules::{Action, Rule, RuleError, RuleId};
+use crate::slices::{changed_prefix, changed_service, wide};
+use millrace_dataplane::flow::validity::{ObjectKind, Watch};
+use std::collections::{BTreeSet, HashMap};
+use std::hash::{BuildHasher, RandomState};
+use std::sync::Arc;
+
+/// Stands for the default in counters and decisions; no rule has this identity.
+pub const DEFAULT_RULE: RuleId = RuleId(u32::MAX);
+/// Most cells that a change names one by one.
+const TOUCHED_MAX: usize = 4096;
+
+/// What the rules say of a connection.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Judgement {
+    /// The rule that matched; [`DEFAULT_RULE`] where none did.
+    pub rule: RuleId,
+    /// What it wants.
+    pub action: Action,
+}
+
+/// The rules of a firewall with their classifier. Built off the packet path.
+#[derive(Clone)]
+pub struct Policy {
+    classifier: Classifier,
+    rules: HashMap<RuleId, Arc<Rule>>,
+    order: BTreeSet<(u64, RuleId)>,
+    default: Action,
+    to_zone_rules: usize,
+    /// Where to look for an identity that no rule had before.
+    fresh: u32,
+}
+
+impl std::fmt::Debug for Policy {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let (rules, default) = (self.rules.len(), self.default);
+        f.debug_struct("Policy").field("rules", &rules).field("default", &default).finish_non_exhaustive()
+    }
+}
+
+impl Policy {
+    /// The rules in their order; where none matches, `default`.
+    ///
+    /// # Errors
+    /// The first rule in order that the classifier refuses.
+    pub fn new(rules: &RuleSet, default: Action) -> Result<Self, ClassifierError> {
+        // The classifier's layout does not depend on the secret, so neither does any decision.
+        let secret = RandomState::new();
+        let classifier = Classifier::new([secret.hash_one(1u8), secret.hash_one(2u8)], PROBES_MAX);
+        let mut policy = Self {
+            classifier,
+            rules: HashMap::new(),
+            order: BTreeSet::new(),
+            default,
+            to_zone_rules: 0,
+            fresh: 0,
+        };
+        rules.rules().iter().try_for_each(|rule| policy.insert(rule.clone()))?;
+        Ok(policy)
+    }
+
+    /// Adds a rule.
+    ///
+    /// # Errors
+    /// Why it can't be; nothing has changed then. Identity [`DEFAULT_RULE`] is taken.
+    pub fn insert(&mut self, rule: Rule) -> Result<(), ClassifierError> {
+        if rule.id == DEFAULT_RULE {
+            return Err(RuleError::DuplicateId { name: rule.name, id: rule.id }.into());
+        }
+        self.classifier.insert(&rule)?;
+        self.to_zone_rules += usize::from(rule.to_zone.is_some());
+        self.fresh = self.fresh.max(rule.id.0.wrapping_add(1));
+        self.order.insert((rule.order, rule.id));
+        self.rules.insert(rule.id, Arc::new(rule));
+        Ok(())
+    }
+
+    /// Removes a rule and returns it.
+    pub fn remove(&mut self, id: RuleId) -> Option<Arc<Rule>> {
+        let rule = self.rules.remove(&id)?;
+        self.classifier.remove(id);
+        self.order.remove(&(rule.order, id));
+        self.to_zone_rules -= usize::from(rule.to_zone.is_some());
+        Some(rule)
+    }
+
+    /// A rule by its identity.
+    pub fn rule(&self, id: RuleId) -> Option<&Arc<Rule>> {
+        self.rules.get(&id)
+    }
+
+    /// The rules in order, from the one behind `after` on.
+    pub fn rules_after(&self, after: Option<(u64, RuleId)>) -> impl Iterator<Item = &Arc<Rule>> {
+        use std::ops::Bound::{Excluded, Unbounded};
+        let start = after.map_or(Unbounded, Excluded);
+        self.order.range((start, Unbounded)).filter_map(|(_, id)| self.rules.get(id))
+    }
+
+    /// Number of rules.
+    pub fn len(&self) -> usize {
+        self.rules.len()
+    }
+
+    /// True if there are no rules, and so only the default.
+    pub fn is_empty(&self) -> bool {
+        self.rules.is_empty()
+    }
+
+    /// What is done where no rule matches.
+    pub fn default_action(&self) -> Action {
+        self.default
+    }
+
+    /// Most comparisons that any decision needs (R15).
+    pub fn worst_case_probes(&self) -> usize {
+        self.classifier.worst_case_probes()
+    }
+
+    /// True if some rule asks where a connection goes to.
+    pub(super) fn names_to_zone(&self) -> bool {
+        self.to_zone_rules > 0
+    }
+
+    /// What the rules say of a connection whose first packet this is.
+    pub fn judge(&self, query: &Query) -> Judgement {
+        match self.classifier.find(query) {
+            Some(found) => Judgement { rule: found.rule, action: found.action },
+            None => Judgement { rule: DEFAULT_RULE, action: self.default },
+        }
+    }
+}
+
+/// The cells of all decisions that a rule can concern.
+///
+/// # Errors
+/// If the rule itself can't be used.
+pub(super) fn touched_by(rule: &Rule) -> Result<Vec<Watch>, RuleError> {
+    let mut touched = Vec::new();
+    for one in rule.matches()? {
+        match one.footprint() {
+            Footprint::Destination(net) => {
+                touched.extend(changed_prefix(ObjectKind::RulesByDestination, net));
+            }
+            Footprint::Source(net) => touched.extend(changed_prefix(ObjectKind::RulesBySource, net)),
+            Footprint::Service { protocol, ports } => touched.extend(changed_service(protocol, &ports)),
+            Footprint::Any => return Ok(everywhere()),
+        }
+        if touched.len() > TOUCHED_MAX {
+            return Ok(everywhere());
+        }
+    }
+    Ok(touched)
+}
+
+/// The cell that every decision of a firewall watches.
+fn everywhere() -> Vec<Watch> {
+    vec![wide(ObjectKind::RulesByDestination)]
+}
+
+/// A new policy and what its difference from the old one concerns. Built off the packet path.
+#[derive(Debug)]
+pub struct Change {
+    pub(super) policy: Policy,
+    pub(super) removed: Vec<RuleId>,
+    pub(super) touched: Vec<Watch>,
+}
+
+impl Change {
+    /// From `old` to the rules of `new`. A rule is the same if its name is: it keeps its identity and so its counters.
+    ///
+    /// # Errors
+    /// The first rule in order that the classifier refuses.
+    pub fn between(old: &Policy, new: &RuleSet, default: Action) -> Result<Self, ClassifierError> {
+        let (new, kept) = with_old_identities(old, new)?;
+        let mut policy = Policy::new(&new, default)?;
+        policy.fresh = policy.fresh.max(old.fresh);
+        let removed: Vec<RuleId> =
+            old.rules.keys().filter(|id| !policy.rules.contains_key(id)).copied().collect();
+        let unmoved = unmoved(old, &kept);
+        let gone = old.rules.values().filter(|rule| !unmoved.contains(&rule.id));
+        let come = policy.rules.values().filter(|rule| !unmoved.contains(&rule.id));
+        let mut touched = Vec::new();
+        for rule in gone.chain(come) {
+            touched.extend(touched_by(rule)?);
+        }
+        if touched.len() > TOUCHED_MAX || policy.default != old.default {
+            touched = everywhere();
+        }
+        Ok(Self { policy, removed, touched })
+    }
+
+    /// The policy that the change leads to.
+    pub fn policy(&self) -> &Policy {
+        &self.policy
+    }
+
+    /// True if no decision can differ.
+    pub fn is_empty(&self) -> bool {
+        self.touched.is_empty()
+    }
+}
+
+/// The new rules with the identities of old ones of the same name, and those that say the same as before, in the new order.
+fn with_old_identities(old: &Policy, new: &RuleSet) -> Result<(RuleSet, Vec<RuleId>), RuleError> {
+    let mut by_name: HashMap<&str, &Arc<Rule>> =
+        old.rules.values().map(|rule| (rule.name.as_str(), rule)).collect();
+    // Identities of rules that are gone come last: traffic that they admitted may still have to be counted.
+    let unused = |id: &RuleId| *id != DEFAULT_RULE && !old.rules.contains_key(id);
+    let mut free = (old.fresh..=u32::MAX).chain(0..old.fresh).map(RuleId).filter(unused);
+    let (mut rules, mut kept) = (Vec::new(), Vec::new());
+    for (rule, order) in new.rules().iter().zip((1u64..).map(|place| place << 32)) {
+        let before = by_name.remove(rule.name.as_str());
+        let Some(id) = before.map(|rule| rule.id).or_else(|| free.next()) else { continue };
+        // Fresh orders: those of equal rank would fall back on identities, which have just changed.
+        let rule = Rule { id, order, ..rule.clone() };
+        if before.is_some_and(|before| Rule { order, ..Rule::clone(before) } == rule) {
+            kept.push(id);
+        }
+        rules.push(rule);
+    }
+    Ok((RuleSet::new(rules)?, kept))
+}
+
+/// Of the rules that say the same as before, in their new order: the most that are also in the same order among each other.
+fn unmoved(old: &Policy, kept: &[RuleId]) -> BTreeSet<RuleId> {
+    let places: HashMap<RuleId, usize> =
+        old.order.iter().enumerate().map(|(at, (_, id))| (*id, at)).collect();
+    let places: Vec<usize> = kept.iter().filter_map(|id| places.get(id).copied()).collect();
+    // Longest increasing subsequence: `ends[n]` is the index of the least last element of one of n + 1 elements.
+    let mut ends: Vec<usize> = Vec::new();
+    let mut previous = vec![None; places.len()];
+    for (at, place) in places.iter().enumerate() {
+        let length = ends.partition_point(|&end| places[end] < *place);
+        previous[at] = length.checked_sub(1).map(|shorter| ends[shorter]);
+        if length == ends.len() {
+            ends.push(at);
+        } else {
+            ends[length] = at;
+        }
+    }
+    let mut found = BTreeSet::new();
+    let mut at = ends.last().copied();
+    while let Some(index) = at {
+        found.insert(kept[index]);
+        at = previous[index];
+    }
+    found
+}
+
+#[cfg(test)]
+#[path = "policy_tests.rs"]
+mod tests;
