@@ -64,7 +64,7 @@ router_apply_unrelated() { router_apply unrelated; }
 router_apply_no_ping() { router_apply no-ping; }
 router_apply_original() { router_apply edge; }
 
-router_sessions() { millrace_show sessions --json --limit 1000 | jq '.sessions | length'; }
+router_sessions() { millrace_show sessions --json --limit 1000 | jq '[.. | objects | select(.initiator?)] | length'; }
 
 router_report() {
     local what
