@@ -22,6 +22,8 @@ pub mod protocol;
 mod record;
 pub mod resolve;
 pub mod tcp;
+#[cfg(test)]
+mod tests;
 pub mod udp;
 pub mod vlan;
 
