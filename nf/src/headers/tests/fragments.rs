@@ -184,3 +184,13 @@ fn an_atomic_fragment_is_a_whole_packet() {
     assert_eq!((fragment.at, fragment.identification), (54, 0x0909_0909));
     assert_eq!(&rebuild(&parsed, &frame)[..], &frame[..]);
 }
+
+#[test]
+fn nothing_is_read_behind_the_header_of_a_later_ipv6_fragment() {
+    // RFC 8200 section 4.5: the next header names what the first fragment starts with; here is data from its middle.
+    let [_, mut later] = cut_ipv6(&udp(ipv6(), &[0xff; 64]), 32);
+    later[54] = 60;
+    let parsed = Parsed::parse(&later).unwrap();
+    assert_eq!((parsed.transport, parsed.protocol()), (Transport::None, Some(60)));
+    assert_eq!(parsed.payload(&later), [0xff; 40]);
+}
