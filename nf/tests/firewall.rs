@@ -4,14 +4,20 @@ mod common;
 
 use common::*;
 use etherparse::{Icmpv4Type, SlicedPacket, TransportSlice};
+use ipnet::IpNet;
 use millrace_dataplane::drops::DropReason;
+use millrace_dataplane::flow::field::{Field, Reads};
 use millrace_nf::chain::ChainBuilder;
 use millrace_nf::firewall::counters::RuleCounters;
 use millrace_nf::firewall::rule_set::RuleSet;
 use millrace_nf::firewall::rules::{Action, Family, IcmpMatch, Rule, RuleId};
 use millrace_nf::firewall::{Change, DEFAULT_RULE, Firewall, Policy};
+use millrace_nf::function::{FlowFunction, Verdict};
 use millrace_nf::router::icmp_limit::IcmpLimitConfig;
+use millrace_nf::walk::{Direction, Walk};
 use millrace_nf::zone::ZoneId;
+use std::any::Any;
+use std::net::IpAddr;
 
 const INSIDE_ZONE: ZoneId = ZoneId(0);
 const OUTSIDE_ZONE: ZoneId = ZoneId(1);
@@ -391,7 +397,7 @@ fn a_rule_put_in_front_cuts_what_it_denies() {
     let walks = harness.walks();
     let block = Rule {
         order: 0,
-        destinations: vec!["203.0.113.0/24".parse().unwrap()],
+        destinations: vec![net("203.0.113.0/24")],
         ..rule(RuleId(8), "block", Action::Reject)
     };
     insert(&mut harness, block);
@@ -419,7 +425,7 @@ fn changes_that_concern_no_flow_cause_no_walk() {
         let id = RuleId(100 + i);
         let block = Rule {
             order: 0,
-            destinations: vec![format!("172.16.{}.0/24", i % 16).parse().unwrap()],
+            destinations: vec![net(&format!("172.16.{}.0/24", i % 16))],
             ..rule(id, &format!("block {i}"), Action::Deny)
         };
         insert(&mut harness, block);
@@ -432,6 +438,112 @@ fn changes_that_concern_no_flow_cause_no_walk() {
 }
 
 #[test]
+fn a_connection_that_its_rule_still_admits_is_counted_once() {
+    let mut harness = harness(&[dns()]);
+    assert!(harness.passes(INSIDE, &query(1000)));
+    let walks = harness.walks();
+    let behind =
+        Rule { destinations: vec![net("203.0.113.0/24")], ..rule(RuleId(50), "behind", Action::Deny) };
+    insert(&mut harness, behind);
+    assert!(harness.passes(INSIDE, &query(1000)) && harness.passes(INSIDE, &query(1000)));
+    assert_eq!(
+        harness.walks(),
+        walks + 1,
+        "the new rule can match it, so it is held against the rules, once"
+    );
+    let dns = counters(&mut harness, DNS);
+    assert_eq!((dns.hits, dns.packets), (1, 3));
+    harness.finish();
+}
+
+/// Behind the firewall: what leaves has the address 198.51.100.1; 192.0.2.1 is the inside host 10.0.0.9, a hairpin.
+struct Translator;
+
+const PUBLIC: &str = "198.51.100.1";
+const SERVICE: &str = "192.0.2.1";
+const HOST: &str = "10.0.0.9";
+
+fn address(text: &str) -> IpAddr {
+    text.parse().unwrap()
+}
+
+fn net(text: &str) -> IpNet {
+    text.parse().unwrap()
+}
+
+impl FlowFunction for Translator {
+    type Staged = ();
+    fn kind(&self) -> &'static str {
+        "translator"
+    }
+    fn reads(&self) -> Reads {
+        Reads::none().with(&[Field::Ipv4Source, Field::Ipv4Destination])
+    }
+    fn admit(&self, walk: &mut Walk<'_>) -> (Verdict, Option<()>) {
+        let initiator = walk.session.filter(|session| session.reply).map(|session| session.tuples[0]);
+        match (walk.direction, initiator) {
+            (Direction::Forward, None) => walk.headers.set_source(address(PUBLIC)),
+            (Direction::Backward, Some(tuple)) => walk.headers.set_destination(tuple.source_address()),
+            (Direction::Backward, None) => walk.headers.set_destination(address(HOST)),
+            (Direction::Forward, Some(_)) => {}
+        }
+        (Verdict::Continue, None)
+    }
+    fn hairpins(&self, walk: &mut Walk<'_>) -> bool {
+        walk.headers.destination() == Some(address(SERVICE))
+    }
+    fn as_any(&mut self) -> &mut dyn Any {
+        self
+    }
+}
+
+fn translating_harness(rules: &[Rule]) -> Harness {
+    let firewall = Firewall::new(policy(rules, Action::Deny), IcmpLimitConfig::default());
+    let chain = ChainBuilder::new("edge", &["inside", "outside"]).function("firewall", firewall);
+    Harness::new(chain.function("translator", Translator).forwarder("wire", Wire::default()))
+}
+
+/// The reply comes to the translated address; rules speak of the inside one, on both ways.
+#[test]
+fn a_reply_is_held_against_the_rules_in_the_initiators_addresses() {
+    let from = |id, host: &str| Rule { sources: vec![net(host)], ..rule(RuleId(id), host, Action::Allow) };
+    let mut harness = translating_harness(&[from(1, "10.0.1.5/32"), from(2, "10.0.2.5/32")]);
+    let replies = [udp(SERVER, PUBLIC, (53, 1001), b"answer"), udp(SERVER, PUBLIC, (53, 1002), b"answer")];
+    assert!(harness.passes(INSIDE, &udp("10.0.1.5", SERVER, (1001, 53), b"query")));
+    assert!(harness.passes(INSIDE, &udp("10.0.2.5", SERVER, (1002, 53), b"query")));
+    assert!(harness.passes(OUTSIDE, &replies[0]) && harness.passes(OUTSIDE, &replies[1]));
+    let walks = harness.walks();
+    remove(&mut harness, RuleId(1));
+    assert!(harness.passes(OUTSIDE, &replies[1]));
+    assert_eq!(harness.walks(), walks);
+    assert!(!harness.passes(OUTSIDE, &replies[0]));
+    // A walk under the new rules finds the same.
+    harness.engine.state.flush();
+    assert!(harness.passes(OUTSIDE, &replies[1]));
+    assert_eq!(harness.sessions(), 1);
+    harness.finish();
+}
+
+/// R6: refused on the way back of a hairpin, nothing of the way there remains.
+#[test]
+fn a_refused_hairpin_admits_nothing_on_its_first_half() {
+    let block =
+        Rule { order: 0, destinations: vec![net("10.0.0.9/32")], ..rule(RuleId(8), "block", Action::Deny) };
+    let allow = Rule { from_zone: Some(INSIDE_ZONE), ..rule(WEB, "all", Action::Allow) };
+    let mut harness = translating_harness(&[block, allow]);
+    assert!(harness.send_one(INSIDE, &udp(CLIENT, SERVICE, (1000, 53), b"query")).is_empty());
+    assert_eq!(counters(&mut harness, RuleId(8)).packets, 1);
+    assert_eq!(counters(&mut harness, WEB), RuleCounters::default());
+    assert_eq!((harness.sessions(), harness.entries()), (0, 0));
+    remove(&mut harness, RuleId(8));
+    let sent = harness.send_one(INSIDE, &udp(CLIENT, SERVICE, (1000, 53), b"query"));
+    assert_eq!((sent[0].0, addresses(&sent[0].1)), (INSIDE, (address(PUBLIC), address(HOST))));
+    let all = counters(&mut harness, WEB);
+    assert_eq!((all.hits, all.packets), (1, 1));
+    harness.finish();
+}
+
+#[test]
 fn a_new_policy_touches_what_differs() {
     let mut harness = harness(&[web(), dns()]);
     assert!(connect(&mut harness, CLIENT, SERVER, 2000));
@@ -439,10 +551,7 @@ fn a_new_policy_touches_what_differs() {
     let walks = harness.walks();
     // The same rules under other identities, another in front.
     let renumber = |rule: Rule, id: u32| Rule { id: RuleId(id), order: u64::from(id) << 32, ..rule };
-    let front = Rule {
-        destinations: vec!["172.16.0.0/24".parse().unwrap()],
-        ..rule(RuleId(1), "front", Action::Deny)
-    };
+    let front = Rule { destinations: vec![net("172.16.0.0/24")], ..rule(RuleId(1), "front", Action::Deny) };
     apply(&mut harness, &[front, renumber(web(), 5), renumber(dns(), 6)]);
     assert!(harness.passes(INSIDE, &tcp(CLIENT, SERVER, (2000, 80), segment("A", 101, 901))));
     assert!(harness.passes(INSIDE, &query(1000)));

@@ -9,11 +9,10 @@
 //! *established*. Opening packets are a TCP segment with SYN and without ACK, FIN and RST; any UDP datagram; an ICMP or
 //! ICMPv6 echo request; the first packet of any other protocol between two addresses. A packet that opens
 //! nothing and belongs to no session (a stray TCP segment, an echo reply) is dropped as out of state: rules can't
-//! admit it. *Related* is an ICMP error whose embedded packet belongs to a session, seen as sent by the side that the
-//! error goes to: it is admitted with that session, refreshes nothing, and is dropped where the embedded packet's
-//! addresses, protocol and ports do not fit or its TCP sequence number is outside the window (RFC 5927 section 4.1).
-//! Neighbour discovery, router discovery and packet-too-big for the data plane itself are judged as traffic with the
-//! zone [`LOCAL`](crate::zone::ZoneId::LOCAL).
+//! admit it. *Related* is an ICMP error that quotes a packet of a session which this firewall admitted, sent by the side that
+//! the error goes to: it passes and refreshes nothing. Any other ICMP error is dropped as unrelated. Other ICMP messages
+//! (timestamps, multicast listeners) are judged one by one. What is for the data plane itself has the zone
+//! [`LOCAL`](crate::zone::ZoneId::LOCAL); address resolution and neighbour discovery never come here.
 //!
 //! **TCP.** States follow RFC 9293 section 3.3.2 as a box in the middle sees them, as Netfilter's conntrack does: SYN sent, SYN
 //! received, established, FIN wait, close wait, last ACK, time wait, closed; a simultaneous open is one. A RST closes when its
@@ -22,26 +21,23 @@
 //! keep-alives are inside it. A SYN in time wait opens a new connection, which rules decide anew. Connections
 //! are not picked up in mid-stream.
 //!
-//! **Idle times.** TCP established 2 h 4 min, opening and closing 4 min (RFC 5382 REQ-5); UDP 2 min at least, 5 min once
-//! answered (RFC 4787 REQ-5); ICMP queries 60 s (RFC 5508 REQ-2); other protocols 10 min. Other functions of the chain
-//! may ask for longer; the longest counts.
+//! **Idle times** are those of the chain's session table
+//! ([`Timeouts`](millrace_dataplane::flow::session::Timeouts)).
 //!
-//! **Fragments.** Later fragments have no ports ([`query::Transport::Other`]): they reach the firewall with the flow of
-//! their first fragment or match only rules that name no ports. Overlaps and first fragments too short for the
-//! transport header are dropped (RFC 1858, RFC 3128, RFC 5722).
+//! **Fragments.** The chain gives later fragments the ports of their first one, so they go with its session.
 //!
-//! **Changed rules (R8).** A change concerns the sessions that the [`footprint`] of its matches can cover. Those, and only
-//! those, are held against the new rules with the packet that opened them. Still allowed: the session stays, in its
-//! TCP state, and counts for the rule that admits it now. No longer allowed: the session is cut, its cached
-//! decisions fall, and its next packet is judged like any other; reject answers it. Sessions that no changed
-//! rule can match are untouched, and so are their cached decisions.
+//! **Changed rules (R8).** A change concerns the connections that the [`footprint`] of its matches can cover: their
+//! cached decisions fall, and the next packet of each, whichever way it goes, holds the connection against the new rules in
+//! the direction of its initiator. Still allowed: the session stays, in its TCP state, and counts for the rule that
+//! admits it now. No longer allowed: the packet is refused as the rules say, and the session ends for all functions of the
+//! chain. Connections that no changed rule can match are untouched, and so are their cached decisions.
 //!
 //! **Refusal.** *Deny* drops in silence. *Reject* answers TCP with a RST that the sender accepts (RFC 9293 section 3.10.7.1)
 //! and everything else with ICMP type 3 code 13 (RFC 1812 section 5.2.7.1) or ICMPv6 type 1 code 1 (RFC 4443 section
 //! 3.1), rate-limited; never an ICMP error for an ICMP error, a later fragment, a multicast or a broadcast
 //! (RFC 1122 section 3.2.2). A refused packet commits nothing (R6): no session, no port of a NAT, no binding.
 //!
-//! **Counters.** Packets and bytes (IP length) of each rule: what it refused, and all packets of the sessions that
+//! **Counters.** Packets and bytes (of frames) of each rule: what it refused, and all packets of the sessions that
 //! it admitted, both ways, folded from the sessions before they are shown. The default has counters of its own.
 
 pub mod classifier;
