@@ -4,7 +4,7 @@
 //! propose, but not change its own state. What it proposes comes back to `commit` when the walk ended without a drop
 //! (R6), so a packet that is dropped later in the chain takes no port and no table entry.
 //!
-//! A [`PacketFunction`](millrace_dataplane::packet_function::PacketFunction) works on the bytes of whole bursts: what needs the payload. It splits its chain into segments.
+//! A [`PacketFunction`] works on the bytes of whole bursts: what needs the payload. It splits its chain into segments.
 
 use crate::walk::{Commit, Tick, Walk};
 use millrace_dataplane::drops::DropReason;

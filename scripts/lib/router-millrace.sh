@@ -41,8 +41,16 @@ millrace_show() { millrace show "$@" --socket "$WORK/millrace.sock"; }
 
 router_start() {
     make_configurations
-    in_ns_background "$NS_ROUTER" millrace "$MILLRACE" run "$WORK/edge.toml" --json
-    MILLRACE_PID=$JOB
+    # Steps are subshells, which cannot wait for it: its process id and its status go to files.
+    (
+        status=0
+        in_ns "$NS_ROUTER" "$MILLRACE" run "$WORK/edge.toml" --interval 0 >"$WORK/millrace.log" 2>&1 </dev/null &
+        echo $! >"$WORK/millrace.pid"
+        wait $! || status=$?
+        echo $status >"$WORK/ended"
+    ) &
+    wait_for 50 test -s "$WORK/millrace.pid"
+    MILLRACE_PID=$(cat "$WORK/millrace.pid")
     if ! wait_for 150 router_is_ready; then
         tail -n 20 "$WORK/millrace.log" >&2
         return 1
@@ -59,34 +67,31 @@ router_refused() {
         jq '[.. | objects | select(.reason? == "firewall_denied" or .reason? == "nat_filtered") | .packets] | add // 0'
 }
 
-router_apply() { millrace apply "$WORK/$1.toml" --socket "$WORK/millrace.sock" >>"$WORK/apply.log" 2>&1; }
+router_apply() { millrace apply "$WORK/$1.toml" >>"$WORK/apply.log" 2>&1; }
 router_apply_unrelated() { router_apply unrelated; }
 router_apply_no_ping() { router_apply no-ping; }
 router_apply_original() { router_apply edge; }
 
-router_sessions() { millrace_show sessions --json --limit 1000 | jq '[.. | objects | select(.initiator?)] | length'; }
-
-router_report() {
+# Everything that can be asked, as tables and as JSON; prints the number of sessions.
+router_sessions() {
     local what
-    for what in ports flows functions drops; do
-        printf '\n%s\n' "$what:"
-        millrace_show "$what" || true
-    done
+    for what in ports functions flows chains workers memory drops neighbours routes nat sessions; do
+        printf '\n%s\n' "$what"
+        millrace_show "$what" || return 1
+        millrace_show "$what" --json >"$WORK/show-$what.json" || return 1
+        jq -e '.rows' "$WORK/show-$what.json" >/dev/null || return 1
+    done >"$WORK/show.txt"
+    jq '.rows | length' "$WORK/show-sessions.json"
 }
 
-# Ends Millrace as an operator would, and reads its final accounting.
+# Ends Millrace as an operator would, and reads its account of every packet and every buffer.
 router_stop() {
     kill -TERM "$MILLRACE_PID"
-    if ! wait_for 100 process_is_gone "$MILLRACE_PID"; then
-        note "it did not end within 10 s"
-        return 1
-    fi
-    local status=0
-    wait "$MILLRACE_PID" || status=$?
-    if [[ $status -ne 0 ]]; then
-        note "it ended with status $status"
-        return 1
-    fi
+    wait_for 100 test -e "$WORK/ended" || refuse "it did not end within 10 s"
+    [[ $(cat "$WORK/ended") == 0 ]] || refuse "it ended with status $(cat "$WORK/ended"): $(tail -n 1 "$WORK/millrace.log")"
+    grep -q '^sums hold: yes' "$WORK/millrace.log" || refuse "the sums do not hold"
+    note "$(sed -n 's/^flow cache: //p' "$WORK/millrace.log"); sums hold; $(sed -n 's/^frames: /frames: /p' "$WORK/millrace.log")"
 }
 
-process_is_gone() { ! kill -0 "$1" 2>/dev/null; }
+# Flow, function and drop counters of the whole run, as Millrace prints them at its end.
+router_report() { sed -n '/^ports$/,$p' "$WORK/millrace.log"; }

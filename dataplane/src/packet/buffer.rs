@@ -27,7 +27,7 @@ pub struct NoRoom;
 /// An owned packet. Dropping it gives its frame back to its pool by a slow way that takes a lock; the packet
 /// loop gives frames back with [`crate::memory::Pool::put`] and its bulk form.
 ///
-/// Invariants (established by [`Packet::from_raw`], kept by every method):
+/// Invariants (established by `Packet::from_raw`, kept by every method):
 /// `base` is the start of a frame of `end` initialised bytes that this handle owns alone, with valid metadata in
 /// its first line; `METADATA_BYTES <= offset` and `offset + length <= end`.
 #[repr(C)]
