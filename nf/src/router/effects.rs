@@ -2,7 +2,7 @@
 
 use super::function::{Router, neighbour_watch};
 use super::interface::InterfaceId;
-use super::neighbour::{Action, Event, Needs};
+use super::neighbour::{Action, Event};
 use crate::headers::{VlanTags, resolve};
 use crate::walk::{Commit, HoldKind, Tick, hold_token};
 use millrace_dataplane::drops::DropReason;
@@ -82,8 +82,6 @@ pub(super) enum OnFail {
     Release,
     /// They are dropped: nothing is remembered, and a walk would only ask again.
     Discard,
-    /// The first for those of this token, the second for all others.
-    ReleaseOne(HoldToken),
 }
 
 impl OnFail {
@@ -91,8 +89,7 @@ impl OnFail {
         let name = hold_token(HoldKind::Neighbour, token.0);
         match self {
             Self::Release => Wake::Release(name),
-            Self::ReleaseOne(one) if one == token => Wake::Release(name),
-            Self::Discard | Self::ReleaseOne(_) => Wake::Discard(name, DropReason::NeighbourUnreachable),
+            Self::Discard => Wake::Discard(name, DropReason::NeighbourUnreachable),
         }
     }
 }
@@ -147,18 +144,8 @@ impl Router {
             // It may have become stale with its address unchanged: those who use it are to say so.
             effects.touch(neighbour_watch(id));
         }
-        let on_fail = match event {
-            Event::Resolve { interface, address } => {
-                let view = self.neighbours.lookup(interface, address, now);
-                if view.needs == Needs::Unreachable {
-                    OnFail::ReleaseOne(view.token)
-                } else {
-                    OnFail::Discard
-                }
-            }
-            _ => OnFail::Discard,
-        };
-        carry_out(self, &actions, effects, on_fail);
+        // What fails here was refused or displaced, so no failure is remembered.
+        carry_out(self, &actions, effects, OnFail::Discard);
         actions.clear();
         self.actions = actions;
     }

@@ -1,4 +1,7 @@
 //! Routing: routes, neighbours, interfaces, and the limits on what the router says by itself.
+//!
+//! [`Router`] is the forwarder at the end of a chain; it is made of tables that know nothing of chains: [`interface`], [`lpm`],
+//! [`neighbour`], [`icmp_limit`].
 
 pub mod addressing;
 mod config;
