@@ -15,8 +15,8 @@ use crate::hold::{HoldLimits, Holds};
 use crate::limits::BURST_PACKETS_MAX;
 use crate::memory::Pool;
 pub use crate::outputs::{Outputs, Sums};
-use crate::packet::parse::parse;
-use crate::packet::{Burst, Layout, Packet, Verify};
+use crate::packet::parse::{parse, parse_usual};
+use crate::packet::{Burst, Flags, L4, Layout, Packet, Shape, Verify};
 use crate::port::PortId;
 use crate::slow_path::{Decision, Fate, Miss, SlowPath, Wake};
 use crate::time::Time;
@@ -60,28 +60,36 @@ pub struct Punt {
     pub port: PortId,
 }
 
-/// What the passes leave for each other, one element a packet.
-struct Scratch {
-    layouts: [Layout; BURST_PACKETS_MAX],
-    errors: [Option<DropReason>; BURST_PACKETS_MAX],
-    keys: [Key; BURST_PACKETS_MAX],
-    words: [u8; BURST_PACKETS_MAX],
-    hashes: [u64; BURST_PACKETS_MAX],
-    slots: [u32; BURST_PACKETS_MAX],
+/// What the passes leave for each other of one packet. A usual key is in the first cache line with the rest.
+#[derive(Clone, Copy)]
+#[repr(C, align(64))]
+struct Lane {
+    hash: u64,
+    slot: u32,
+    layout: Layout,
+    /// Words of the key; 0: none, the packet can't be cached.
+    words: u8,
+    error: Option<DropReason>,
+    key: Key,
 }
 
-impl Default for Scratch {
-    fn default() -> Self {
-        Self {
-            layouts: [Layout::default(); BURST_PACKETS_MAX],
-            errors: [None; BURST_PACKETS_MAX],
-            keys: [[0; KEY_WORDS_MAX]; BURST_PACKETS_MAX],
-            words: [0; BURST_PACKETS_MAX],
-            hashes: [0; BURST_PACKETS_MAX],
-            slots: [NO_SLOT; BURST_PACKETS_MAX],
-        }
+const LANE: Lane = Lane {
+    hash: 0,
+    slot: NO_SLOT,
+    layout: Layout { shape: Shape(0), flags: Flags(0), l3: 0, l4: 0, end: 0, ttl: 0 },
+    words: 0,
+    error: None,
+    key: [0; KEY_WORDS_MAX],
+};
+
+impl Lane {
+    #[inline(always)]
+    fn key(&self) -> &[u64] {
+        self.key.get(..usize::from(self.words)).unwrap_or(&[])
     }
 }
+
+type Lanes = [Lane; BURST_PACKETS_MAX];
 
 /// One worker's way from a burst to its outputs.
 pub struct Engine<S: SlowPath> {
@@ -93,7 +101,7 @@ pub struct Engine<S: SlowPath> {
     pub outputs: Outputs,
     schemas: Vec<Option<KeySchema>>,
     generation: u32,
-    scratch: Box<Scratch>,
+    lanes: Box<Lanes>,
     decision: Decision,
     holds: Holds,
     punts: Vec<Punt>,
@@ -127,7 +135,7 @@ impl<S: SlowPath> Engine<S> {
             outputs: Outputs::new(ports),
             schemas: Vec::new(),
             generation: 0,
-            scratch: Box::default(),
+            lanes: Box::new([LANE; BURST_PACKETS_MAX]),
             decision: Decision::default(),
             holds: Holds::new(config.holds),
             punts: Vec::new(),
@@ -207,7 +215,7 @@ impl<S: SlowPath> Engine<S> {
         let hits_before = self.counters.hits;
         let now_millis = now.as_millis() as u32;
         for (i, packet) in burst.drain_all().enumerate() {
-            if let Some(reason) = self.scratch.errors[i] {
+            if let Some(reason) = self.lanes[i].error {
                 self.outputs.drop_packet(packet, reason, pool);
                 continue;
             }
@@ -215,7 +223,7 @@ impl<S: SlowPath> Engine<S> {
             match self.look_up(i, fresh, packet.bytes()) {
                 Lookup::Hit(slot) => {
                     self.counters.hits += 1;
-                    let words = usize::from(self.scratch.words[i]);
+                    let words = usize::from(self.lanes[i].words);
                     self.hit(slot, words, packet, pool, now_millis);
                 }
                 Lookup::Alone => self.walk(i, port, packet, pool, now, true),
@@ -227,62 +235,58 @@ impl<S: SlowPath> Engine<S> {
 
     #[inline(always)]
     fn parse_and_hash(&mut self, port: PortId, burst: &Burst) {
-        let Self { scratch, schemas, state, config, .. } = self;
+        let Self { lanes, schemas, state, config, .. } = self;
         let schema = schemas.get(usize::from(port.0)).and_then(Option::as_ref);
-        for (i, packet) in burst.iter().enumerate() {
+        for (lane, packet) in lanes.iter_mut().zip(burst) {
             let bytes = packet.bytes();
-            match parse(bytes, config.verify) {
-                Ok(layout) => {
-                    scratch.layouts[i] = layout;
-                    scratch.errors[i] = None;
-                    scratch.words[i] = 0;
-                    if let Some(gather) = schema.and_then(|schema| schema.gather(layout.shape)) {
-                        let words = gather.gather(bytes, &mut scratch.keys[i]);
-                        let hash = state.cache.hash(&scratch.keys[i][..words]);
-                        state.cache.prefetch_tags(hash);
-                        (scratch.words[i], scratch.hashes[i]) = (words as u8, hash);
+            let layout = match parse_usual(bytes, config.verify) {
+                Some(layout) => layout,
+                None => match parse(bytes, config.verify) {
+                    Ok(layout) => layout,
+                    Err(reason) => {
+                        (lane.error, lane.words) = (Some(reason), 0);
+                        continue;
                     }
-                }
-                Err(reason) => {
-                    scratch.errors[i] = Some(reason);
-                    scratch.words[i] = 0;
-                }
-            }
+                },
+            };
+            (lane.layout, lane.error) = (layout, None);
+            let Some(gather) = schema.and_then(|schema| schema.gather(layout.shape)) else {
+                lane.words = 0;
+                continue;
+            };
+            let (words, hash) = gather.gather_and_hash(bytes, &mut lane.key, state.cache.hasher());
+            (lane.words, lane.hash) = (words as u8, hash);
+            state.cache.prefetch_tags(lane.hash);
         }
     }
 
     #[inline(always)]
     fn match_tags(&mut self, count: usize) {
-        let Self { scratch, state, .. } = self;
-        for i in 0..count {
-            let candidate =
-                if scratch.words[i] == 0 { None } else { state.cache.candidate(scratch.hashes[i]) };
-            scratch.slots[i] = candidate.map_or(NO_SLOT, |slot| slot.0);
+        let Self { lanes, state, .. } = self;
+        for lane in lanes.iter_mut().take(count) {
+            let candidate = if lane.words == 0 { None } else { state.cache.candidate(lane.hash) };
+            lane.slot = candidate.map_or(NO_SLOT, |slot| slot.0);
         }
     }
 
     #[inline(always)]
     fn compare_keys(&mut self, count: usize) {
-        let Self { scratch, state, .. } = self;
-        for i in 0..count {
-            if scratch.slots[i] == NO_SLOT {
+        let Self { lanes, state, .. } = self;
+        let tracks_tcp = state.templates.any_tracks_tcp();
+        for lane in lanes.iter_mut().take(count) {
+            if lane.slot == NO_SLOT {
                 continue;
             }
-            let key = &scratch.keys[i][..usize::from(scratch.words[i])];
-            let mut slot = Slot(scratch.slots[i]);
-            if !state.cache.has_key(slot, key) {
-                match state.cache.find(scratch.hashes[i], key) {
-                    Some(found) => slot = found,
-                    None => {
-                        scratch.slots[i] = NO_SLOT;
-                        continue;
-                    }
-                }
+            if !state.cache.has_key(Slot(lane.slot), lane.key()) {
+                let Some(found) = state.cache.find(lane.hash, lane.key()) else {
+                    lane.slot = NO_SLOT;
+                    continue;
+                };
+                lane.slot = found.0;
             }
-            scratch.slots[i] = slot.0;
-            let header = state.cache.header(slot);
-            if let (Some(template), Some(owner)) = (state.templates.get(header.template), header.owner())
-                && template.trackers.tcp
+            if tracks_tcp
+                && lane.layout.shape.l4() == L4::Tcp
+                && let Some(owner) = state.cache.header(Slot(lane.slot)).owner()
             {
                 state.sessions.prefetch_hot(owner.session.0);
             }
@@ -294,12 +298,12 @@ impl<S: SlowPath> Engine<S> {
     #[inline(always)]
     fn look_up(&mut self, i: usize, fresh: bool, bytes: &[u8]) -> Lookup {
         let slot = if fresh {
-            self.scratch.slots[i]
-        } else if self.scratch.words[i] == 0 {
+            self.lanes[i].slot
+        } else if self.lanes[i].words == 0 {
             NO_SLOT
         } else {
-            let key = &self.scratch.keys[i][..usize::from(self.scratch.words[i])];
-            self.state.cache.find(self.scratch.hashes[i], key).map_or(NO_SLOT, |slot| slot.0)
+            let lane = &self.lanes[i];
+            self.state.cache.find(lane.hash, lane.key()).map_or(NO_SLOT, |slot| slot.0)
         };
         if slot == NO_SLOT {
             return Lookup::Miss;
@@ -310,7 +314,7 @@ impl<S: SlowPath> Engine<S> {
             return Lookup::Miss;
         }
         let Some(template) = self.state.templates.get(header.template) else { return Lookup::Miss };
-        let layout = &self.scratch.layouts[i];
+        let layout = &self.lanes[i].layout;
         if !guards_hold(template, layout, header.length_max) {
             return Lookup::Alone;
         }
@@ -354,9 +358,8 @@ impl<S: SlowPath> Engine<S> {
     #[cold]
     #[inline(never)]
     fn walk(&mut self, i: usize, port: PortId, packet: Packet, pool: &mut Pool, now: Time, alone: bool) {
-        let layout = self.scratch.layouts[i];
-        let words = usize::from(self.scratch.words[i]);
-        let key: Key = self.scratch.keys[i];
+        let Lane { layout, key, words, .. } = self.lanes[i];
+        let words = usize::from(words);
         if self.budget.is_limited() {
             let Self { budget, slow, state, schemas, .. } = self;
             let gather = gather_of(schemas, port, &layout);

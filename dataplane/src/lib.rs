@@ -11,6 +11,8 @@
 
 pub mod affinity;
 pub mod budget;
+pub mod counting;
+pub mod cpu;
 pub mod drops;
 pub mod engine;
 pub mod flow;

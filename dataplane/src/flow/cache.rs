@@ -48,6 +48,11 @@ struct Cold {
     next: u32,
 }
 
+#[inline(always)]
+fn equal(a: &[u64], b: &[u64]) -> bool {
+    a.iter().zip(b).all(|(a, b)| a == b)
+}
+
 #[allow(unsafe_code)]
 mod pod {
     use super::{Cold, Pod};
@@ -191,6 +196,12 @@ impl FlowCache {
         self.hash.hash(key)
     }
 
+    /// The hash function, to compute hashes while keys are gathered.
+    #[inline(always)]
+    pub fn hasher(&self) -> &KeyedHash {
+        &self.hash
+    }
+
     #[inline(always)]
     fn tag(hash: u64) -> u16 {
         ((hash >> 48) as u16).max(1)
@@ -209,13 +220,31 @@ impl FlowCache {
         }
     }
 
+    /// The ways whose tag matches, as two masks of a bit in 16 for each way. The lowest bit of a mask is exact; those above it may be
+    /// wrong by a borrow.
     #[inline(always)]
-    fn match_tags(bucket: &[u16; WAYS], tag: u16) -> u32 {
-        let mut matches = 0u32;
-        for (way, &candidate) in bucket.iter().enumerate() {
-            matches |= u32::from(candidate == tag) << way;
+    fn match_tags(bucket: &[u16; WAYS], tag: u16) -> [u64; 2] {
+        const ONES: u64 = 0x0001_0001_0001_0001;
+        let half = |at: usize| {
+            let tags = u64::from(bucket[at])
+                | u64::from(bucket[at + 1]) << 16
+                | u64::from(bucket[at + 2]) << 32
+                | u64::from(bucket[at + 3]) << 48;
+            let different = tags ^ (u64::from(tag) * ONES);
+            different.wrapping_sub(ONES) & !different & (ONES << 15)
+        };
+        [half(0), half(4)]
+    }
+
+    /// The first way whose tag matches; 8 if there is none.
+    #[inline(always)]
+    fn first_way(bucket: &[u16; WAYS], tag: u16) -> usize {
+        let [low, high] = Self::match_tags(bucket, tag);
+        if low != 0 {
+            (low.trailing_zeros() / 16) as usize
+        } else {
+            4 + (high.trailing_zeros() / 16) as usize
         }
-        matches
     }
 
     /// The first place whose tag matches, with its lines asked for. Only a candidate: see [`Self::find`].
@@ -223,11 +252,12 @@ impl FlowCache {
     pub fn candidate(&self, hash: u64) -> Option<Slot> {
         let tag = Self::tag(hash);
         for home in self.homes(hash) {
-            let matches = Self::match_tags(self.tags.get(home)?, tag);
-            if matches != 0 {
-                let slot = home * WAYS + matches.trailing_zeros() as usize;
+            let way = Self::first_way(self.tags.get(home)?, tag);
+            if way < WAYS {
+                let slot = home * WAYS + way;
                 let first = slot * self.stride;
-                for line in self.lines.get(first..first + self.lines_used)? {
+                let lines = self.lines.get(first..first + self.stride)?;
+                for line in &lines[..self.lines_used.min(lines.len())] {
                     prefetch(line);
                 }
                 return Some(Slot(slot as u32));
@@ -240,20 +270,23 @@ impl FlowCache {
     #[inline(always)]
     pub fn has_key(&self, slot: Slot, key: &[u64]) -> bool {
         let words = self.words(slot);
-        words.get(HEADER_WORDS..HEADER_WORDS + key.len()).is_some_and(|mine| mine == key)
+        let Some(mine) = words.get(HEADER_WORDS..HEADER_WORDS + key.len()) else { return false };
+        // Keys are a few words: the first four at once, the rest one by one, and no call.
+        match (mine.split_first_chunk::<4>(), key.split_first_chunk::<4>()) {
+            (Some((a, a_rest)), Some((b, b_rest))) => a == b && equal(a_rest, b_rest),
+            _ => equal(mine, key),
+        }
     }
 
     /// The entry of a key. At most 16 tags are looked at.
     pub fn find(&self, hash: u64, key: &[u64]) -> Option<Slot> {
         let tag = Self::tag(hash);
         for home in self.homes(hash) {
-            let mut matches = Self::match_tags(&self.tags[home], tag);
-            while matches != 0 {
-                let slot = Slot((home * WAYS + matches.trailing_zeros() as usize) as u32);
-                if self.has_key(slot, key) {
+            for (way, &candidate) in self.tags[home].iter().enumerate() {
+                let slot = Slot((home * WAYS + way) as u32);
+                if candidate == tag && self.has_key(slot, key) {
                     return Some(slot);
                 }
-                matches &= matches - 1;
             }
         }
         None

@@ -33,19 +33,47 @@ mod imp {
         /// The hash of up to [`HASH_WORDS_MAX`] words; those beyond are ignored.
         #[inline(always)]
         pub fn hash(&self, words: &[u64]) -> u64 {
+            let mut state = self.begin();
+            let (pairs, rest) = words.as_chunks::<2>();
+            for (i, pair) in pairs.iter().enumerate() {
+                self.absorb(&mut state, i, pair[0], pair[1]);
+            }
+            if let Some(&word) = rest.first() {
+                self.absorb(&mut state, pairs.len(), word, 0);
+            }
+            self.finish(state)
+        }
+
+        /// A hash to be fed pair by pair, from registers: what was just written to memory as words can't be read as a
+        /// vector without waiting for it.
+        #[inline(always)]
+        pub fn begin(&self) -> HashState {
+            HashState(self.rounds[0])
+        }
+
+        /// Takes in the `at`-th pair of words; the last word of an odd number is paired with zero.
+        #[inline(always)]
+        pub fn absorb(&self, state: &mut HashState, at: usize, low: u64, high: u64) {
+            let Some(&whiten) = self.whiten.get(at) else { return };
             // SAFETY: this module is compiled only where the AES instructions are part of the target.
             unsafe {
-                let mut state = self.rounds[0];
-                for (pair, whiten) in words.chunks(2).zip(&self.whiten) {
-                    let high = if pair.len() == 2 { pair[1] } else { 0 };
-                    let block = _mm_xor_si128(_mm_set_epi64x(high as i64, pair[0] as i64), *whiten);
-                    let block = _mm_aesenc_si128(_mm_aesenc_si128(block, self.rounds[0]), self.rounds[1]);
-                    state = _mm_xor_si128(state, block);
-                }
-                _mm_cvtsi128_si64(_mm_aesenc_si128(state, self.rounds[1])) as u64
+                let block = _mm_xor_si128(_mm_set_epi64x(high as i64, low as i64), whiten);
+                let block = _mm_aesenc_si128(_mm_aesenc_si128(block, self.rounds[0]), self.rounds[1]);
+                state.0 = _mm_xor_si128(state.0, block);
             }
         }
+
+        /// The hash of what was taken in.
+        #[inline(always)]
+        pub fn finish(&self, state: HashState) -> u64 {
+            // SAFETY: as above.
+            unsafe { _mm_cvtsi128_si64(_mm_aesenc_si128(state.0, self.rounds[1])) as u64 }
+        }
     }
+
+    /// A hash that is being computed.
+    #[derive(Clone, Copy, Debug)]
+    pub struct HashState(__m128i);
 }
 
 #[cfg(not(all(target_arch = "x86_64", target_feature = "aes")))]
@@ -65,16 +93,39 @@ mod imp {
         }
 
         /// The hash of up to [`HASH_WORDS_MAX`] words; those beyond are ignored.
-        #[inline]
         pub fn hash(&self, words: &[u64]) -> u64 {
-            let mut hasher = self.0.clone();
-            words.iter().take(HASH_WORDS_MAX).for_each(|&word| hasher.write_u64(word));
-            hasher.finish()
+            let mut state = self.begin();
+            for (i, pair) in words.chunks(2).enumerate() {
+                self.absorb(&mut state, i, pair[0], pair.get(1).copied().unwrap_or(0));
+            }
+            self.finish(state)
+        }
+
+        /// A hash to be fed pair by pair.
+        pub fn begin(&self) -> HashState {
+            HashState(self.0.clone())
+        }
+
+        /// Takes in the `at`-th pair of words; the last word of an odd number is paired with zero.
+        pub fn absorb(&self, state: &mut HashState, at: usize, low: u64, high: u64) {
+            if at < HASH_WORDS_MAX / 2 {
+                state.0.write_u64(low);
+                state.0.write_u64(high);
+            }
+        }
+
+        /// The hash of what was taken in.
+        pub fn finish(&self, state: HashState) -> u64 {
+            state.0.finish()
         }
     }
+
+    /// A hash that is being computed.
+    #[derive(Clone, Debug)]
+    pub struct HashState(DefaultHasher);
 }
 
-pub use imp::KeyedHash;
+pub use imp::{HashState, KeyedHash};
 
 impl KeyedHash {
     /// With a secret from the system's random source.

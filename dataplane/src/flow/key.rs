@@ -5,7 +5,7 @@
 //! that a decision may depend on, but for what is guarded (R3).
 
 use super::field::{Field, Reads};
-use super::hash::HASH_WORDS_MAX;
+use super::hash::{HASH_WORDS_MAX, KeyedHash};
 use crate::packet::{L3, L4, Shape};
 use crate::port::PortId;
 
@@ -52,7 +52,8 @@ pub fn windows(mask: &[u8; HEADER_BYTES_MAX], header_bytes: usize) -> impl Itera
 /// How the key of one shape is gathered.
 #[derive(Clone, Debug)]
 pub struct Gather {
-    windows: [Window; KEY_WORDS_MAX - 1],
+    /// The first `count` are used; the others have no mask.
+    windows: [Window; KEY_WORDS_MAX],
     count: u8,
     first: u64,
     covered: [u8; HEADER_BYTES_MAX],
@@ -78,7 +79,7 @@ impl Gather {
             }
         }
         let mut gather = Self {
-            windows: [Window::default(); KEY_WORDS_MAX - 1],
+            windows: [Window::default(); KEY_WORDS_MAX],
             count: 0,
             first: u64::from(port.0)
                 | u64::from(shape.0) << 16
@@ -87,7 +88,7 @@ impl Gather {
             covered,
         };
         for window in windows(&covered, header_bytes) {
-            *gather.windows.get_mut(usize::from(gather.count))? = window;
+            *gather.windows[..KEY_WORDS_MAX - 1].get_mut(usize::from(gather.count))? = window;
             gather.count += 1;
         }
         Some(gather)
@@ -104,16 +105,38 @@ impl Gather {
     pub fn gather(&self, bytes: &[u8], key: &mut Key) -> usize {
         key[0] = self.first;
         let count = usize::from(self.count);
-        for (word, window) in key[1..].iter_mut().zip(&self.windows[..count]) {
-            let at = usize::from(window.offset);
-            let mut eight = [0u8; 8];
-            // The shape fixes the header's length and the parser checked it, so the window is inside.
-            if let Some(slice) = bytes.get(at..at + 8) {
-                eight.copy_from_slice(slice);
-            }
-            *word = u64::from_ne_bytes(eight) & window.mask;
+        for (at, word) in key[1..].iter_mut().enumerate().take(count) {
+            *word = self.word(bytes, at);
         }
         count + 1
+    }
+
+    /// As [`Self::gather`], with the hash of the key, which is computed while its words are at hand.
+    #[inline(always)]
+    pub fn gather_and_hash(&self, bytes: &[u8], key: &mut Key, hash: &KeyedHash) -> (usize, u64) {
+        let count = usize::from(self.count).min(KEY_WORDS_MAX - 1);
+        let mut state = hash.begin();
+        let first = self.word(bytes, 0);
+        (key[0], key[1]) = (self.first, first);
+        hash.absorb(&mut state, 0, self.first, first);
+        let (mut at, mut pair) = (1, 1);
+        while at < count {
+            let (low, high) = (self.word(bytes, at), self.word(bytes, at + 1));
+            (key[at + 1], key[(at + 2) % KEY_WORDS_MAX]) = (low, high);
+            hash.absorb(&mut state, pair, low, high);
+            (at, pair) = (at + 2, pair + 1);
+        }
+        (count + 1, hash.finish(state))
+    }
+
+    /// The word of a window; zero of one that is not used.
+    #[inline(always)]
+    fn word(&self, bytes: &[u8], at: usize) -> u64 {
+        let window = self.windows[at % KEY_WORDS_MAX];
+        let from = usize::from(window.offset);
+        let eight = bytes.get(from..from + 8).and_then(|slice| slice.first_chunk());
+        // The shape fixes the header's length and the parser checked it, so the window is inside.
+        u64::from_ne_bytes(*eight.unwrap_or(&[0; 8])) & window.mask
     }
 
     /// True if all bits of `mask` (memory order) at `offset` are part of the key.
@@ -215,6 +238,12 @@ mod tests {
                 _ => false,
             };
             prop_assert_eq!(before != after, declared);
+            let hash = KeyedHash::seeded(1);
+            let mut alike = [7; KEY_WORDS_MAX];
+            let (words, hashed) = gather.gather_and_hash(&bytes, &mut alike, &hash);
+            prop_assert_eq!(words, gather.words());
+            prop_assert_eq!(&alike[..words], &after[..words]);
+            prop_assert_eq!(hashed, hash.hash(&after[..words]));
         }
 
         #[test]

@@ -288,7 +288,11 @@ impl<'a> ProgramBuilder<'a> {
         if self.covers_l4 {
             segment.l4_checksum = self.l4_checksum();
         }
-        let l3_delta = checksum::delta(self.old_l3, self.new_l3);
+        let mut l3_delta = checksum::delta(self.old_l3, self.new_l3);
+        if segment.ttl != 0 {
+            // -1 in one's complement is ~1, in the first byte of the TTL's word. IPv6 has no checksum to apply it to.
+            l3_delta = checksum::add(l3_delta, u16::from_ne_bytes([0xfe, 0xff]));
+        }
         let l4_delta = checksum::delta(self.old_l4, self.new_l4);
         if self.segments == 0 {
             (self.program.l3_delta, self.program.l4_delta) = (l3_delta, l4_delta);

@@ -101,7 +101,7 @@ fn apply(
     let mut l3_delta = l3_delta;
     let mut l4_delta = l4_delta;
     if segment.ttl != 0 {
-        l3_delta = decrement_ttl(bytes, segment.ttl, l3_delta);
+        decrement_ttl(bytes, segment.ttl);
     }
     if !segment.dynamic.is_empty() {
         dynamic(&segment.dynamic, operands, bytes, &mut l3_delta, &mut l4_delta);
@@ -130,14 +130,12 @@ fn write_window(bytes: &mut [u8], window: Window, value: u64) {
     }
 }
 
-/// Decrements and returns the delta with the change of its 16-bit word added. The TTL is the first byte of its word in
-/// IPv4; in IPv6 no checksum covers it.
+/// The change of the checksum is part of the segment's delta.
 #[inline(always)]
-fn decrement_ttl(bytes: &mut [u8], at: u16, l3_delta: u16) -> u16 {
-    let Some(ttl) = bytes.get_mut(usize::from(at)) else { return l3_delta };
-    *ttl = ttl.wrapping_sub(1);
-    // -1 in one's complement is ~1, in the byte that lies at an even offset of the header.
-    checksum::fold(u64::from(l3_delta) + u64::from(u16::from_ne_bytes([0xfe, 0xff])))
+fn decrement_ttl(bytes: &mut [u8], at: u16) {
+    if let Some(ttl) = bytes.get_mut(usize::from(at)) {
+        *ttl = ttl.wrapping_sub(1);
+    }
 }
 
 #[inline(always)]

@@ -183,6 +183,7 @@ pub struct Templates {
     index: HashMap<Template, TemplateId>,
     recent: [TemplateId; 8],
     turn: usize,
+    tracks_tcp: bool,
 }
 
 impl Templates {
@@ -198,6 +199,7 @@ impl Templates {
             None if self.list.len() < TEMPLATES_MAX => {
                 let id = TemplateId(self.list.len() as u16);
                 self.list.push(template.clone());
+                self.tracks_tcp |= template.trackers.tcp;
                 self.index.insert(template.clone(), id);
                 id
             }
@@ -212,6 +214,12 @@ impl Templates {
     #[inline(always)]
     pub fn get(&self, id: TemplateId) -> Option<&Template> {
         self.list.get(usize::from(id.0))
+    }
+
+    /// True if any template runs the TCP tracker.
+    #[inline(always)]
+    pub fn any_tracks_tcp(&self) -> bool {
+        self.tracks_tcp
     }
 
     /// How many there are.

@@ -43,10 +43,17 @@ pub const fn delta(old: u64, new: u64) -> u16 {
     fold((!fold(old)) as u64 + fold(new) as u64)
 }
 
+/// The one's complement sum of two 16-bit words.
+#[inline(always)]
+pub const fn add(a: u16, b: u16) -> u16 {
+    let (sum, carry) = a.overflowing_add(b);
+    sum + carry as u16
+}
+
 /// Applies `delta` to a checksum field as it lies in memory (RFC 1624 equation 3).
 #[inline]
 pub const fn apply(field: u16, delta: u16) -> u16 {
-    !fold((!field) as u64 + delta as u64)
+    !add(!field, delta)
 }
 
 /// The sum of the pseudo-header of TCP, UDP and ICMPv6 (RFC 8200 section 8.1; RFC 9293 section 3.1).

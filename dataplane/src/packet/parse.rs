@@ -192,11 +192,89 @@ fn be16(bytes: &[u8], at: usize) -> u16 {
     u16::from_be_bytes([bytes[at], bytes[at + 1]])
 }
 
+#[inline(always)]
+fn array_be16<const N: usize>(bytes: &[u8; N], at: usize) -> usize {
+    usize::from(u16::from_be_bytes([bytes[at], bytes[at + 1]]))
+}
+
+/// The usual case of [`parse`]: untagged IPv4 without options or fragments, or IPv6 without extensions, with UDP or TCP in
+/// order. None for anything else, and for what is wrong: [`parse`] tells which. About 10 cycles.
+#[inline(always)]
+pub fn parse_usual(bytes: &[u8], verify: Verify) -> Option<Layout> {
+    let head = bytes.first_chunk::<42>()?;
+    if verify == Verify::All {
+        return None;
+    }
+    let flags = Flags((head[0] as u16 & 1) * Flags::MULTICAST.0);
+    match (u16::from_be_bytes([head[12], head[13]]), head[14]) {
+        (ETHER_TYPE_IPV4, 0x45) => {
+            let end = 14 + array_be16(head, 16);
+            if end > bytes.len() || array_be16(head, 20) & 0x3fff != 0 {
+                return None;
+            }
+            if verify == Verify::Ipv4 && !ipv4_checksum_holds(head) {
+                return None;
+            }
+            usual_transport(bytes, head[23], L3::Ipv4, 34, end, head[22], flags)
+        }
+        (ETHER_TYPE_IPV6, 0x60..=0x6f) => {
+            let end = 54 + array_be16(head, 18);
+            if end > bytes.len() {
+                return None;
+            }
+            usual_transport(bytes, head[20], L3::Ipv6, 54, end, head[21], flags)
+        }
+        _ => None,
+    }
+}
+
+/// The checksum of an untagged IPv4 header of 20 bytes.
+#[inline(always)]
+fn ipv4_checksum_holds(head: &[u8; 42]) -> bool {
+    let word =
+        |at: usize| u64::from(u32::from_ne_bytes([head[at], head[at + 1], head[at + 2], head[at + 3]]));
+    checksum::fold(word(14) + word(18) + word(22) + word(26) + word(30)) == 0xffff
+}
+
+#[inline(always)]
+fn usual_transport(
+    bytes: &[u8],
+    protocol: u8,
+    l3: L3,
+    l4: usize,
+    end: usize,
+    ttl: u8,
+    mut flags: Flags,
+) -> Option<Layout> {
+    // The bytes up to `end` are there; the minimum of each protocol is checked against it.
+    let transport = match protocol {
+        17 if end >= l4 + 8 => {
+            let length = usize::from(be16(bytes, l4 + 4));
+            if length < 8 || l4 + length > end {
+                return None;
+            }
+            L4::Udp
+        }
+        6 if end >= l4 + 20 => {
+            let header_bytes = usize::from(bytes[l4 + 12] >> 4) * 4;
+            if header_bytes < 20 || l4 + header_bytes > end {
+                return None;
+            }
+            if bytes[l4 + 13] & 0x07 != 0 {
+                flags = flags.union(Flags::TCP_CONTROL);
+            }
+            L4::Tcp
+        }
+        _ => return None,
+    };
+    let shape = Shape::new(0, l3, transport);
+    Some(Layout { shape, flags, l3: 14, l4: l4 as u16, end: end as u16, ttl })
+}
+
 /// Finds shape, offsets and flags of a frame.
 ///
 /// # Errors
 /// The reason why the frame can't be forwarded by anything above Ethernet.
-#[inline]
 pub fn parse(bytes: &[u8], verify: Verify) -> Result<Layout, DropReason> {
     if bytes.len() < 14 || bytes.len() > usize::from(u16::MAX) {
         return Err(DropReason::Truncated);
@@ -455,6 +533,31 @@ mod tests {
     }
 
     proptest! {
+        /// What the short way accepts, the long way accepts alike; and it accepts what is usual.
+        #[test]
+        fn the_usual_case_is_no_exception(change in 12usize..54, to: u8, cut in 0usize..70, v6: bool, tcp: bool, changed: bool) {
+            let builder = PacketBuilder::ethernet2([2, 0, 0, 0, 0, 1], [2, 0, 0, 0, 0, 2]);
+            let builder = if v6 { builder.ipv6([1; 16], [2; 16], 64) } else { builder.ipv4([10, 0, 0, 1], [10, 0, 0, 2], 64) };
+            let mut frame = Vec::new();
+            if tcp {
+                builder.tcp(1, 2, 3, 4).write(&mut frame, &[5; 20]).unwrap();
+            } else {
+                builder.udp(1, 2).write(&mut frame, &[5; 20]).unwrap();
+            }
+            let whole = parse_usual(&frame, Verify::Ipv4);
+            prop_assert_eq!(whole, parse(&frame, Verify::Ipv4).ok());
+            prop_assert!(whole.is_some());
+            if changed {
+                frame[change] = to;
+            }
+            frame.truncate(frame.len() - cut.min(frame.len()));
+            for verify in [Verify::None, Verify::Ipv4] {
+                if let Some(usual) = parse_usual(&frame, verify) {
+                    prop_assert_eq!(parse(&frame, verify), Ok(usual));
+                }
+            }
+        }
+
         #[test]
         fn any_bytes_are_safe(bytes in proptest::collection::vec(any::<u8>(), 0..200), kind in 0usize..4) {
             let mut bytes = bytes;
@@ -463,6 +566,9 @@ mod tests {
                 (bytes[12], bytes[13], bytes[14]) = (a, b, c);
             }
             for verify in [Verify::None, Verify::Ipv4, Verify::All] {
+                if let Some(usual) = parse_usual(&bytes, verify) {
+                    prop_assert_eq!(parse(&bytes, verify), Ok(usual));
+                }
                 if let Ok(layout) = parse(&bytes, verify) {
                     prop_assert!(layout.l3 <= layout.l4 && layout.l4 <= layout.end);
                     prop_assert!(usize::from(layout.end) <= bytes.len());
