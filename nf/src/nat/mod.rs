@@ -1,6 +1,8 @@
 //! Network address and port translation, NAPT44 (RFC 4787, 5382, 5508, 7857, 6888).
 //!
-//! This is the state of the function; nothing here knows packets. By file, in the order a new flow meets it:
+//! [`function`] is the function of a chain, with [`scope`] (who is translated), `translate` (what is done to a packet),
+//! [`bindings`] (what a session holds) and [`mss`]. The rest is its state and knows no packets. By file, in the order a
+//! new flow meets it:
 //!
 //! 1. [`plan`]: the checked configuration: pools, reserved ports, and the [`forward`]s and 1:1 prefixes.
 //! 2. [`state`]: joins all below. Looking (`outbound`, `inbound`) takes `&self` and yields a proposal;
@@ -12,25 +14,33 @@
 //!
 //! All tables are sized once, over [`two_choice`] buckets with a keyed hash ([`secret`], R16).
 
+pub mod bindings;
 pub mod filter;
 pub mod forward;
+pub mod function;
 pub mod mapping;
+pub mod mss;
 pub mod plan;
 pub mod pool;
 pub mod ports;
 pub mod refusal;
+pub mod scope;
 pub mod secret;
 pub mod segments;
 pub mod state;
 pub mod subscriber;
+mod translate;
 pub mod tuple;
 pub mod two_choice;
 
 pub use filter::{Contact, Filtering};
 pub use forward::{Forward, OneToOne};
+pub use function::Nat;
 pub use mapping::{Mapping, MappingId};
+pub use mss::MssClamp;
 pub use plan::{NatPlan, NatSettings, PlanError, PoolRange, Reservation};
 pub use refusal::{Refusal, RefusalCounters};
+pub use scope::NatConfig;
 pub use secret::Secret;
 pub use state::{Capacity, Hold, Inbound, NatState, Outbound, Proposal};
 pub use subscriber::SubscriberLimits;

@@ -1,0 +1,309 @@
+//! What the NAT does to one packet: of a session, of none yet, or an ICMP error about a session.
+
+use super::bindings::{Binding, End, Word};
+use super::function::{DOMAIN, Nat, Staged};
+use super::refusal::Refusal;
+use super::scope::SCOPE;
+use super::state::{Inbound, Outbound};
+use super::tuple::{Inside, Protocol};
+use crate::function::Verdict;
+use crate::headers::{Headers, Network, icmpv4, ipv4};
+use crate::walk::{Direction, Walk};
+use crate::zone::ZoneId;
+use millrace_dataplane::drops::DropReason;
+use std::net::{IpAddr, Ipv4Addr, SocketAddrV4};
+
+type Answer = (Verdict, Option<Staged>);
+
+const fn drop(reason: DropReason) -> Answer {
+    (Verdict::Drop(reason), None)
+}
+
+fn refuse(refusal: Refusal, protocol: Protocol) -> Answer {
+    (Verdict::Drop(refusal.drop_reason()), Some(Staged::Refused(refusal, protocol)))
+}
+
+/// The two faces of a translated endpoint; without ports where the protocol's are not known.
+#[derive(Clone, Copy, Debug)]
+struct Faces {
+    inside: (Ipv4Addr, Option<u16>),
+    external: (Ipv4Addr, Option<u16>),
+}
+
+impl Nat {
+    /// A packet of a session is translated by what the session holds, as was its first one.
+    pub(super) fn follow(&self, walk: &mut Walk<'_>, word: Word) -> Verdict {
+        let Some(session) = walk.session else { return Verdict::Continue };
+        if word == Word::BROKEN {
+            return Verdict::Drop(DropReason::NatPortsExhausted);
+        }
+        if word == Word::default() {
+            return Verdict::Continue;
+        }
+        walk.want_session();
+        walk.track_tcp();
+        let end = end_of(walk.direction, session.reply);
+        let Some(place) = word.place(end) else { return Verdict::Continue };
+        let Some(faces) = self.faces(place) else { return Verdict::Drop(DropReason::NatFiltered) };
+        match walk.direction {
+            Direction::Forward => set_source(walk.headers, faces.external),
+            Direction::Backward => set_destination(walk.headers, faces.inside),
+        }
+        Verdict::Continue
+    }
+
+    fn faces(&self, place: u32) -> Option<Faces> {
+        match self.bindings.get(place)? {
+            Binding::Mapped(hold) => {
+                let mapping = self.state.mapping(hold.mapping)?;
+                let face = |endpoint: SocketAddrV4| (*endpoint.ip(), Some(endpoint.port()));
+                Some(Faces { inside: face(mapping.inside.endpoint), external: face(mapping.external) })
+            }
+            Binding::Addresses { inside, external } => {
+                Some(Faces { inside: (inside, None), external: (external, None) })
+            }
+        }
+    }
+
+    /// A packet that belongs to no session yet.
+    pub(super) fn open(&self, walk: &mut Walk<'_>) -> Answer {
+        let addresses = (walk.headers.source(), walk.headers.destination());
+        let (Some(IpAddr::V4(source)), Some(IpAddr::V4(destination))) = addresses else {
+            return (Verdict::Continue, None);
+        };
+        match walk.direction {
+            Direction::Forward => self.open_outbound(walk, source, destination),
+            Direction::Backward => self.open_inbound(walk, source, destination),
+        }
+    }
+
+    fn open_outbound(&self, walk: &mut Walk<'_>, source: Ipv4Addr, destination: Ipv4Addr) -> Answer {
+        if !self.scope.covers(source) {
+            walk.depend(SCOPE);
+            return (Verdict::Continue, None);
+        }
+        if !self.is_hairpin(walk) {
+            let to = walk.to_zone();
+            if !self.scope.crosses(walk.from_zone, to) {
+                walk.depend(SCOPE);
+                return (Verdict::Continue, None);
+            }
+            if self.scope.is_external(self.plan(), destination) {
+                return drop(DropReason::NatFiltered);
+            }
+        }
+        let Some((protocol, port)) = endpoint(walk.headers, true) else {
+            return self.open_addresses(walk, source);
+        };
+        let inside = Inside { domain: DOMAIN, protocol, endpoint: SocketAddrV4::new(source, port) };
+        let (external, staged) = match self.state.outbound(&inside) {
+            Ok(Outbound::Existing { mapping, external }) => {
+                (external, Staged::Join(End::Initiator, mapping, destination))
+            }
+            // RFC 5508 section 3.1: a query opens a mapping, a reply does not.
+            Ok(Outbound::New(_)) if is_echo(walk.headers, icmpv4::ECHO_REPLY) => {
+                return drop(DropReason::NatUntranslatable);
+            }
+            Ok(Outbound::New(proposal)) => {
+                (proposal.external, Staged::Make(End::Initiator, proposal, destination))
+            }
+            Err(refusal) => return refuse(refusal, protocol),
+        };
+        walk.want_session();
+        walk.track_tcp();
+        set_source(walk.headers, (*external.ip(), Some(external.port())));
+        (Verdict::Continue, Some(staged))
+    }
+
+    /// A protocol without ports that the NAT knows is translated between whole addresses only.
+    fn open_addresses(&self, walk: &mut Walk<'_>, source: Ipv4Addr) -> Answer {
+        let Some(external) = self.plan().rules().one_to_one_external(DOMAIN, source) else {
+            return drop(DropReason::NatUntranslatable);
+        };
+        walk.want_session();
+        set_source(walk.headers, (external, None));
+        (Verdict::Continue, Some(Staged::Addresses(End::Initiator, source, external)))
+    }
+
+    fn open_inbound(&self, walk: &mut Walk<'_>, source: Ipv4Addr, destination: Ipv4Addr) -> Answer {
+        if !self.scope.is_external(self.plan(), destination) {
+            walk.depend(SCOPE);
+            return (Verdict::Continue, None);
+        }
+        let Some((protocol, port)) = endpoint(walk.headers, false) else {
+            let Some((_, inside)) = self.plan().rules().one_to_one_inside(destination) else {
+                return local_or(walk, DropReason::NatUntranslatable);
+            };
+            walk.want_session();
+            set_destination(walk.headers, (inside, None));
+            return (Verdict::Continue, Some(Staged::Addresses(End::Responder, inside, destination)));
+        };
+        let external = SocketAddrV4::new(destination, port);
+        let (inside, staged) = match self.find_inbound(walk, protocol, external) {
+            Ok(Inbound::Existing { mapping, inside }) if self.state.admits(mapping, source) => {
+                (inside, Staged::Join(End::Responder, mapping, source))
+            }
+            Ok(Inbound::Existing { .. }) => return drop(DropReason::NatFiltered),
+            Ok(Inbound::New(proposal)) => (proposal.inside, Staged::Make(End::Responder, proposal, source)),
+            Ok(Inbound::Unmapped) => return local_or(walk, DropReason::NatFiltered),
+            Err(refusal) => return refuse(refusal, protocol),
+        };
+        walk.want_session();
+        walk.track_tcp();
+        set_destination(walk.headers, (*inside.endpoint.ip(), Some(inside.endpoint.port())));
+        (Verdict::Continue, Some(staged))
+    }
+
+    /// What an external endpoint stands for. Echo requests to an address of the data plane itself are its own to answer,
+    /// whichever identifier they chose, unless the address is translated 1:1.
+    fn find_inbound(
+        &self,
+        walk: &mut Walk<'_>,
+        protocol: Protocol,
+        external: SocketAddrV4,
+    ) -> Result<Inbound, Refusal> {
+        if is_echo(walk.headers, icmpv4::ECHO_REQUEST)
+            && self.plan().rules().one_to_one_inside(*external.ip()).is_none()
+            && walk.to_zone() == Some(ZoneId::LOCAL)
+        {
+            return Ok(Inbound::Unmapped);
+        }
+        self.state.inbound(protocol, external)
+    }
+
+    /// Is an inside host calling an external endpoint of the inside?
+    pub(super) fn is_hairpin(&self, walk: &mut Walk<'_>) -> bool {
+        if !self.scope.hairpinning {
+            return false;
+        }
+        let Some(IpAddr::V4(destination)) = walk.headers.destination() else { return false };
+        if !self.scope.is_external(self.plan(), destination) {
+            return false;
+        }
+        match endpoint(walk.headers, false) {
+            Some((protocol @ (Protocol::Tcp | Protocol::Udp), port)) => {
+                let external = SocketAddrV4::new(destination, port);
+                !matches!(self.state.inbound(protocol, external), Ok(Inbound::Unmapped))
+            }
+            // A query has one identifier for both ends, so NAPT can't tell whom an inside host means: only addresses
+            // that are translated 1:1 hairpin queries (RFC 5508 section 5 REQ-7).
+            _ => self.plan().rules().one_to_one_inside(destination).is_some(),
+        }
+    }
+
+    /// An ICMP error (RFC 5508 section 4): its quote is put back into what the receiver knows, its outer address into what
+    /// the receiver may see. Type and code stay (REQ-4 b, REQ-5 b), and so does the session (REQ-6).
+    pub(super) fn admit_error(&self, walk: &mut Walk<'_>) -> Verdict {
+        let Some(related) = walk.related else { return self.admit_unrelated(walk) };
+        let word = Word(walk.related_part().unwrap_or(0));
+        if word == Word::BROKEN {
+            return Verdict::Drop(DropReason::IcmpUnrelated);
+        }
+        let Some(place) = word.place(end_of(walk.direction, related.reply)) else {
+            return Verdict::Continue;
+        };
+        if let Err(reason) = verify_error(walk) {
+            return Verdict::Drop(reason);
+        }
+        let Some(faces) = self.faces(place) else { return Verdict::Drop(DropReason::IcmpUnrelated) };
+        match walk.direction {
+            Direction::Forward => {
+                // REQ-5 c: a sender with an external address of its own keeps that; anyone else on the way hides
+                // behind the address of the session.
+                let own = match walk.headers.source() {
+                    Some(IpAddr::V4(source)) => self.plan().rules().one_to_one_external(DOMAIN, source),
+                    _ => None,
+                };
+                let (external, port) = faces.external;
+                walk.headers.set_embedded_destination(external.into(), port.unwrap_or(0));
+                walk.headers.set_source(own.unwrap_or(external).into());
+            }
+            Direction::Backward => {
+                let (inside, port) = faces.inside;
+                walk.headers.set_embedded_source(inside.into(), port.unwrap_or(0));
+                walk.headers.set_destination(inside.into());
+            }
+        }
+        Verdict::Continue
+    }
+
+    /// RFC 5508 section 4 REQ-4, REQ-5: an error about no session is dropped silently, if it is the NAT's at all.
+    fn admit_unrelated(&self, walk: &mut Walk<'_>) -> Verdict {
+        let addresses = (walk.headers.source(), walk.headers.destination());
+        let (Some(IpAddr::V4(source)), Some(IpAddr::V4(destination))) = addresses else {
+            return Verdict::Continue;
+        };
+        let to = walk.to_zone();
+        let concerns = match walk.direction {
+            Direction::Forward => self.scope.covers(source) && self.scope.crosses(walk.from_zone, to),
+            Direction::Backward => {
+                self.scope.is_external(self.plan(), destination) && to != Some(ZoneId::LOCAL)
+            }
+        };
+        if concerns { Verdict::Drop(DropReason::IcmpUnrelated) } else { Verdict::Continue }
+    }
+}
+
+/// Which end of the session a walk translates: forwards the sender, backwards the receiver.
+const fn end_of(direction: Direction, reply: bool) -> End {
+    match direction {
+        Direction::Forward => End::sender(reply),
+        Direction::Backward => End::receiver(reply),
+    }
+}
+
+/// Protocol and port (of echo messages: identifier) of one side; none for what NAPT can't tell apart.
+fn endpoint(headers: &mut Headers, source: bool) -> Option<(Protocol, u16)> {
+    let protocol = Protocol::from_ip(headers.protocol()?)?;
+    let port = match (protocol, source) {
+        (Protocol::Icmp, _) => headers.icmp_identifier()?,
+        (_, true) => headers.source_port()?,
+        (_, false) => headers.destination_port()?,
+    };
+    Some((protocol, port))
+}
+
+fn is_echo(headers: &mut Headers, icmp_type: u8) -> bool {
+    headers.protocol() == Some(1) && headers.icmpv4().is_some_and(|icmp| icmp.icmp_type == icmp_type)
+}
+
+/// The packet is the data plane's own, or dropped.
+fn local_or(walk: &mut Walk<'_>, reason: DropReason) -> Answer {
+    if walk.to_zone() == Some(ZoneId::LOCAL) { (Verdict::Continue, None) } else { drop(reason) }
+}
+
+fn set_source(headers: &mut Headers, (address, port): (Ipv4Addr, Option<u16>)) {
+    headers.set_source(address.into());
+    if let Some(port) = port {
+        if headers.protocol() == Some(1) {
+            headers.set_icmp_identifier(port);
+        } else {
+            headers.set_source_port(port);
+        }
+    }
+}
+
+fn set_destination(headers: &mut Headers, (address, port): (Ipv4Addr, Option<u16>)) {
+    headers.set_destination(address.into());
+    if let Some(port) = port {
+        if headers.protocol() == Some(1) {
+            headers.set_icmp_identifier(port);
+        } else {
+            headers.set_destination_port(port);
+        }
+    }
+}
+
+/// RFC 5508 section 4 REQ-3: an error whose own checksum or whose quoted IP header's is wrong is dropped; the quoted
+/// transport checksum is not looked at (c).
+fn verify_error(walk: &Walk<'_>) -> Result<(), DropReason> {
+    if !walk.headers.original().transport_checksum_is_valid(walk.frame) {
+        return Err(DropReason::BadL4Checksum);
+    }
+    let Some(embedded) = walk.headers.embedded() else { return Ok(()) };
+    let Network::V4(ip) = &embedded.network else { return Ok(()) };
+    // The quote as it came: the walk may have rewritten the parsed one.
+    let at = usize::from(embedded.offsets.network);
+    let header = walk.frame.get(at..at + ip.header_bytes()).unwrap_or(&[]);
+    if ipv4::checksum_is_valid(header) { Ok(()) } else { Err(DropReason::BadIpv4Checksum) }
+}
