@@ -3,3 +3,6 @@
 
 pub mod commands;
 pub mod config;
+pub mod instance;
+pub mod management;
+pub mod table;

@@ -1,0 +1,150 @@
+//! `show`, `clear` and `apply`: what is asked of a running instance.
+
+use std::io::{self, Write};
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+use clap::{Args, Subcommand};
+
+use super::load_or_report;
+use crate::config::{Host, Management};
+use crate::management::{Answer, Request, Topic, client};
+use crate::table::Table;
+
+/// Which instance is asked.
+#[derive(Debug, Args)]
+pub struct Instance {
+    /// The management socket of the instance.
+    #[arg(long, value_name = "PATH", default_value_os_t = Management::default().socket)]
+    pub socket: PathBuf,
+}
+
+/// Arguments of `show`.
+#[derive(Debug, Args)]
+pub struct Show {
+    /// What to show.
+    #[arg(value_enum)]
+    pub topic: Topic,
+    /// Terms KEY=VALUE that all must match: of sessions and flows source, destination, protocol, port and state; of
+    /// others the columns.
+    #[arg(long, num_args = 1.., value_name = "KEY=VALUE")]
+    pub filter: Vec<String>,
+    /// Most rows (100 unless told otherwise).
+    #[arg(long)]
+    pub limit: Option<usize>,
+    /// Rows that are left out at the beginning.
+    #[arg(long, default_value_t = 0)]
+    pub offset: usize,
+    /// Print JSON.
+    #[arg(long)]
+    pub json: bool,
+    /// Which instance.
+    #[command(flatten)]
+    pub instance: Instance,
+}
+
+/// Arguments of `clear`.
+#[derive(Debug, Args)]
+pub struct Clear {
+    /// What to clear.
+    #[command(subcommand)]
+    pub what: ClearWhat,
+}
+
+/// What can be cleared.
+#[derive(Debug, Subcommand)]
+pub enum ClearWhat {
+    /// End the sessions that match all terms.
+    Sessions {
+        /// Terms KEY=VALUE: source, destination, protocol, port, state. `all` ends all sessions.
+        #[arg(required = true, value_name = "FILTER")]
+        filter: Vec<String>,
+        /// Which instance.
+        #[command(flatten)]
+        instance: Instance,
+    },
+}
+
+/// Arguments of `apply`.
+#[derive(Debug, Args)]
+pub struct Apply {
+    /// The configuration, a TOML file. Its `management.socket` says which instance is changed.
+    pub config: PathBuf,
+}
+
+fn ask(socket: &Path, request: &Request) -> Option<Answer> {
+    match client::ask(socket, request) {
+        Ok(Answer::Refused(why)) => {
+            eprintln!("{why}");
+            None
+        }
+        Ok(answer) => Some(answer),
+        Err(error) => {
+            eprintln!("{error}");
+            None
+        }
+    }
+}
+
+fn print(answer: &Answer, json: bool) -> io::Result<()> {
+    let mut out = io::stdout().lock();
+    match answer {
+        Answer::Rows(listing) if json => {
+            let rows = serde_json::json!({ "rows": listing.rows, "next_offset": listing.next_offset });
+            writeln!(out, "{rows}")
+        }
+        Answer::Rows(listing) => {
+            write!(out, "{}", Table::from(listing))?;
+            match listing.next_offset {
+                Some(next) => writeln!(out, "more: --offset {next}"),
+                None => Ok(()),
+            }
+        }
+        Answer::Done(lines) => lines.iter().try_for_each(|line| writeln!(out, "{line}")),
+        Answer::Refused(why) => writeln!(out, "{why}"),
+    }
+}
+
+fn finish(answer: Option<Answer>, json: bool) -> ExitCode {
+    let printed = answer.map(|answer| print(&answer, json));
+    match printed {
+        Some(Err(error)) if error.kind() != io::ErrorKind::BrokenPipe => ExitCode::FAILURE,
+        Some(_) => ExitCode::SUCCESS,
+        None => ExitCode::FAILURE,
+    }
+}
+
+/// Shows rows.
+pub fn show(arguments: &Show) -> ExitCode {
+    let request = Request::Show {
+        topic: arguments.topic,
+        filter: arguments.filter.clone(),
+        limit: arguments.limit,
+        offset: arguments.offset,
+    };
+    finish(ask(&arguments.instance.socket, &request), arguments.json)
+}
+
+/// Ends sessions.
+pub fn clear(arguments: &Clear) -> ExitCode {
+    let ClearWhat::Sessions { filter, instance } = &arguments.what;
+    let filter = if filter.len() == 1 && filter[0] == "all" { Vec::new() } else { filter.clone() };
+    finish(ask(&instance.socket, &Request::ClearSessions { filter }), false)
+}
+
+/// Changes the instance to another configuration.
+pub fn apply(arguments: &Apply) -> ExitCode {
+    let Some(config) = load_or_report(&arguments.config, &Host::probe().running_now()) else {
+        return ExitCode::FAILURE;
+    };
+    let read = std::path::absolute(&arguments.config)
+        .and_then(|path| std::fs::read_to_string(&path).map(|text| (path, text)));
+    let (path, text) = match read {
+        Ok((path, text)) => (path.to_string_lossy().into_owned(), text),
+        Err(error) => {
+            eprintln!("{}: {error}", arguments.config.display());
+            return ExitCode::FAILURE;
+        }
+    };
+    finish(ask(&config.management.socket, &Request::Apply { path, text }), false)
+}

@@ -1,0 +1,53 @@
+//! What control threads hold of a running instance.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex};
+
+use millrace_nf::firewall::Policy;
+
+use super::functions::PortFacts;
+use super::handle::WorkerHandle;
+use super::numbers::PortNumbers;
+use super::ports::Opener;
+use crate::config::Config;
+
+/// What an instance was last configured with.
+#[derive(Debug)]
+pub(crate) struct Running {
+    /// The configuration in force.
+    pub(crate) config: Config,
+    /// Numbers of the open ports.
+    pub(crate) numbers: PortNumbers,
+    /// What is known of them.
+    pub(crate) facts: Vec<PortFacts>,
+    /// The rules in force by firewall: the next change is compared with them off the packet path.
+    pub(crate) policies: HashMap<String, Policy>,
+}
+
+/// A running instance, as control threads see it.
+#[derive(Debug)]
+pub struct Control {
+    pub(crate) worker: WorkerHandle,
+    pub(crate) core: Option<usize>,
+    pub(crate) memory: Arc<Vec<(String, String)>>,
+    pub(crate) opener: Opener,
+    pub(crate) seed: Option<u64>,
+    pub(crate) running: Mutex<Running>,
+}
+
+impl Control {
+    /// The way to the worker.
+    pub fn worker(&self) -> &WorkerHandle {
+        &self.worker
+    }
+
+    /// The worker's core, if it has one of its own.
+    pub fn core(&self) -> Option<usize> {
+        self.core
+    }
+
+    /// What the arena got, for people.
+    pub fn memory(&self) -> &Arc<Vec<(String, String)>> {
+        &self.memory
+    }
+}

@@ -1,0 +1,74 @@
+//! Why an instance can't be made or changed.
+
+use millrace_dataplane::memory::{ArenaError, PoolError};
+use millrace_dataplane::port::PortError;
+
+/// What keeps a configuration from running.
+#[derive(Debug, thiserror::Error)]
+pub enum InstanceError {
+    /// The memory can't be had.
+    #[error("memory: {0}")]
+    Arena(#[from] ArenaError),
+    /// The packet buffers can't be made.
+    #[error("memory.frames: {0}")]
+    Pool(#[from] PoolError),
+    /// A port can't be opened.
+    #[error(transparent)]
+    Port(#[from] PortError),
+    /// A port's settings don't fit.
+    #[error("ports.{port}: {message}")]
+    PortSettings {
+        /// The port.
+        port: String,
+        /// What does not fit.
+        message: String,
+    },
+    /// A function can't be made of its settings.
+    #[error("functions.{function}: {message}")]
+    Function {
+        /// The function.
+        function: String,
+        /// What does not fit.
+        message: String,
+    },
+    /// The configuration asks for what this version can't do, or what can't be changed while it runs.
+    #[error("{key}: {message}")]
+    Unsupported {
+        /// The key.
+        key: String,
+        /// Why not.
+        message: String,
+    },
+    /// The system refused something else.
+    #[error("{action}: {source}")]
+    System {
+        /// What was tried.
+        action: String,
+        /// What the system answered.
+        #[source]
+        source: std::io::Error,
+    },
+    /// The configuration has errors: its report.
+    #[error("{0}")]
+    Invalid(String),
+    /// The worker does not answer.
+    #[error("the worker does not answer")]
+    WorkerGone,
+}
+
+impl InstanceError {
+    /// Something about a function.
+    pub fn function(function: &str, message: impl Into<String>) -> Self {
+        Self::Function { function: function.to_owned(), message: message.into() }
+    }
+
+    /// Something about a port.
+    pub fn port(port: &str, message: impl Into<String>) -> Self {
+        Self::PortSettings { port: port.to_owned(), message: message.into() }
+    }
+
+    /// Something that can't be done.
+    pub fn unsupported(key: impl Into<String>, message: impl Into<String>) -> Self {
+        Self::Unsupported { key: key.into(), message: message.into() }
+    }
+}

@@ -1,0 +1,215 @@
+//! From the settings of functions to the functions, and what `show` tells of them.
+
+pub mod firewall;
+pub mod nat;
+pub mod router;
+
+use millrace_dataplane::port::{MacAddress, PortId};
+use millrace_nf::chain::{Chain, ChainBuilder};
+use millrace_nf::zone::ZoneId;
+use serde_json::Value;
+
+use super::{InstanceError, NfWorker};
+use crate::config::{self, Config, FunctionKind};
+use crate::management::Listing;
+use crate::management::show::{SLICE, Slice, show_mac};
+
+/// What functions know of a port.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PortFacts {
+    /// Its number.
+    pub id: PortId,
+    /// Its name.
+    pub name: String,
+    /// Its address.
+    pub mac: MacAddress,
+    /// Largest IP packet in bytes.
+    pub mtu: u16,
+}
+
+/// What functions are made from beside their own settings.
+#[derive(Clone, Copy, Debug)]
+pub struct Context<'a> {
+    /// The whole configuration.
+    pub config: &'a Config,
+    /// The chain that uses the function.
+    pub chain: &'a config::Chain,
+    /// The open ports.
+    pub ports: &'a [PortFacts],
+    /// Makes hashes repeat; none takes random secrets.
+    pub seed: Option<u64>,
+}
+
+impl Context<'_> {
+    /// The number of a zone of the chain.
+    pub fn zone(&self, name: &str) -> Option<ZoneId> {
+        self.chain.zones.iter().position(|zone| zone.name == name).map(|at| ZoneId(at as u8))
+    }
+
+    /// The zone of a port of the chain.
+    pub fn zone_of(&self, port: &str) -> Option<ZoneId> {
+        self.chain.zone_of(port).and_then(|zone| self.zone(&zone.name))
+    }
+
+    /// What is known of a port.
+    pub fn port(&self, name: &str) -> Option<&PortFacts> {
+        self.ports.iter().find(|port| port.name == name)
+    }
+}
+
+/// Builds a chain with its functions.
+///
+/// # Errors
+/// What a function finds wrong with its settings.
+pub fn build_chain(context: &Context<'_>) -> Result<Chain, InstanceError> {
+    let zones: Vec<&str> = context.chain.zones.iter().map(|zone| zone.name.as_str()).collect();
+    let mut builder = ChainBuilder::new(context.chain.name.as_str(), &zones);
+    for name in &context.chain.functions {
+        let Some(function) = context.config.function(name) else { continue };
+        builder = match &function.kind {
+            FunctionKind::Firewall(settings) => {
+                builder.function(name.as_str(), firewall::build(context, name, settings)?)
+            }
+            FunctionKind::Nat(settings) => {
+                builder.function(name.as_str(), nat::build(context, name, settings)?)
+            }
+            FunctionKind::Router(settings) => {
+                return Ok(builder.forwarder(name.as_str(), router::build(context, name, settings)?));
+            }
+        };
+    }
+    let key = format!("chains.{}.functions", context.chain.name);
+    Err(InstanceError::unsupported(key, "the last function must forward"))
+}
+
+/// A line of a function's counters: item, hits, packets and bytes.
+pub(crate) type Counter = (String, u64, Option<u64>, Option<u64>);
+
+/// Counters of all functions, those of firewalls by rule. One function a slice.
+pub fn counters(worker: &mut NfWorker, from: usize) -> Slice {
+    let mut listing = Listing::new(&["chain", "function", "kind", "item", "count", "packets", "bytes"]);
+    let chains = &mut worker.engine.slow;
+    let places: Vec<(usize, String, &'static str)> = chains
+        .chains()
+        .iter()
+        .enumerate()
+        .flat_map(|(at, chain)| {
+            chain
+                .functions()
+                .into_iter()
+                .map(move |(name, kind)| (at, name.to_owned(), kind))
+                .collect::<Vec<_>>()
+        })
+        .collect();
+    if let Some((at, name, kind)) = places.get(from)
+        && let Some(chain) = chains.chain(*at)
+    {
+        let chain_name = chain.name().to_owned();
+        let rows = match *kind {
+            "firewall" => firewall::counters(chain, name),
+            "nat" => nat::counters(chain, name),
+            _ => router::counters(chain, name),
+        };
+        for (item, count, packets, bytes) in rows {
+            listing.push([
+                chain_name.as_str().into(),
+                name.as_str().into(),
+                (*kind).into(),
+                item.into(),
+                count.into(),
+                packets.map_or(Value::Null, Value::from),
+                bytes.map_or(Value::Null, Value::from),
+            ]);
+        }
+    }
+    (listing, (from + 1 < places.len()).then_some(from + 1))
+}
+
+/// The names of all functions of a kind with the place of their chain.
+fn of_kind(worker: &NfWorker, kind: &str) -> Vec<(usize, String)> {
+    let chains = worker.engine.slow.chains().iter().enumerate();
+    let functions =
+        chains.flat_map(|(at, chain)| chain.functions().into_iter().map(move |found| (at, found)));
+    functions.filter(|(_, found)| found.1 == kind).map(|(at, (name, _))| (at, name.to_owned())).collect()
+}
+
+/// A page of what all functions of `kind` hold together: `rows` gets a function and how many of its objects to skip, and says
+/// how many it looked at.
+fn page(
+    worker: &mut NfWorker,
+    kind: &str,
+    from: usize,
+    mut rows: impl FnMut(&mut NfWorker, usize, &str, usize) -> usize,
+) -> Option<usize> {
+    let functions = of_kind(worker, kind);
+    // The function's place is in the upper half of the position.
+    let (place, skip) = (from >> 32, from & 0xffff_ffff);
+    let (at, name) = functions.get(place)?;
+    let seen = rows(worker, *at, name, skip);
+    if seen == SLICE {
+        Some(place << 32 | (skip + seen))
+    } else {
+        (place + 1 < functions.len()).then_some((place + 1) << 32)
+    }
+}
+
+fn port_name(worker: &mut NfWorker, port: PortId) -> String {
+    worker.port(port).map_or_else(|| port.0.to_string(), |port| port.info().name.clone())
+}
+
+/// Neighbours of all routers.
+pub fn neighbours(worker: &mut NfWorker, from: usize) -> Slice {
+    let mut listing = Listing::new(&["router", "port", "address", "mac", "state", "is_router"]);
+    let next = page(worker, "router", from, |worker, at, name, skip| {
+        let found = router::neighbours(worker, at, name, skip);
+        let seen = found.len();
+        for (port, info) in found {
+            let port = port.map_or_else(String::new, |port| port_name(worker, port));
+            listing.push([
+                name.into(),
+                port.into(),
+                info.address.to_string().into(),
+                info.mac.map_or(Value::Null, |mac| show_mac(mac).into()),
+                format!("{:?}", info.state).to_lowercase().into(),
+                info.is_router.into(),
+            ]);
+        }
+        seen
+    });
+    (listing, next)
+}
+
+/// Routes of all routers.
+pub fn routes(worker: &mut NfWorker, from: usize) -> Slice {
+    let mut listing = Listing::new(&["router", "prefix", "kind", "via", "port", "origin", "metric"]);
+    let next = page(worker, "router", from, |worker, at, name, skip| {
+        let found = router::routes(worker, at, name, skip);
+        let seen = found.len();
+        for (route, hops) in found {
+            let gateways = hops.iter().filter_map(|(gateway, _)| gateway.map(|gateway| gateway.to_string()));
+            let gateways = gateways.collect::<Vec<_>>().join(" ");
+            let ports = hops.iter().filter_map(|(_, port)| *port).map(|port| port_name(worker, port));
+            let ports = ports.collect::<Vec<_>>().join(" ");
+            listing.push([
+                name.into(),
+                route.prefix.to_string().into(),
+                format!("{:?}", route.kind).to_lowercase().into(),
+                gateways.into(),
+                ports.into(),
+                format!("{:?}", route.origin).to_lowercase().into(),
+                route.metric.into(),
+            ]);
+        }
+        seen
+    });
+    (listing, next)
+}
+
+/// Mappings of all NATs.
+pub fn mappings(worker: &mut NfWorker, from: usize) -> Slice {
+    let mut listing = Listing::new(&["nat", "protocol", "inside", "external", "static", "sessions"]);
+    let next = page(worker, "nat", from, |worker, at, name, skip| {
+        nat::mappings(worker, at, name, skip, &mut listing)
+    });
+    (listing, next)
+}

@@ -1,0 +1,73 @@
+//! The arena and the pool of an instance.
+
+use millrace_dataplane::flow::session::{PARTS_MAX, SessionConfig, Timeouts};
+use millrace_dataplane::flow::state::FlowConfig;
+use millrace_dataplane::memory::{Arena, ArenaConfig, PageSize, Pool, PoolConfig};
+
+use super::InstanceError;
+use crate::config::Config;
+use crate::config::settings::{self, Hugepages};
+use crate::config::sizing::Sizing;
+
+/// Words of a key and of a program's operands. Sums to what the plan of the configuration counts with.
+const KEY_WORDS: usize = 12;
+const OPERAND_WORDS: usize = 16;
+
+/// Maps the memory that `config` needs.
+///
+/// # Errors
+/// If the system has no memory of the kind that was asked for.
+pub fn arena(config: &Config) -> Result<Arena, InstanceError> {
+    let sizing = Sizing::of(config);
+    let flow = flow_config(config);
+    let used = sizing.frames * sizing.frame_bytes + flow.bytes() as u64 + (1 << 20);
+    let wanted = ArenaConfig {
+        bytes: sizing.arena_bytes.max(used) as usize,
+        page_size: match config.memory.hugepages {
+            Hugepages::Auto => PageSize::Auto,
+            Hugepages::TwoMebibytes => PageSize::Huge2M,
+            Hugepages::OneGibibyte => PageSize::Huge1G,
+            Hugepages::Off => PageSize::Plain,
+        },
+        reserve: config.memory.reserve_hugepages,
+        node: None,
+    };
+    Ok(Arena::new(&wanted)?)
+}
+
+/// The packet buffers.
+///
+/// # Errors
+/// If the arena has no room for them.
+pub fn pool(config: &Config, arena: &Arena) -> Result<Pool, InstanceError> {
+    let sizing = Sizing::of(config);
+    let pool = PoolConfig { frames: sizing.frames as usize, frame_bytes: sizing.frame_bytes as usize };
+    Ok(Pool::new(arena, pool)?)
+}
+
+/// Sizes of sessions and cache. Sessions have words to spare, so that chains can grow while they run.
+pub fn flow_config(config: &Config) -> FlowConfig {
+    let functions = config.chains.iter().map(|chain| chain.functions.len()).max().unwrap_or(0);
+    FlowConfig {
+        sessions: SessionConfig {
+            capacity: config.sessions.capacity as usize,
+            parts: (2 * functions).min(PARTS_MAX),
+            timeouts: timeouts(&config.sessions.timeouts),
+        },
+        cache_entries: config.sessions.flow_cache_entries as usize,
+        key_words: KEY_WORDS,
+        operand_words: OPERAND_WORDS,
+    }
+}
+
+/// The timeouts as the session table takes them.
+pub fn timeouts(config: &settings::Timeouts) -> Timeouts {
+    Timeouts {
+        tcp_established: config.tcp_established,
+        tcp_transitory: config.tcp_transitory,
+        tcp_closed: config.tcp_transitory,
+        udp: config.udp,
+        icmp: config.icmp,
+        other: config.other,
+    }
+}

@@ -1,0 +1,24 @@
+//! A running instance: memory, ports, chains and the worker, made from a configuration.
+//!
+//! 1. [`memory`] maps the arena, [`ports`] opens ports, [`functions`] makes the functions of the chains.
+//! 2. [`build`] puts them together: a worker, and the [`Control`] that other threads hold.
+//! 3. [`apply`] changes it while it runs; [`accounting`] says at the end what became of every packet.
+
+pub mod accounting;
+pub mod apply;
+pub mod build;
+pub mod clock;
+pub mod control;
+mod error;
+pub mod functions;
+pub mod handle;
+pub mod memory;
+pub mod numbers;
+pub mod ports;
+mod queues;
+mod shifted;
+
+pub use build::{Instance, Options};
+pub use control::Control;
+pub use error::InstanceError;
+pub use handle::{NfWorker, WorkerHandle};

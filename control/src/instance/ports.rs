@@ -1,0 +1,198 @@
+//! From the settings of a port to the open port.
+
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use ipnet::IpNet;
+use millrace_dataplane::memory::Pool;
+use millrace_dataplane::port::af_xdp::{self, AfXdpConfig, AfXdpDevice, Umem};
+use millrace_dataplane::port::generator::{
+    AddressRange, Endpoint, FrameBytes, GeneratorPort, Order, PortRange, Profile, Protocol, Rate, TcpFields,
+};
+use millrace_dataplane::port::pcap::{Pace, PcapConfig, PcapPort};
+use millrace_dataplane::port::sink::SinkPort;
+use millrace_dataplane::port::{MacAddress, Port, PortId};
+
+use super::InstanceError;
+use super::functions::PortFacts;
+use super::queues::Queues;
+use super::shifted::Shifted;
+use crate::config::generator::{self, FlowOrder, Generator};
+use crate::config::network::{ICMP, ICMPV6, TCP};
+use crate::config::ports::{self, Attach, CopyMode, Link};
+use crate::config::{self, PortKind};
+
+/// A port that is open.
+pub struct OpenPort {
+    /// Its number.
+    pub id: PortId,
+    /// Its name.
+    pub name: String,
+    /// The address that others send to.
+    pub mac: MacAddress,
+    /// Largest IP packet in bytes.
+    pub mtu: u16,
+    /// The port itself.
+    pub port: Box<dyn Port>,
+}
+
+impl OpenPort {
+    /// What functions know of it.
+    pub fn facts(&self) -> PortFacts {
+        PortFacts { id: self.id, name: self.name.clone(), mac: self.mac, mtu: self.mtu }
+    }
+}
+
+/// What ports are opened with.
+#[derive(Clone, Debug, Default)]
+pub struct Opener {
+    umem: Option<Umem>,
+    captures_ahead_ns: Option<u64>,
+}
+
+impl Opener {
+    /// For ports that use the frames of `pool`; AF_XDP only if its frames allow it. With `captures_ahead_ns`, captures
+    /// follow the clock, which is that many nanoseconds behind them; else they keep their intervals.
+    pub fn new(pool: &Pool, captures_ahead_ns: Option<u64>) -> Self {
+        Self { umem: Umem::new(pool).ok(), captures_ahead_ns }
+    }
+
+    /// Opens a port.
+    ///
+    /// # Errors
+    /// What the port or the system answers.
+    pub fn open(&self, port: &config::Port, id: PortId) -> Result<OpenPort, InstanceError> {
+        let name = port.name.as_str();
+        let (mac, mtu, open): (MacAddress, u16, Box<dyn Port>) = match &port.kind {
+            PortKind::AfXdp(settings) => {
+                let open = self.open_af_xdp(name, settings)?;
+                (open.info().mac, open.info().mtu, open)
+            }
+            PortKind::Pcap(pcap) => (mac_of(&pcap.link, id), pcap.link.mtu, self.open_pcap(name, pcap, id)?),
+            PortKind::Generator(generator) => {
+                let mac = mac_of(&generator.link, id);
+                let open = GeneratorPort::new(name, &profile(generator, mac, id))
+                    .map_err(|error| InstanceError::port(name, error.to_string()))?;
+                (mac, generator.link.mtu, Box::new(open))
+            }
+            PortKind::Sink(sink) => {
+                let (mac, mtu) = (mac_of(&sink.link, id), sink.link.mtu);
+                let open = match sink.verify_checksums {
+                    true => SinkPort::verifying(name, mac, mtu).0,
+                    false => SinkPort::new(name, mac, mtu),
+                };
+                (mac, mtu, Box::new(open))
+            }
+        };
+        Ok(OpenPort { id, name: name.to_owned(), mac, mtu, port: open })
+    }
+
+    fn open_pcap(&self, name: &str, pcap: &ports::Pcap, id: PortId) -> Result<Box<dyn Port>, InstanceError> {
+        let since_1970 = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_nanos();
+        let config = PcapConfig {
+            name: name.to_owned(),
+            mac: mac_of(&pcap.link, id),
+            mtu: pcap.link.mtu,
+            input: pcap.input.clone(),
+            output: pcap.output.clone(),
+            pace: if self.captures_ahead_ns.is_some() { Pace::UpToNow } else { Pace::Recorded },
+            epoch_ns: self.captures_ahead_ns.unwrap_or(u64::try_from(since_1970).unwrap_or(0)),
+        };
+        let port = PcapPort::open(&config)?;
+        Ok(match self.captures_ahead_ns {
+            Some(ahead_ns) => Box::new(Shifted::new(port, ahead_ns)),
+            None => Box::new(port),
+        })
+    }
+
+    fn open_af_xdp(&self, name: &str, settings: &ports::AfXdp) -> Result<Box<dyn Port>, InstanceError> {
+        let Some(umem) = &self.umem else {
+            let message =
+                "the instance's frames are not of 2048 or 4096 bytes, which AF_XDP needs: start anew";
+            return Err(InstanceError::port(name, message));
+        };
+        let config = AfXdpConfig {
+            queues: af_xdp::Queues::List((0..u32::from(settings.queues)).collect()),
+            rx_ring: settings.rx_ring,
+            tx_ring: settings.tx_ring,
+            fill_ring: settings.rx_ring,
+            mode: match settings.mode {
+                CopyMode::Auto => af_xdp::CopyMode::Auto,
+                CopyMode::Copy => af_xdp::CopyMode::Copy,
+                CopyMode::ZeroCopy => af_xdp::CopyMode::ZeroCopy,
+            },
+            attach: match settings.attach {
+                Attach::Auto => af_xdp::AttachMode::Auto,
+                Attach::Native => af_xdp::AttachMode::Native,
+                Attach::Skb => af_xdp::AttachMode::Skb,
+            },
+            promiscuous: settings.promiscuous,
+            ..AfXdpConfig::new(name, &settings.interface)
+        };
+        let device = AfXdpDevice::open(&config)?;
+        let mut queues = device.ports(umem)?.into_iter().map(|port| Box::new(port) as Box<dyn Port>);
+        match queues.next() {
+            Some(first) => Ok(Queues::join(first, queues.collect())),
+            None => Err(InstanceError::port(name, "the interface has no queue")),
+        }
+    }
+}
+
+/// The address of a port without a device: as given, or made from its number.
+pub fn mac_of(link: &Link, id: PortId) -> MacAddress {
+    let [high, low] = id.0.to_be_bytes();
+    link.mac.unwrap_or([0x02, 0x4d, 0x52, 0x00, high, low])
+}
+
+fn addresses(network: IpNet) -> AddressRange {
+    let bits = u32::from(network.max_prefix_len() - network.prefix_len());
+    let count = 1u32.checked_shl(bits.min(24)).unwrap_or(1);
+    AddressRange { first: network.network(), count }
+}
+
+/// What a generator sends: from a station beside the port, to the port's own address unless told otherwise.
+fn profile(settings: &Generator, mac: MacAddress, id: PortId) -> Profile {
+    let [high, low] = id.0.to_be_bytes();
+    let station = [0x02, 0x4d, 0x52, 0x01, high, low];
+    let destination = settings.destination_mac.unwrap_or(mac);
+    // The reverse profile is sent from the target's side.
+    let (source_mac, target_mac) =
+        if settings.reverse { (destination, station) } else { (station, destination) };
+    let range =
+        |ports: &std::ops::RangeInclusive<u16>| PortRange { first: *ports.start(), last: *ports.end() };
+    let protocol = match settings.protocol {
+        TCP => Protocol::Tcp(TcpFields::SYN),
+        ICMP | ICMPV6 => Protocol::IcmpEcho,
+        _ => Protocol::Udp,
+    };
+    Profile {
+        source: Endpoint {
+            mac: source_mac,
+            addresses: addresses(settings.source),
+            ports: range(&settings.source_ports),
+        },
+        target: Endpoint {
+            mac: target_mac,
+            addresses: addresses(settings.destination),
+            ports: range(&settings.destination_ports),
+        },
+        protocol,
+        flows: settings.flows as usize,
+        frame_bytes: match settings.frame_bytes {
+            generator::FrameBytes::Fixed(bytes) => FrameBytes::Fixed(usize::from(bytes)),
+            generator::FrameBytes::Imix => FrameBytes::Imix,
+            generator::FrameBytes::Range(least, most) => {
+                FrameBytes::Range(usize::from(least), usize::from(most))
+            }
+        },
+        vlan: None,
+        ttl: 64,
+        rate: settings.rate_pps.map_or(Rate::Unlimited, Rate::PerSecond),
+        packets: settings.packets,
+        order: match settings.order {
+            FlowOrder::Permutation => Order::Permuted,
+            FlowOrder::Sequential => Order::Sequential,
+        },
+        seed: settings.seed,
+        reversed: settings.reverse,
+    }
+}

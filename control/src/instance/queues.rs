@@ -1,0 +1,75 @@
+//! Several queues of one interface as one port of one worker.
+
+use std::os::fd::RawFd;
+
+use millrace_dataplane::memory::Pool;
+use millrace_dataplane::packet::Burst;
+use millrace_dataplane::port::{Port, PortCounters, PortInfo};
+use millrace_dataplane::time::Time;
+
+/// All queues of an interface, served by one worker: received in turn, sent by the first. Never empty.
+pub struct Queues {
+    first: Box<dyn Port>,
+    others: Vec<Box<dyn Port>>,
+    /// The queue that is asked first, so that a busy one can't starve the rest.
+    turn: usize,
+}
+
+impl Queues {
+    /// Joins `first` with `others`; alone it stays as it is.
+    pub fn join(first: Box<dyn Port>, others: Vec<Box<dyn Port>>) -> Box<dyn Port> {
+        if others.is_empty() { first } else { Box::new(Self { first, others, turn: 0 }) }
+    }
+
+    fn all(&mut self) -> impl Iterator<Item = &mut Box<dyn Port>> {
+        std::iter::once(&mut self.first).chain(&mut self.others)
+    }
+}
+
+impl Port for Queues {
+    fn rx(&mut self, pool: &mut Pool, now: Time, burst: &mut Burst) {
+        let turn = self.turn;
+        self.turn = (turn + 1) % (self.others.len() + 1);
+        self.all().skip(turn).for_each(|port| port.rx(pool, now, burst));
+        self.all().take(turn).for_each(|port| port.rx(pool, now, burst));
+    }
+
+    fn tx(&mut self, pool: &mut Pool, now: Time, burst: &mut Burst) {
+        self.first.tx(pool, now, burst);
+        // The others send nothing, and may have work of their own to finish.
+        let mut none = Burst::new();
+        self.others.iter_mut().for_each(|port| port.tx(pool, now, &mut none));
+    }
+
+    fn info(&self) -> &PortInfo {
+        self.first.info()
+    }
+
+    fn counters(&mut self) -> PortCounters {
+        let mut sum = PortCounters::default();
+        for port in self.all() {
+            let counters = port.counters();
+            sum.rx_packets += counters.rx_packets;
+            sum.rx_bytes += counters.rx_bytes;
+            sum.tx_packets += counters.tx_packets;
+            sum.tx_bytes += counters.tx_bytes;
+            sum.rx_drops.add(&counters.rx_drops);
+            sum.tx_drops.add(&counters.tx_drops);
+            sum.rx_missed += counters.rx_missed;
+        }
+        sum
+    }
+
+    fn buffered(&self) -> u64 {
+        self.first.buffered() + self.others.iter().map(|port| port.buffered()).sum::<u64>()
+    }
+
+    /// None: a sleep on one queue would be deaf to the others; an idle worker's sleep is short all the same.
+    fn wait_fd(&self) -> Option<RawFd> {
+        None
+    }
+
+    fn close(&mut self, pool: &mut Pool) {
+        self.all().for_each(|port| port.close(pool));
+    }
+}

@@ -1,0 +1,33 @@
+//! The other end of the management socket.
+
+use std::io::{self, BufReader, Write};
+use std::os::unix::net::UnixStream;
+use std::path::Path;
+use std::time::Duration;
+
+use super::protocol::{ANSWER_BYTES_MAX, Answer, Request, read_line};
+
+/// Longest wait for an answer: changes of a large configuration take a while.
+const TIMEOUT: Duration = Duration::from_secs(60);
+
+/// Asks the instance behind `socket`.
+///
+/// # Errors
+/// Nobody listens there, or what comes back is no answer.
+pub fn ask(socket: &Path, request: &Request) -> io::Result<Answer> {
+    let mut stream = UnixStream::connect(socket).map_err(|error| {
+        let hint = match error.kind() {
+            io::ErrorKind::PermissionDenied => "; root and the configured group may use it",
+            _ => "; is `millrace run` running?",
+        };
+        io::Error::new(error.kind(), format!("connect to {}: {error}{hint}", socket.display()))
+    })?;
+    stream.set_read_timeout(Some(TIMEOUT))?;
+    stream.set_write_timeout(Some(TIMEOUT))?;
+    let mut line = serde_json::to_vec(request).map_err(io::Error::from)?;
+    line.push(b'\n');
+    stream.write_all(&line)?;
+    let line = read_line(&mut BufReader::new(&stream), ANSWER_BYTES_MAX)?
+        .ok_or_else(|| io::Error::new(io::ErrorKind::UnexpectedEof, "the instance closed the connection"))?;
+    serde_json::from_str(&line).map_err(|error| io::Error::new(io::ErrorKind::InvalidData, error))
+}

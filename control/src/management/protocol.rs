@@ -1,0 +1,127 @@
+//! What goes over the management socket: a JSON object a line, one answer a request.
+
+use std::io::{self, BufRead, Read};
+
+use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value};
+
+use super::topic::Topic;
+
+/// Most bytes of a request's line: a configuration of ten thousand rules and more.
+pub const REQUEST_BYTES_MAX: u64 = 8 << 20;
+/// Most bytes of an answer's line.
+pub const ANSWER_BYTES_MAX: u64 = 64 << 20;
+/// Most rows of one answer.
+pub const ROWS_MAX: usize = 10_000;
+/// Rows of an answer when nothing else is asked.
+pub const ROWS_DEFAULT: usize = 100;
+
+/// What is asked of an instance.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "request", rename_all = "snake_case", deny_unknown_fields)]
+pub enum Request {
+    /// Rows about something.
+    Show {
+        /// About what.
+        topic: Topic,
+        /// Terms `key=value`, all of which a row must match.
+        #[serde(default)]
+        filter: Vec<String>,
+        /// Most rows; at most [`ROWS_MAX`].
+        #[serde(default)]
+        limit: Option<usize>,
+        /// Matching rows that are left out at the beginning.
+        #[serde(default)]
+        offset: usize,
+    },
+    /// Ends the sessions that match all terms.
+    ClearSessions {
+        /// Terms `key=value`; none ends all sessions.
+        filter: Vec<String>,
+    },
+    /// Changes the instance to another configuration.
+    Apply {
+        /// The file's path: for messages, and relative paths in it start there.
+        path: String,
+        /// The text of the file.
+        text: String,
+    },
+}
+
+/// The answer to a request.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Answer {
+    /// Rows.
+    Rows(Listing),
+    /// It was done; what it did.
+    Done(Vec<String>),
+    /// It was refused; nothing changed.
+    Refused(String),
+}
+
+/// A row: values by column.
+pub type Row = Map<String, Value>;
+
+/// Rows with the order of their columns.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Listing {
+    /// Names of the columns in the order in which people read them.
+    pub columns: Vec<String>,
+    /// The rows.
+    pub rows: Vec<Row>,
+    /// More rows match: ask again with this offset.
+    pub next_offset: Option<usize>,
+}
+
+impl Listing {
+    /// Without rows.
+    pub fn new(columns: &[&str]) -> Self {
+        Self { columns: columns.iter().map(|&column| column.to_owned()).collect(), ..Self::default() }
+    }
+
+    /// Adds a row; `values` are in the order of the columns.
+    pub fn push(&mut self, values: impl IntoIterator<Item = Value>) {
+        self.rows.push(self.columns.iter().cloned().zip(values).collect());
+    }
+}
+
+/// Reads one line of at most `bytes_max` bytes; none at the end.
+///
+/// # Errors
+/// What the socket answers; `InvalidData` for a line that is longer, or no UTF-8.
+pub fn read_line(reader: &mut impl BufRead, bytes_max: u64) -> io::Result<Option<String>> {
+    let mut line = String::new();
+    let read = reader.take(bytes_max + 1).read_line(&mut line)?;
+    if read as u64 > bytes_max {
+        let message = format!("a line is longer than {bytes_max} bytes");
+        return Err(io::Error::new(io::ErrorKind::InvalidData, message));
+    }
+    Ok((read > 0).then_some(line))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn lines_are_bounded() {
+        assert_eq!(read_line(&mut &b"abc\ndef"[..], 10).unwrap().as_deref(), Some("abc\n"));
+        assert_eq!(read_line(&mut &b""[..], 10).unwrap(), None);
+        assert!(read_line(&mut &b"0123456789\n"[..], 10).is_err());
+        assert!(read_line(&mut &b"\xff\xfe\n"[..], 10).is_err());
+    }
+
+    #[test]
+    fn requests_come_back_as_they_were_and_unknown_keys_are_errors() {
+        let request = Request::Show {
+            topic: Topic::Sessions,
+            filter: vec!["port=80".into()],
+            limit: Some(5),
+            offset: 3,
+        };
+        let text = serde_json::to_string(&request).unwrap();
+        assert_eq!(serde_json::from_str::<Request>(&text).unwrap(), request);
+        assert!(serde_json::from_str::<Request>(r#"{"request":"show","topic":"ports","what":1}"#).is_err());
+    }
+}

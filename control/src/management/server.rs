@@ -1,0 +1,168 @@
+//! The server: one thread accepts, each connection has its own with timeouts.
+
+use std::io::{self, BufReader, Write};
+use std::os::unix::net::UnixStream;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use super::protocol::{Answer, REQUEST_BYTES_MAX, Request, read_line};
+use super::socket::Socket;
+use super::{clear, show};
+use crate::instance::Control;
+
+/// Most connections at a time; more are told so and closed.
+const CONNECTIONS_MAX: usize = 8;
+/// Longest silence of a client, and longest wait for it to take bytes.
+const CLIENT_TIMEOUT: Duration = Duration::from_secs(5);
+/// Longest time for one request to arrive, however it trickles in.
+const REQUEST_TIMEOUT: Duration = Duration::from_secs(10);
+/// How often the server looks whether it shall end.
+const ACCEPT_EVERY: Duration = Duration::from_millis(20);
+
+/// A running server; it ends, and its socket goes, when this is dropped.
+#[derive(Debug)]
+pub struct Server {
+    stop: Arc<AtomicBool>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        self.stop.store(true, Ordering::Relaxed);
+        if let Some(thread) = self.thread.take()
+            && thread.join().is_err()
+        {
+            tracing::error!("the management thread had panicked");
+        }
+    }
+}
+
+/// A connection's place among the few; given back however its thread ends.
+struct Place(Arc<AtomicUsize>);
+
+impl Place {
+    fn take(open: &Arc<AtomicUsize>) -> Option<Self> {
+        let free = |count| (count < CONNECTIONS_MAX).then_some(count + 1);
+        let taken = open.fetch_update(Ordering::AcqRel, Ordering::Acquire, free);
+        taken.ok().map(|_| Self(Arc::clone(open)))
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::AcqRel);
+    }
+}
+
+impl Server {
+    /// Serves `control` on `socket`.
+    ///
+    /// # Errors
+    /// No thread can be made.
+    pub fn start(socket: Socket, control: Arc<Control>) -> io::Result<Self> {
+        let stop = Arc::new(AtomicBool::new(false));
+        let stopped = Arc::clone(&stop);
+        let thread = std::thread::Builder::new()
+            .name("management".to_owned())
+            .spawn(move || accept(&socket, &control, &stopped))?;
+        Ok(Self { stop, thread: Some(thread) })
+    }
+}
+
+fn accept(socket: &Socket, control: &Arc<Control>, stop: &AtomicBool) {
+    let open = Arc::new(AtomicUsize::new(0));
+    while !stop.load(Ordering::Relaxed) {
+        match socket.listener.accept() {
+            Ok((stream, _)) => {
+                let Some(place) = Place::take(&open) else {
+                    refuse(&stream, "too many connections are open");
+                    continue;
+                };
+                let control = Arc::clone(control);
+                let serve = move || {
+                    let _place = place;
+                    if let Err(error) = serve(&stream, &control) {
+                        tracing::debug!(%error, "a management connection ended");
+                    }
+                };
+                if let Err(error) =
+                    std::thread::Builder::new().name("management-client".to_owned()).spawn(serve)
+                {
+                    tracing::error!(%error, "no thread for a management connection");
+                }
+            }
+            Err(error) => {
+                if error.kind() != io::ErrorKind::WouldBlock {
+                    tracing::warn!(%error, "a management connection could not be accepted");
+                }
+                std::thread::sleep(ACCEPT_EVERY);
+            }
+        }
+    }
+}
+
+fn refuse(stream: &UnixStream, why: &str) {
+    // Best effort: who asks too often need not read the answer.
+    let _ = stream.set_write_timeout(Some(Duration::from_millis(100)));
+    let _ = answer(stream, &Answer::Refused(why.to_owned()));
+}
+
+/// Reads with a deadline for the whole request, so that a client that sends a byte now and then does not stay.
+struct Deadline<'a> {
+    stream: &'a UnixStream,
+    end: Instant,
+}
+
+impl io::Read for Deadline<'_> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let left = self.end.saturating_duration_since(Instant::now()).min(CLIENT_TIMEOUT);
+        if left.is_zero() {
+            return Err(io::Error::new(io::ErrorKind::TimedOut, "the request took too long to arrive"));
+        }
+        self.stream.set_read_timeout(Some(left))?;
+        io::Read::read(&mut &*self.stream, buffer)
+    }
+}
+
+fn serve(stream: &UnixStream, control: &Control) -> io::Result<()> {
+    stream.set_nonblocking(false)?;
+    stream.set_write_timeout(Some(CLIENT_TIMEOUT))?;
+    let mut reader = BufReader::new(Deadline { stream, end: Instant::now() + REQUEST_TIMEOUT });
+    loop {
+        reader.get_mut().end = Instant::now() + REQUEST_TIMEOUT;
+        let line = match read_line(&mut reader, REQUEST_BYTES_MAX) {
+            Ok(None) => return Ok(()),
+            Ok(Some(line)) => line,
+            Err(error) => {
+                answer(stream, &Answer::Refused(format!("the request can't be read: {error}")))?;
+                return Err(error);
+            }
+        };
+        let said = match serde_json::from_str::<Request>(&line) {
+            Ok(request) => handle(control, request),
+            Err(error) => Answer::Refused(format!("no request: {error}")),
+        };
+        answer(stream, &said)?;
+    }
+}
+
+fn answer(mut stream: &UnixStream, answer: &Answer) -> io::Result<()> {
+    let mut line = serde_json::to_vec(answer).map_err(io::Error::from)?;
+    line.push(b'\n');
+    stream.write_all(&line)
+}
+
+fn handle(control: &Control, request: Request) -> Answer {
+    let said = match request {
+        Request::Show { topic, filter, limit, offset } => {
+            show::show(control, topic, &filter, limit, offset).map(Answer::Rows)
+        }
+        Request::ClearSessions { filter } => clear::sessions(control, &filter).map(Answer::Done),
+        Request::Apply { path, text } => {
+            control.apply(path.as_ref(), &text).map(Answer::Done).map_err(|error| error.to_string())
+        }
+    };
+    said.unwrap_or_else(Answer::Refused)
+}
