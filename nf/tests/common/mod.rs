@@ -174,7 +174,10 @@ impl Harness {
 
     /// Folds the counters of all entries, so that the functions know all traffic.
     pub fn fold(&mut self) {
-        while !self.engine.state.fold_some(10_000) {}
+        // The rest of the round that is under way, and a whole one.
+        for _ in 0..2 {
+            while !self.engine.state.fold_some(10_000) {}
+        }
         self.engine.settle();
     }
 
