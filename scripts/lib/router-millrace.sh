@@ -34,32 +34,29 @@ make_configurations() {
     ! grep -q ping-inside-ipv6 "$WORK/no-ping.toml" || die "the rule ping-inside-ipv6 of configs/edge.toml is not where it was"
 }
 
-millrace() { "$MILLRACE" "$@"; }
-
 # `show` of this run's instance. Arguments: what, options ...
-millrace_show() { millrace show "$@" --socket "$WORK/millrace.sock"; }
+millrace_show() { "$MILLRACE" show "$@" --socket "$WORK/millrace.sock"; }
 
 router_start() {
     make_configurations
     # Steps are subshells, which cannot wait for it: its process id and its status go to files.
     (
         status=0
-        in_ns "$NS_ROUTER" "$MILLRACE" run "$WORK/edge.toml" --interval 0 >"$WORK/millrace.log" 2>&1 </dev/null &
+        ip netns exec "$NS_ROUTER" "$MILLRACE" run "$WORK/edge.toml" --interval 0 >"$WORK/millrace.log" 2>&1 </dev/null &
         echo $! >"$WORK/millrace.pid"
         wait $! || status=$?
         echo $status >"$WORK/ended"
     ) &
     wait_for 50 test -s "$WORK/millrace.pid"
     MILLRACE_PID=$(cat "$WORK/millrace.pid")
-    if ! wait_for 150 router_is_ready; then
+    if ! wait_for 150 router_is_ready || [[ -e $WORK/ended ]]; then
         tail -n 20 "$WORK/millrace.log" >&2
         return 1
     fi
 }
 
 router_is_ready() {
-    kill -0 "$MILLRACE_PID" 2>/dev/null || return 0 # what failed is said by the commands that follow
-    millrace_show ports
+    [[ -e $WORK/ended ]] || millrace_show ports
 }
 
 router_refused() {
@@ -67,7 +64,8 @@ router_refused() {
         jq '[.. | objects | select(.reason? == "firewall_denied" or .reason? == "nat_filtered") | .packets] | add // 0'
 }
 
-router_apply() { millrace apply "$WORK/$1.toml" >>"$WORK/apply.log" 2>&1; }
+# In the router's namespace, where the configuration's interfaces are.
+router_apply() { in_ns "$NS_ROUTER" "$MILLRACE" apply "$WORK/$1.toml" >>"$WORK/apply.log" 2>&1; }
 router_apply_unrelated() { router_apply unrelated; }
 router_apply_no_ping() { router_apply no-ping; }
 router_apply_original() { router_apply edge; }

@@ -126,9 +126,9 @@ step_apply_unrelated() {
     local loading=$!
     sleep 0.4
     while [[ $changes -lt 6 ]]; do
-        router_apply_unrelated || refuse "the change was refused"
+        router_apply_unrelated || refuse "the change was refused: $(tail -n 1 "$WORK/apply.log")"
         sleep 0.1
-        router_apply_original || refuse "the change back was refused"
+        router_apply_original || refuse "the change back was refused: $(tail -n 1 "$WORK/apply.log")"
         sleep 0.1
         changes=$((changes + 2))
     done
@@ -146,11 +146,11 @@ step_apply_stops() {
     in_ns_background "$NS_CLIENT" ping-spared ping -6 -n -q -c 60 -i 0.05 -W 1 2001:db8:ffff::2
     local spared=$JOB applied last sent received mean before
     sleep 1
-    router_apply_no_ping || refuse "the change was refused"
+    router_apply_no_ping || refuse "the change was refused: $(tail -n 1 "$WORK/apply.log")"
     applied=$(date +%s.%N)
     wait "$stopped" || true
     wait "$spared" || true
-    router_apply_original || refuse "the change back was refused"
+    router_apply_original || refuse "the change back was refused: $(tail -n 1 "$WORK/apply.log")"
     before=$(grep -c 'bytes from' "$WORK/ping-stopped.log" || true)
     last=$(sed -n 's/^\[\([0-9.]*\)\].*bytes from.*/\1/p' "$WORK/ping-stopped.log" | tail -n 1)
     read -r sent received mean < <(ping_summary <"$WORK/ping-spared.log")
