@@ -42,12 +42,16 @@ impl Nat {
         }
         walk.want_session();
         walk.track_tcp();
-        let end = end_of(walk.direction, session.reply);
-        let Some(place) = word.place(end) else { return Verdict::Continue };
-        let Some(faces) = self.faces(place) else { return Verdict::Drop(DropReason::NatFiltered) };
-        match walk.direction {
-            Direction::Forward => set_source(walk.headers, faces.external),
-            Direction::Backward => set_destination(walk.headers, faces.inside),
+        let Some(work) = Work::of(walk, word, session.reply) else {
+            return Verdict::Drop(DropReason::NatFiltered);
+        };
+        for (place, is_source) in [(work.source, true), (work.destination, false)] {
+            let Some(place) = place else { continue };
+            match self.faces(place) {
+                Some(faces) if is_source => set_source(walk.headers, faces.external),
+                Some(faces) => set_destination(walk.headers, faces.inside),
+                None => return Verdict::Drop(DropReason::NatFiltered),
+            }
         }
         Verdict::Continue
     }
@@ -199,30 +203,30 @@ impl Nat {
         if word == Word::BROKEN {
             return Verdict::Drop(DropReason::IcmpUnrelated);
         }
-        let Some(place) = word.place(end_of(walk.direction, related.reply)) else {
+        if word == Word::default() {
             return Verdict::Continue;
+        }
+        let Some(work) = Work::of(walk, word, related.reply) else {
+            return Verdict::Drop(DropReason::IcmpUnrelated);
         };
         if let Err(reason) = verify_error(walk) {
             return Verdict::Drop(reason);
         }
-        let Some(faces) = self.faces(place) else { return Verdict::Drop(DropReason::IcmpUnrelated) };
-        match walk.direction {
-            Direction::Forward => {
-                // REQ-5 c: a sender with an external address of its own keeps that; anyone else on the way hides
-                // behind the address of the session.
-                let own = match walk.headers.source() {
-                    Some(IpAddr::V4(source)) => self.plan().rules().one_to_one_external(DOMAIN, source),
-                    _ => None,
-                };
-                let (external, port) = faces.external;
-                walk.headers.set_embedded_destination(external.into(), port.unwrap_or(0));
-                walk.headers.set_source(own.unwrap_or(external).into());
-            }
-            Direction::Backward => {
-                let (inside, port) = faces.inside;
-                walk.headers.set_embedded_source(inside.into(), port.unwrap_or(0));
-                walk.headers.set_destination(inside.into());
-            }
+        if let Some(faces) = work.source.and_then(|place| self.faces(place)) {
+            // REQ-5 c: a sender with an external address of its own keeps that; anyone else on the way hides behind
+            // the address of the session.
+            let own = match walk.headers.source() {
+                Some(IpAddr::V4(source)) => self.plan().rules().one_to_one_external(DOMAIN, source),
+                _ => None,
+            };
+            let (external, port) = faces.external;
+            walk.headers.set_embedded_destination(external.into(), port.unwrap_or(0));
+            walk.headers.set_source(own.unwrap_or(external).into());
+        }
+        if let Some(faces) = work.destination.and_then(|place| self.faces(place)) {
+            let (inside, port) = faces.inside;
+            walk.headers.set_embedded_source(inside.into(), port.unwrap_or(0));
+            walk.headers.set_destination(inside.into());
         }
         Verdict::Continue
     }
@@ -244,11 +248,28 @@ impl Nat {
     }
 }
 
-/// Which end of the session a walk translates: forwards the sender, backwards the receiver.
-const fn end_of(direction: Direction, reply: bool) -> End {
-    match direction {
-        Direction::Forward => End::sender(reply),
-        Direction::Backward => End::receiver(reply),
+/// Which bindings of its session a packet is translated by in this walk.
+#[derive(Clone, Copy, Debug)]
+struct Work {
+    source: Option<u32>,
+    destination: Option<u32>,
+}
+
+impl Work {
+    /// Forwards the sender is translated, backwards the receiver. A responder outside the inside zone, that a forward
+    /// leads to, is never walked forwards: its source is translated on the way back, too.
+    ///
+    /// None if the packet does not come from where the session's host is: initiators with a binding are inside, and what
+    /// comes from elsewhere goes to a host with one.
+    fn of(walk: &Walk<'_>, word: Word, reply: bool) -> Option<Self> {
+        let (sender, receiver) = (word.place(End::sender(reply)), word.place(End::receiver(reply)));
+        match walk.direction {
+            Direction::Forward => Some(Self { source: sender, destination: None }),
+            Direction::Backward if walk.hairpin => Some(Self { source: None, destination: receiver }),
+            Direction::Backward if sender.is_some() && !reply => None,
+            Direction::Backward if sender.is_none() && receiver.is_none() => None,
+            Direction::Backward => Some(Self { source: sender, destination: receiver }),
+        }
     }
 }
 

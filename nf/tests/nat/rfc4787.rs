@@ -198,6 +198,65 @@ fn forwards_lead_in_and_out() {
     bench.finish();
 }
 
+/// A forward may lead to a host that is not inside (a demilitarised zone): its answers are translated all the same, also
+/// those to inside hosts.
+#[test]
+fn forwards_may_lead_to_another_zone() {
+    let forwards = vec![forward(Protocol::Udp, "192.0.2.1:80", "172.16.0.9:8080")];
+    let mut bench = harness(config(NatSettings { forwards, ..settings() }));
+    for from in [OUTSIDE, INSIDE] {
+        let caller = if from == INSIDE { HOST } else { REMOTE };
+        for _ in 0..2 {
+            let sent = bench.send_one(from, &udp(caller, POOL, (999, 80), b"get"));
+            let (arrived, _) = only(OUTSIDE, &sent);
+            assert_eq!(arrived.destination, "172.16.0.9:8080");
+            let (to, port) = arrived.source.split_once(':').unwrap();
+            let answer = udp("172.16.0.9", to, (8080, port.parse().unwrap()), b"page");
+            let (back, _) = only(from, &bench.send_one(OUTSIDE, &answer));
+            assert_eq!(back, seen("192.0.2.1:80", format!("{caller}:999")));
+            let error = common::port_unreachable("172.16.0.9", to, &sent[0].1);
+            let (outer, about) = only(from, &bench.send_one(OUTSIDE, &error));
+            assert_eq!(outer, seen("192.0.2.1:0", format!("{caller}:0")));
+            assert_eq!(quoted(&about), seen(format!("{caller}:999"), "192.0.2.1:80"));
+        }
+    }
+    bench.finish();
+}
+
+/// Who outside sends as if it were an inside host of a session is refused, and so are its errors.
+#[test]
+fn inside_addresses_from_outside_are_refused() {
+    let mut bench = harness(config(settings()));
+    let frame = udp(HOST, REMOTE, (5000, 53), b"data");
+    let external = port_of(&out(&mut bench, HOST, REMOTE, (5000, 53)).source);
+    assert!(bench.send_one(OUTSIDE, &frame).is_empty());
+    assert_eq!(bench.drops(DropReason::NatFiltered), 1);
+    let reply = udp(REMOTE, HOST, (53, 5000), b"data");
+    assert!(bench.send_one(OUTSIDE, &common::port_unreachable(HOST, REMOTE, &reply)).is_empty());
+    assert_eq!(bench.drops(DropReason::IcmpUnrelated), 1);
+    assert!(bench.passes(OUTSIDE, &udp(REMOTE, POOL, (53, external), b"data")));
+    bench.finish();
+}
+
+/// Two proposals of a hairpin that are possible alone but not together: the session ends and leaves nothing behind.
+#[test]
+fn a_hairpin_without_room_for_both_ends_leaves_nothing() {
+    let forwards = vec![forward(Protocol::Udp, "192.0.2.1:80", "10.0.0.9:8080")];
+    let capacity = Capacity { mappings: 1, mappings_static: 0, subscribers: 4, contacts: 0 };
+    let config = config(NatSettings { forwards, ..settings() });
+    let chain = ChainBuilder::new("edge", &["inside", "outside"])
+        .function("nat", Nat::new(config, &capacity, &Secret::from_key([1, 2])))
+        .forwarder("wire", Wire::default());
+    let mut bench = Harness::new(chain);
+    let call = udp(HOST, POOL, (5000, 80), b"call");
+    bench.send_one(INSIDE, &call);
+    assert_eq!((nat(&mut bench).bindings(), nat(&mut bench).state().mappings().len()), (0, 0));
+    bench.advance(1);
+    assert_eq!(bench.sessions(), 0);
+    assert!(bench.passes(OUTSIDE, &udp(REMOTE, POOL, (5000, 80), b"call")), "there is room for one");
+    bench.finish();
+}
+
 /// A UDP checksum of zero says that there is none (RFC 768), and stays.
 #[test]
 fn no_checksum_stays_none() {
