@@ -12,6 +12,10 @@
 //! 5. [`mapping`]: the table of mappings, found by inside or by external tuple.
 //! 6. [`filter`]: who may send to a mapping from outside.
 //!
+//! Left out, with the reason. RFC 5508 section 6 REQ-8 would answer a packet for which no mapping can be made with an
+//! ICMP error: it is only counted, because an exhausted NAT should not send as many packets as it drops. ICMP queries
+//! other than echo are translated between 1:1 addresses alone, without a session.
+//!
 //! All tables are sized once, over [`two_choice`] buckets with a keyed hash ([`secret`], R16).
 
 pub mod bindings;

@@ -112,7 +112,29 @@ fn the_end_of_the_last_session_ends_the_mapping() {
     assert_eq!((bench.sessions(), nat(&mut bench).bindings()), (0, 0));
     assert_eq!(nat(&mut bench).state().mappings().len(), 0);
     bench.advance(250);
-    assert!(bench.passes(INSIDE, &other), "the port has rested");
+    assert!(bench.passes(INSIDE, &other), "the port is free");
+    bench.finish();
+}
+
+/// A released port rests for two minutes at least while others are free (RFC 6888 section 3 REQ-8), and then rests no more.
+#[test]
+fn released_ports_rest_and_come_back() {
+    let plan = NatSettings { ports: (2000, 2009), udp_parity: false, ..settings() };
+    let mut bench = harness(config(plan));
+    let mut all = HashSet::new();
+    for port in 0..10 {
+        all.insert(out(&mut bench, HOST, REMOTE, (5000 + port, 53)).source);
+    }
+    assert_eq!(all.len(), 10);
+    bench.advance(310 + 250);
+    assert_eq!(bench.sessions(), 0);
+    // All ten have rested; of these one is used again.
+    let last = out(&mut bench, HOST, REMOTE, (6000, 53)).source;
+    bench.advance(305);
+    assert_eq!(bench.sessions(), 0);
+    for port in 0..9 {
+        assert_ne!(out(&mut bench, HOST, REMOTE, (7000 + port, 53)).source, last, "it rests");
+    }
     bench.finish();
 }
 
