@@ -3,7 +3,7 @@
 mod common;
 
 use common::*;
-use etherparse::{Icmpv4Type, SlicedPacket, TransportSlice};
+use etherparse::{Icmpv4Type, IpFragOffset, IpNumber, Ipv4Header, SlicedPacket, TransportSlice};
 use ipnet::IpNet;
 use millrace_dataplane::drops::DropReason;
 use millrace_dataplane::flow::field::{Field, Reads};
@@ -319,6 +319,44 @@ fn tcp_outside_its_connection_is_dropped() {
     assert!(!harness.passes(OUTSIDE, &tcp(SERVER, CLIENT, (80, 2000), segment("R", 900_000_000, 101))));
     assert!(!harness.passes(OUTSIDE, &tcp(SERVER, CLIENT, (80, 2000), segment("A", 900_000_000, 101))));
     assert!(harness.passes(OUTSIDE, &tcp(SERVER, CLIENT, (80, 2000), segment("A", 901, 101))));
+    harness.finish();
+}
+
+/// A UDP datagram in two fragments of one identification.
+fn fragmented_query(port: u16, identification: u16) -> [Vec<u8>; 2] {
+    let whole = udp(CLIENT, SERVER, (port, 53), &[5; 64]);
+    let payload = &packet_of(&whole)[20..];
+    let fragment = |offset: u16, more: bool, bytes: &[u8]| {
+        let mut header =
+            Ipv4Header::new(bytes.len() as u16, 64, IpNumber::UDP, [10, 0, 0, 5], [203, 0, 113, 8]).unwrap();
+        (header.identification, header.more_fragments, header.dont_fragment) = (identification, more, false);
+        header.fragment_offset = IpFragOffset::try_new(offset / 8).unwrap();
+        header.header_checksum = header.calc_header_checksum();
+        let mut frame = whole[..14].to_vec();
+        header.write(&mut frame).unwrap();
+        frame.extend_from_slice(bytes);
+        frame
+    };
+    [fragment(0, true, &payload[..40]), fragment(40, false, &payload[40..])]
+}
+
+#[test]
+fn fragments_go_with_their_first_one() {
+    let mut harness = harness(&[dns()]);
+    let [first, second] = fragmented_query(1000, 1);
+    assert!(harness.passes(INSIDE, &first) && harness.passes(INSIDE, &second));
+    assert!(harness.passes(OUTSIDE, &answer(1000)), "they opened one session");
+    assert_eq!(harness.sessions(), 1);
+    // Under changed rules the first fragment is judged, the later one goes with the session.
+    let behind =
+        Rule { destinations: vec![net("203.0.113.0/24")], ..rule(RuleId(50), "behind", Action::Deny) };
+    insert(&mut harness, behind);
+    let [first, second] = fragmented_query(1000, 2);
+    assert!(harness.passes(INSIDE, &first) && harness.passes(INSIDE, &second));
+    remove(&mut harness, DNS);
+    let [first, second] = fragmented_query(1000, 3);
+    assert!(!harness.passes(INSIDE, &first) && !harness.passes(INSIDE, &second));
+    assert_eq!((harness.sessions(), harness.drops(DropReason::FirewallDenied)), (0, 1));
     harness.finish();
 }
 

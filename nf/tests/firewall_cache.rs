@@ -36,8 +36,8 @@ fn random_rule(random: &mut Random, id: u32) -> Rule {
         order: random.below(1000),
         from_zone: *random.pick(&[None, Some(ZoneId(0)), Some(ZoneId(1))]),
         to_zone: *random.pick(&[None, None, Some(ZoneId(0)), Some(ZoneId(1))]),
-        sources: nets(*random.pick(&["", "10.0.0.0/24", "10.0.1.0/30", "0.0.0.0/0"])),
-        destinations: nets(*random.pick(&["", "203.0.113.0/24", "203.0.113.2/32", "203.0.0.0/12"])),
+        sources: nets(random.pick::<&str>(&["", "10.0.0.0/24", "10.0.1.0/30", "0.0.0.0/0"])),
+        destinations: nets(random.pick::<&str>(&["", "203.0.113.0/24", "203.0.113.2/32", "203.0.0.0/12"])),
         protocols: random.pick(&[vec![], vec![6], vec![17]]).clone(),
         destination_ports: random.pick(&[vec![], vec![80..=80], vec![53..=60], vec![1..=60_000]]).clone(),
         ..Rule::any(

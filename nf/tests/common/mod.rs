@@ -3,6 +3,7 @@
 
 use etherparse::{Icmpv4Type, Icmpv6Type, IpNumber, PacketBuilder};
 use ipnet::IpNet;
+use millrace_dataplane::budget::BudgetConfig;
 use millrace_dataplane::drops::DropReason;
 use millrace_dataplane::engine::{Engine, EngineConfig, EngineCounters};
 use millrace_dataplane::flow::field::{Field, Reads};
@@ -124,7 +125,9 @@ impl Harness {
             operand_words: 16,
         };
         let state = FlowState::new(&arena, &config, Some(1)).unwrap();
-        let engine = Engine::new(chains, state, 2, EngineConfig::default());
+        // The budget goes by real time: a slow machine would drop misses.
+        let config = EngineConfig { budget: BudgetConfig::UNLIMITED, ..EngineConfig::default() };
+        let engine = Engine::new(chains, state, 2, config);
         let pool = Pool::new(&arena, PoolConfig::new(256)).unwrap();
         Self { engine, pool, now: Time::from_secs(1), name }
     }
