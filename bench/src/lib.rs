@@ -1,2 +1,22 @@
 //! Measurement as a library: traffic profiles and micro-benchmarks.
+//!
+//! [`rig`] is an engine in memory with frames in front of it, [`frames`] and [`traffic`] are what goes through it, [`chains`] what it
+//! goes through. On them stand [`established`] (beside [`limit`], the least that the work can cost), [`new_flows`],
+//! [`rule_changes`], [`flood`], [`memory`] and [`ring`]; [`results`] runs them all and writes the table.
 #![forbid(unsafe_code)]
+
+pub mod chains;
+pub mod established;
+pub mod flood;
+pub mod frames;
+pub mod hit_path;
+pub mod limit;
+pub mod memory;
+pub mod new_flows;
+pub mod random;
+pub mod results;
+pub mod rig;
+pub mod ring;
+pub mod rule_changes;
+pub mod statistics;
+pub mod traffic;

@@ -1,0 +1,117 @@
+//! The main measurement: established flows through a chain, beside the limit in the same run.
+
+use crate::chains::{Kind, build};
+use crate::hit_path::{HitRun, bursts, run};
+use crate::limit::Limit;
+use crate::rig::{BenchResult, Rig, RigConfig};
+use crate::statistics::Series;
+use crate::traffic::{Traffic, TrafficConfig};
+use millrace_dataplane::budget::BudgetConfig;
+use millrace_dataplane::flow::session::Timeouts;
+use serde::Serialize;
+
+/// What to measure.
+#[derive(Clone, Debug)]
+pub struct ChainConfig {
+    /// The chain.
+    pub kinds: Vec<Kind>,
+    /// Its traffic.
+    pub traffic: TrafficConfig,
+    /// Runs of chain and limit, in turns; medians are reported.
+    pub repeat: usize,
+}
+
+/// One line.
+#[derive(Clone, Debug, Serialize)]
+pub struct ChainReport {
+    /// Functions in the chain.
+    pub functions: usize,
+    /// Flows.
+    pub flows: usize,
+    /// Bytes of a frame.
+    pub frame_bytes: usize,
+    /// TSC cycles a packet: median.
+    pub cycles_per_packet: f64,
+    /// Packets a second on one core.
+    pub packets_per_second: f64,
+    /// The limit's cycles: median.
+    pub limit_cycles: f64,
+    /// Their ratio: median of the runs' ratios.
+    pub limit_ratio: f64,
+    /// Allocations while packets were processed, in all runs.
+    pub allocations: u64,
+    /// Least and most cycles of a run, relative to the median, in percent.
+    pub spread_percent: f64,
+    /// Packets that found no entry, in all runs.
+    pub walks: u64,
+}
+
+impl std::fmt::Display for ChainReport {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(
+            f,
+            "chain functions={} flows={} frame_bytes={} cycles_per_packet={:.1} packets_per_second={:.0} \
+             limit_cycles={:.1} limit_ratio={:.2} allocations={}",
+            self.functions,
+            self.flows,
+            self.frame_bytes,
+            self.cycles_per_packet,
+            self.packets_per_second,
+            self.limit_cycles,
+            self.limit_ratio,
+            self.allocations
+        )
+    }
+}
+
+/// A rig large enough for so many flows, at half of the capacity of its tables.
+///
+/// # Errors
+/// If there is not enough memory.
+pub fn rig_for(kinds: &[Kind], flows: usize, frame_bytes: usize, budget: BudgetConfig) -> BenchResult<Rig> {
+    let config = RigConfig {
+        sessions: flows * 2 + 1024,
+        cache_entries: flows * 2 + 1024,
+        timeouts: Timeouts::default(),
+        frame_bytes: frame_bytes.max(1514),
+        budget,
+    };
+    Rig::new(build(kinds, flows * 2 + 8192)?, &config)
+}
+
+/// Measures.
+///
+/// # Errors
+/// If the chain can't be built or does not carry the traffic.
+pub fn measure(config: &ChainConfig) -> BenchResult<ChainReport> {
+    let flows = config.traffic.flows;
+    let mut rig = rig_for(&config.kinds, flows, config.traffic.frame_bytes, BudgetConfig::UNLIMITED)?;
+    let mut traffic = Traffic::open(&mut rig, &config.traffic)?;
+    let mut limit = Limit::new(flows)?;
+    let (mut chain_runs, mut limit_runs, mut ratios) = (Series::new(), Series::new(), Series::new());
+    let count = bursts(traffic.flows());
+    let warm: HitRun = run(&mut rig, &mut traffic, count / 4 + 1);
+    let (mut allocations, mut walks) = (warm.allocations, 0);
+    for _ in 0..config.repeat.max(1) {
+        let least = limit.measure(2);
+        let it = run(&mut rig, &mut traffic, count);
+        limit_runs.push(least);
+        chain_runs.push(it.cycles_per_packet);
+        ratios.push(it.cycles_per_packet / least);
+        allocations += it.allocations;
+        walks += it.walks;
+    }
+    let cycles = chain_runs.median();
+    Ok(ChainReport {
+        functions: config.kinds.len(),
+        flows,
+        frame_bytes: traffic.frame_bytes(),
+        cycles_per_packet: cycles,
+        packets_per_second: 1e9 / rig.nanos(cycles),
+        limit_cycles: limit_runs.median(),
+        limit_ratio: ratios.median(),
+        allocations,
+        spread_percent: chain_runs.spread_percent(),
+        walks,
+    })
+}
