@@ -15,7 +15,7 @@ use millrace_dataplane::flow::cache::Owner;
 use millrace_dataplane::flow::field::{Field, Reads};
 use millrace_dataplane::flow::session::{SessionId, Tuple};
 use millrace_dataplane::flow::state::{Event, FlowState};
-use millrace_dataplane::flow::tcp::{Segment, TcpTracker, TcpVerdict};
+use millrace_dataplane::flow::tcp::{Segment, TcpState, TcpTracker, TcpVerdict};
 use millrace_dataplane::port::PortId;
 use millrace_dataplane::slow_path::{Decision, Fate, Miss, SlowPath};
 use millrace_dataplane::time::Time;
@@ -143,6 +143,11 @@ impl Chain {
     /// Names of the zones; the first is the inside.
     pub fn zones(&self) -> &[String] {
         &self.zones
+    }
+
+    /// The headers as the last walk left them, for traces and tests.
+    pub fn last_headers(&self) -> &Headers {
+        &self.headers
     }
 
     /// Words that its functions keep in a session.
@@ -281,7 +286,9 @@ impl Chain {
         }
         let Some(tuple) = tuple_of(&mut self.headers, self.domain) else { return Ok(None) };
         let Some((id, reply)) = state.sessions.find(&tuple) else { return Ok(None) };
-        if tuple.protocol == 6 && !self.headers.is_later_fragment() {
+        // A connection that nobody tracks has no state that a segment could contradict.
+        let tracked = tuple.protocol == 6 && state.sessions.tcp(id).state() != TcpState::None;
+        if tracked && !self.headers.is_later_fragment() {
             let segment = Segment::read(miss.bytes, &self.headers.layout());
             match state.sessions.tcp(id).peek(reply, &segment, self.tcp_header(miss.bytes)) {
                 TcpVerdict::Valid => {}

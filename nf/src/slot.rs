@@ -4,6 +4,7 @@ use crate::function::{FlowFunction, Forwarder, Verdict};
 use crate::walk::{Commit, Tick, Walk, ZoneOf};
 use crate::zone::ZoneId;
 use millrace_dataplane::flow::field::Reads;
+use millrace_dataplane::flow::session::PARTS_MAX;
 use millrace_dataplane::flow::state::Event;
 use millrace_dataplane::time::Time;
 use std::any::Any;
@@ -40,6 +41,8 @@ pub(crate) struct FunctionSlot<F: FlowFunction> {
 impl<F: FlowFunction> FunctionSlot<F> {
     pub(crate) fn new(name: String, function: F, part: usize) -> Self {
         let keeps_part = function.keeps_part();
+        // Who keeps no word must not meet that of another function.
+        let part = if keeps_part { part } else { PARTS_MAX };
         Self { name, function, part, keeps_part, staged: [None, None] }
     }
 }

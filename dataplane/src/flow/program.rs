@@ -62,6 +62,8 @@ pub struct ProgramBuilder<'a> {
     dynamic_operands: ArrayVec<u64, 16>,
     splice_bytes: ArrayVec<u8, 192>,
     segments: usize,
+    /// Decrements of the TTL so far.
+    decrements: u8,
     /// Offsets of this segment are those of the original packet.
     pristine: bool,
     too_large: bool,
@@ -88,6 +90,7 @@ impl<'a> ProgramBuilder<'a> {
             dynamic_operands: ArrayVec::new(),
             splice_bytes: ArrayVec::new(),
             segments: 0,
+            decrements: 0,
             pristine: true,
             too_large: false,
         }
@@ -206,7 +209,12 @@ impl<'a> ProgramBuilder<'a> {
 
     /// Decrements TTL or hop limit by one; guards against zero.
     pub fn decrement_ttl(&mut self) -> &mut Self {
-        self.guard_ttl(2);
+        self.decrements = self.decrements.saturating_add(1);
+        self.guard_ttl(self.decrements.saturating_add(1));
+        // A segment decrements once.
+        if self.segment.ttl != 0 {
+            self.end_segment(Exit::Continue);
+        }
         let offset = match self.layout.shape.l3() {
             L3::Ipv4 => 8,
             L3::Ipv6 => 7,

@@ -619,11 +619,17 @@ impl SessionTable {
 
     /// A function's word.
     pub fn part(&self, id: SessionId, part: usize) -> u64 {
+        if part >= self.parts_count {
+            return 0;
+        }
         self.parts.get(id.0 as usize * self.parts_count + part).copied().unwrap_or(0)
     }
 
-    /// Sets a function's word.
+    /// Sets a function's word; one that the table has no room for is not kept.
     pub fn set_part(&mut self, id: SessionId, part: usize, word: u64) {
+        if part >= self.parts_count {
+            return;
+        }
         if let Some(mine) = self.parts.get_mut(id.0 as usize * self.parts_count + part) {
             *mine = word;
         }

@@ -568,6 +568,8 @@ impl Headers {
     /// True if the decision on this packet may serve others: the key covers all that it read, and nothing in it is guarded.
     pub(crate) fn is_cacheable(&self) -> bool {
         let guarded = Flags::FRAGMENT.union(Flags::OPTIONS).union(Flags::EXTENSIONS).union(Flags::ICMP_OTHER);
+        // A guard keeps such packets from an entry; one that has the property itself must not make it either.
+        let guarded = guarded.union(self.guards);
         self.undeclared.is_none()
             && !self.overflow
             && self.layout.shape.is_regular()
