@@ -145,7 +145,8 @@ fn start_worker(
 fn watch(control: &Control, arguments: &Arguments, stop: &AtomicBool, ended: &AtomicBool) {
     let started = Instant::now();
     let interval = Duration::from_secs(arguments.interval);
-    let mut rates = Rates::default();
+    let ask = |worker: &mut NfWorker| (worker.report(), worker.engine.state.sessions.count());
+    let mut rates = Rates { before: control.worker().call(ask).ok().map(|(report, _)| (started, report)) };
     let mut next = started + interval;
     while !stop.load(Ordering::Relaxed) && !ended.load(Ordering::Relaxed) {
         if arguments.duration.is_some_and(|seconds| started.elapsed() >= Duration::from_secs(seconds)) {
@@ -153,7 +154,6 @@ fn watch(control: &Control, arguments: &Arguments, stop: &AtomicBool, ended: &At
         }
         if !interval.is_zero() && Instant::now() >= next {
             next += interval;
-            let ask = |worker: &mut NfWorker| (worker.report(), worker.engine.state.sessions.count());
             if let Ok((report, sessions)) = control.worker().call(ask) {
                 let line = rates.line(&report, sessions, arguments.json);
                 // Nobody may be reading any more; packets flow on.
@@ -165,7 +165,6 @@ fn watch(control: &Control, arguments: &Arguments, stop: &AtomicBool, ended: &At
 }
 
 /// Turns counters into rates between two periodic lines.
-#[derive(Default)]
 struct Rates {
     before: Option<(Instant, WorkerReport)>,
 }

@@ -12,6 +12,7 @@ pub mod control;
 mod error;
 pub mod functions;
 pub mod handle;
+pub mod keys;
 pub mod memory;
 pub mod numbers;
 pub mod ports;

@@ -1,0 +1,428 @@
+//! The command as people use it: run, show, clear, apply and replay, as processes.
+
+use std::fs::{self, File};
+use std::io::{Read, Write};
+use std::os::unix::fs::PermissionsExt;
+use std::os::unix::net::UnixStream;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Output, Stdio};
+use std::time::{Duration, Instant};
+
+use etherparse::PacketBuilder;
+use pcap_file::pcap::{PcapHeader, PcapPacket, PcapReader, PcapWriter};
+use pcap_file::{DataLink, TsResolution};
+use serde_json::Value;
+
+fn millrace() -> Command {
+    Command::new(env!("CARGO_BIN_EXE_millrace"))
+}
+
+/// A directory with a configuration: a generator sends through all functions into a sink.
+struct Site {
+    directory: tempfile::TempDir,
+}
+
+impl Site {
+    fn new() -> Self {
+        let site = Self { directory: tempfile::tempdir().unwrap() };
+        site.write("run.toml", &site.text());
+        site
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        self.directory.path().join(name)
+    }
+
+    fn write(&self, name: &str, text: &str) -> PathBuf {
+        fs::write(self.path(name), text).unwrap();
+        self.path(name)
+    }
+
+    fn text(&self) -> String {
+        format!(
+            r#"
+[memory]
+hugepages = "off"
+[management]
+socket = "{}"
+[sessions]
+capacity = 4096
+[ports.source]
+kind = "generator"
+flows = 3000
+rate = 50000
+[ports.drain]
+kind = "sink"
+[chains.measured]
+functions = ["firewall", "nat", "router"]
+zones.inside = ["source"]
+zones.outside = ["drain"]
+[functions.firewall]
+kind = "firewall"
+[[functions.firewall.rules]]
+name = "all"
+action = "allow"
+from = "inside"
+[functions.nat]
+kind = "nat"
+pool = ["203.0.113.16/28"]
+[functions.router]
+kind = "router"
+routes = [{{ prefix = "198.19.0.0/16", via = "203.0.113.2" }}]
+[functions.router.interfaces.source]
+addresses = ["192.0.2.1/24"]
+[functions.router.interfaces.drain]
+addresses = ["203.0.113.1/24"]
+neighbours = [{{ address = "203.0.113.2", mac = "02:00:00:00:01:02" }}]
+"#,
+            self.path("m.sock").display()
+        )
+    }
+
+    fn start(&self) -> Running {
+        let child = millrace()
+            .args(["run", "--json", "--interval", "0"])
+            .arg(self.path("run.toml"))
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let mut running = Running(Some(child));
+        let deadline = Instant::now() + Duration::from_secs(20);
+        while UnixStream::connect(self.path("m.sock")).is_err() || self.show("ports").is_none() {
+            assert!(Instant::now() < deadline, "the instance did not start");
+            let child = running.0.as_mut().unwrap();
+            assert!(child.try_wait().unwrap().is_none(), "the instance ended");
+            std::thread::sleep(Duration::from_millis(20));
+        }
+        running
+    }
+
+    fn ask(&self, arguments: &[&str]) -> Output {
+        millrace().args(arguments).arg("--socket").arg(self.path("m.sock")).output().unwrap()
+    }
+
+    fn show(&self, topic: &str) -> Option<Vec<Value>> {
+        let output = self.ask(&["show", topic, "--json", "--limit", "10000"]);
+        let answer: Value = serde_json::from_slice(&output.stdout).ok()?;
+        Some(answer["rows"].as_array()?.clone())
+    }
+}
+
+/// A running instance; killed if the test fails.
+struct Running(Option<Child>);
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        if let Some(mut child) = self.0.take() {
+            let _ = child.kill();
+            let _ = child.wait();
+        }
+    }
+}
+
+impl Running {
+    /// SIGTERM, and the accounting that it prints. Fails unless the status is 0.
+    fn stop(mut self) -> Value {
+        let child = self.0.take().unwrap();
+        let status = Command::new("kill").arg(child.id().to_string()).status().unwrap();
+        assert!(status.success());
+        accounting(&child.wait_with_output().unwrap())
+    }
+}
+
+fn accounting(output: &Output) -> Value {
+    let text = String::from_utf8_lossy(&output.stdout);
+    assert!(output.status.success(), "{text}{}", String::from_utf8_lossy(&output.stderr));
+    let accounting: Value = serde_json::from_str(text.lines().last().unwrap()).unwrap();
+    assert_eq!(accounting["sums_hold"], true, "{accounting}");
+    assert_eq!(accounting["pool"]["free"], accounting["pool"]["frames"]);
+    accounting
+}
+
+#[test]
+fn run_ends_by_duration_with_sums_that_hold() {
+    let site = Site::new();
+    let output = millrace()
+        .args(["run", "--json", "--duration", "2", "--interval", "1"])
+        .arg(site.path("run.toml"))
+        .output();
+    let accounting = accounting(&output.unwrap());
+    let received = accounting["sums"]["received"].as_u64().unwrap();
+    assert!(received > 10_000, "{accounting}");
+    assert_eq!(accounting["sums"]["sent"], received);
+    assert!(accounting["hits"].as_u64().unwrap() >= received - 2 * 3_000);
+    let rule =
+        accounting["functions"].as_array().unwrap().iter().find(|row| row["item"] == "rule all").unwrap();
+    assert_eq!(rule["packets"], received);
+    assert!(!site.path("m.sock").exists());
+}
+
+#[test]
+fn a_running_instance_is_shown_cleared_and_changed() {
+    let site = Site::new();
+    let running = site.start();
+    let mode = fs::metadata(site.path("m.sock")).unwrap().permissions().mode();
+    assert_eq!(mode & 0o777, 0o660);
+    let deadline = Instant::now() + Duration::from_secs(10);
+    while site.show("sessions").unwrap().len() < 3_000 {
+        assert!(Instant::now() < deadline);
+    }
+    for topic in ["ports", "functions", "flows", "chains", "workers", "memory", "neighbours", "routes", "nat"]
+    {
+        assert!(!site.show(topic).unwrap().is_empty(), "{topic}");
+    }
+    let page = site.ask(&["show", "sessions", "--json", "--limit", "2", "--offset", "2999"]);
+    let page: Value = serde_json::from_slice(&page.stdout).unwrap();
+    assert_eq!(page["rows"].as_array().unwrap().len(), 1);
+    let none = site.ask(&["show", "sessions", "--json", "--filter", "protocol=tcp"]);
+    assert_eq!(serde_json::from_slice::<Value>(&none.stdout).unwrap()["rows"], Value::Array(Vec::new()));
+    assert!(!site.ask(&["show", "sessions", "--filter", "colour=red"]).status.success());
+    let cleared = site.ask(&["clear", "sessions", "source=198.18.0.0/16", "protocol=udp"]);
+    assert_eq!(String::from_utf8_lossy(&cleared.stdout), "sessions ended: 3000\n");
+
+    // A second instance is refused, and the first goes on.
+    let second = millrace().arg("run").arg(site.path("run.toml")).output().unwrap();
+    assert!(!second.status.success());
+    // A change as a whole: no rule lets packets pass any more.
+    let denied = site.write("denied.toml", &site.text().replace("\"allow\"", "\"deny\""));
+    let applied = millrace().arg("apply").arg(denied).output().unwrap();
+    assert!(applied.status.success(), "{}", String::from_utf8_lossy(&applied.stderr));
+    std::thread::sleep(Duration::from_millis(500));
+    let sent = |site: &Site| site.show("ports").unwrap()[1]["tx_packets"].as_u64().unwrap();
+    let before = sent(&site);
+    std::thread::sleep(Duration::from_millis(300));
+    assert_eq!(sent(&site), before);
+    let accounting = running.stop();
+    assert!(accounting["sums"]["dropped"].as_u64().unwrap() > 0);
+}
+
+#[test]
+fn a_change_is_refused_whole() {
+    let site = Site::new();
+    let running = site.start();
+    let half = site.text().replace("\"allow\"", "\"deny\"").replace("capacity = 4096", "capacity = 8192");
+    let broken =
+        site.text().replace("\"allow\"", "\"deny\"").replace("via = \"203.0.113.2\"", "via = \"9.9.9.9\"");
+    let port = site.text().replace("\"allow\"", "\"deny\"").replace("flows = 3000", "flows = 30");
+    for (text, key) in [(half, "sessions.capacity"), (broken, "routes"), (port, "ports.source")] {
+        let file = site.write("other.toml", &text);
+        let output = millrace().arg("apply").arg(file).output().unwrap();
+        let said = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert!(!output.status.success() && said.contains(key), "{said}");
+    }
+    let accounting = running.stop();
+    assert_eq!(accounting["sums"]["dropped"], 0);
+}
+
+#[test]
+fn garbage_slow_and_too_many_clients_harm_nobody() {
+    let site = Site::new();
+    let running = site.start();
+    let connect = || UnixStream::connect(site.path("m.sock")).unwrap();
+    let mut random = 0x2545_f491_4f6c_dd1du64;
+    for round in 0..50 {
+        let mut bytes: Vec<u8> = (0..200)
+            .map(|_| {
+                random ^= random << 13;
+                random ^= random >> 7;
+                random ^= random << 17;
+                random as u8
+            })
+            .collect();
+        if round % 3 == 0 {
+            bytes = br#"{"request":"show","topic":"#.to_vec();
+        }
+        bytes.push(b'\n');
+        let mut client = connect();
+        client.write_all(&bytes).unwrap();
+        let mut answer = [0; 64];
+        let count = client.read(&mut answer).unwrap_or(0);
+        assert!(answer[..count].starts_with(br#"{"refused":"#), "{round}: {:?}", &answer[..count]);
+        drop(client);
+        std::thread::sleep(Duration::from_millis(5));
+    }
+    // Longer than any request may be.
+    let mut client = connect();
+    let chunk = vec![b'x'; 1 << 20];
+    let sent = (0..20).take_while(|_| client.write_all(&chunk).is_ok()).count();
+    assert!(sent < 20);
+    drop(client);
+    // Eight who say nothing; the ninth is told so, and is served when they time out.
+    let silent: Vec<UnixStream> = (0..8).map(|_| connect()).collect();
+    std::thread::sleep(Duration::from_millis(200));
+    assert!(!site.ask(&["show", "ports"]).status.success());
+    std::thread::sleep(Duration::from_secs(6));
+    assert!(site.ask(&["show", "ports"]).status.success());
+    drop(silent);
+    running.stop();
+}
+
+#[test]
+fn after_a_kill_the_next_start_works() {
+    let site = Site::new();
+    let mut running = site.start();
+    let child = running.0.as_mut().unwrap();
+    child.kill().unwrap();
+    child.wait().unwrap();
+    assert!(site.path("m.sock").exists());
+    site.start().stop();
+    assert!(!site.path("m.sock").exists());
+}
+
+const EDGE: &str = r#"
+[ports.lan]
+kind = "af_xdp"
+interface = "none-such-0"
+[ports.wan]
+kind = "af_xdp"
+interface = "none-such-1"
+[chains.edge]
+functions = ["firewall", "nat", "router"]
+zones.inside = ["lan"]
+zones.outside = ["wan"]
+[functions.firewall]
+kind = "firewall"
+[[functions.firewall.rules]]
+action = "allow"
+from = "inside"
+to = "outside"
+[[functions.firewall.rules]]
+action = "allow"
+to = "inside"
+protocol = "udp"
+destination_ports = 80
+[functions.nat]
+kind = "nat"
+pool = ["198.51.100.10"]
+[[functions.nat.forward]]
+protocol = "udp"
+external = "198.51.100.10:8080"
+internal = "10.0.0.3:80"
+[functions.router]
+kind = "router"
+routes = [{ prefix = "0.0.0.0/0", via = "198.51.100.2" }]
+[functions.router.interfaces.lan]
+addresses = ["10.0.0.1/24"]
+[functions.router.interfaces.wan]
+addresses = ["198.51.100.1/24"]
+"#;
+const LAN: [u8; 6] = [2, 0, 0, 0, 1, 1];
+const WAN: [u8; 6] = [2, 0, 0, 0, 2, 1];
+const INSIDE: [u8; 6] = [2, 0, 0, 0, 1, 2];
+const OUTSIDE: [u8; 6] = [2, 0, 0, 0, 2, 2];
+
+fn udp(macs: ([u8; 6], [u8; 6]), from: ([u8; 4], u16), to: ([u8; 4], u16)) -> Vec<u8> {
+    let mut frame = Vec::new();
+    let builder = PacketBuilder::ethernet2(macs.0, macs.1).ipv4(from.0, to.0, 64).udp(from.1, to.1);
+    builder.write(&mut frame, b"some payload").unwrap();
+    frame
+}
+
+fn arp(operation: u8, (mac, sender): ([u8; 6], [u8; 4]), (to, target): ([u8; 6], [u8; 4])) -> Vec<u8> {
+    let ethernet_to = if operation == 1 { [0xff; 6] } else { to };
+    let fixed = [8, 6, 0, 1, 8, 0, 6, 4, 0, operation];
+    [&ethernet_to[..], &mac, &fixed, &mac, &sender, &to, &target].concat()
+}
+
+fn capture(path: &Path, frames: &[(u64, Vec<u8>)]) {
+    let header = PcapHeader {
+        ts_resolution: TsResolution::NanoSecond,
+        datalink: DataLink::ETHERNET,
+        ..PcapHeader::default()
+    };
+    let mut writer = PcapWriter::with_header(File::create(path).unwrap(), header).unwrap();
+    for (millis, frame) in frames {
+        let time = Duration::from_secs(1_700_000_000) + Duration::from_millis(*millis);
+        writer.write_packet(&PcapPacket::new(time, frame.len() as u32, frame)).unwrap();
+    }
+}
+
+fn frames(path: &Path) -> Vec<(Duration, Vec<u8>)> {
+    let mut reader = PcapReader::new(File::open(path).unwrap()).unwrap();
+    let mut frames = Vec::new();
+    while let Some(packet) = reader.next_packet() {
+        let packet = packet.unwrap();
+        frames.push((packet.timestamp - Duration::from_secs(1_700_000_000), packet.data.into_owned()));
+    }
+    frames
+}
+
+#[test]
+fn replay_resolves_neighbours_translates_and_repeats() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = |name: &str| directory.path().join(name);
+    fs::write(path("edge.toml"), EDGE).unwrap();
+    let (client, server, gateway) = ([10, 0, 0, 2], [10, 0, 0, 3], [198, 51, 100, 2]);
+    let dns = ([8, 8, 8, 8], 53);
+    capture(
+        &path("lan.pcap"),
+        &[
+            (0, arp(1, (INSIDE, client), ([0; 6], [10, 0, 0, 1]))),
+            (10, udp((INSIDE, LAN), (client, 1000), dns)),
+            (20, udp((INSIDE, LAN), (client, 1000), dns)),
+            (330, arp(2, (INSIDE, server), (LAN, [10, 0, 0, 1]))),
+            (400, udp((INSIDE, LAN), (client, 1000), dns)),
+        ],
+    );
+    capture(
+        &path("wan.pcap"),
+        &[
+            (50, arp(2, (OUTSIDE, gateway), (WAN, [198, 51, 100, 1]))),
+            (300, udp((OUTSIDE, WAN), (gateway, 5000), ([198, 51, 100, 10], 8080))),
+            (310, udp((OUTSIDE, WAN), (gateway, 5000), ([198, 51, 100, 10], 9))),
+            (5_000, arp(1, (OUTSIDE, gateway), ([0; 6], [198, 51, 100, 10]))),
+        ],
+    );
+    let replay = |lan: &str, wan: &str| {
+        let assign = |port: &str, file: &str| format!("{port}={}", path(file).display());
+        let output = millrace()
+            .args(["replay", "--json", "--mac", "lan=02:00:00:00:01:01", "--mac", "wan=02:00:00:00:02:01"])
+            .args(["--input", &assign("lan", "lan.pcap"), "--input", &assign("wan", "wan.pcap")])
+            .args(["--output", &assign("lan", lan), "--output", &assign("wan", wan)])
+            .arg(path("edge.toml"))
+            .output()
+            .unwrap();
+        accounting(&output)
+    };
+    let accounting = replay("lan1.out", "wan1.out");
+    let again = replay("lan2.out", "wan2.out");
+    for part in ["sums", "functions", "chains", "drops", "hits"] {
+        assert_eq!(accounting[part], again[part], "{part}");
+    }
+    for side in ["lan", "wan"] {
+        let read = |run: u8| fs::read(path(&format!("{side}{run}.out"))).unwrap();
+        assert_eq!(read(1), read(2), "{side}");
+    }
+    assert_eq!(accounting["sums"]["received"], 9, "{accounting}");
+    assert_eq!(accounting["sums"]["dropped"], 1, "{accounting}");
+
+    let wan = frames(&path("wan1.out"));
+    let lan = frames(&path("lan1.out"));
+    // The router asks for its gateway; what it held leaves when the answer comes; the pool's address is answered for.
+    assert_eq!(wan[0].1, arp(1, (WAN, [198, 51, 100, 1]), ([0; 6], gateway)));
+    assert_eq!(wan[0].0, Duration::from_millis(10));
+    let port = u16::from_be_bytes([wan[1].1[34], wan[1].1[35]]);
+    let translated = |ttl: u8| {
+        let mut frame = Vec::new();
+        let builder = PacketBuilder::ethernet2(WAN, OUTSIDE).ipv4([198, 51, 100, 10], [8, 8, 8, 8], ttl);
+        builder.udp(port, 53).write(&mut frame, b"some payload").unwrap();
+        frame
+    };
+    let expected = [(50, translated(63)), (50, translated(63)), (400, translated(63))];
+    for ((time, frame), (millis, expected)) in wan[1..4].iter().zip(&expected) {
+        assert_eq!((*time, frame), (Duration::from_millis(*millis), expected));
+    }
+    let proxy = arp(2, (WAN, [198, 51, 100, 10]), (OUTSIDE, gateway));
+    assert!(wan[4..].iter().any(|(_, frame)| frame[..42] == proxy[..]), "{wan:?}");
+    // ARP is answered inside, the server is asked for, and the forward reaches it.
+    assert_eq!(lan[0].1[..42], arp(2, (LAN, [10, 0, 0, 1]), (INSIDE, client))[..]);
+    assert_eq!(lan[1].1[..42], arp(1, (LAN, [10, 0, 0, 1]), ([0; 6], server))[..]);
+    let forwarded = {
+        let mut frame = Vec::new();
+        let builder = PacketBuilder::ethernet2(LAN, INSIDE).ipv4(gateway, server, 63).udp(5000, 80);
+        builder.write(&mut frame, b"some payload").unwrap();
+        frame
+    };
+    assert_eq!(lan[2], (Duration::from_millis(330), forwarded));
+}
