@@ -1,0 +1,429 @@
+//! Programs replayed on packets that differ from the one they were compiled from in every bit outside the key (R4), and what
+//! they compute for each packet: lengths, ECN, checksums, sequence numbers. Results are held against checksums from scratch.
+
+use etherparse::{PacketBuilder, SlicedPacket, TransportSlice};
+use millrace_dataplane::drops::DropReason;
+use millrace_dataplane::flow::field::{Field, Reads};
+use millrace_dataplane::flow::key::{KEY_WORDS_MAX, KeySchema};
+use millrace_dataplane::flow::program::{Program, ProgramBuilder};
+use millrace_dataplane::flow::replay::replay;
+use millrace_dataplane::flow::template::Fixup;
+use millrace_dataplane::memory::{Arena, Pool, PoolConfig};
+use millrace_dataplane::outputs::Outputs;
+use millrace_dataplane::packet::parse::parse;
+use millrace_dataplane::packet::{Layout, Shape, Verify};
+use millrace_dataplane::port::PortId;
+use proptest::prelude::*;
+
+const OUT: PortId = PortId(0);
+
+/// Replays `program` on `frame`: what left by ports 0 and 1, or why it was dropped.
+fn run(program: &Program, frame: &[u8]) -> [Vec<Vec<u8>>; 2] {
+    let mut pool = Pool::new(&Arena::anonymous(1 << 20).unwrap(), PoolConfig::new(16)).unwrap();
+    let mut outputs = Outputs::new(2);
+    let mut packet = pool.take().unwrap();
+    packet.set_contents(frame).unwrap();
+    outputs.sums.received = 1;
+    let deltas = (program.l3_delta, program.l4_delta);
+    replay(&program.template, &program.operands, deltas, packet, &mut pool, &mut outputs);
+    assert_eq!(outputs.sums.balance(), 0, "R13");
+    let sent = [0, 1].map(|port| {
+        let burst = outputs.burst(PortId(port)).unwrap();
+        let sent = burst.iter().map(|packet| packet.bytes().to_vec()).collect();
+        pool.put_all(burst);
+        sent
+    });
+    assert_eq!(pool.available(), pool.capacity());
+    sent
+}
+
+fn layout(frame: &[u8]) -> Layout {
+    parse(frame, Verify::None).unwrap()
+}
+
+/// The one packet that left.
+fn only(program: &Program, frame: &[u8]) -> Vec<u8> {
+    let [mut sent, other] = run(program, frame);
+    assert_eq!((sent.len(), other.len()), (1, 0));
+    sent.remove(0)
+}
+
+fn udp(v6: bool, ports: (u16, u16), ttl: u8, payload: &[u8]) -> Vec<u8> {
+    let start = PacketBuilder::ethernet2([2, 0, 0, 0, 0, 1], [2, 0, 0, 0, 0, 2]);
+    let mut frame = Vec::new();
+    if v6 { start.ipv6([0x20; 16], [0x30; 16], ttl) } else { start.ipv4([10, 0, 0, 1], [8, 8, 8, 8], ttl) }
+        .udp(ports.0, ports.1)
+        .write(&mut frame, payload)
+        .unwrap();
+    frame
+}
+
+fn tcp(v6: bool, sequence: u32, acknowledgment: u32, options: &[u8], payload: &[u8]) -> Vec<u8> {
+    let start = PacketBuilder::ethernet2([2, 0, 0, 0, 0, 1], [2, 0, 0, 0, 0, 2]);
+    let mut frame = Vec::new();
+    if v6 { start.ipv6([0x20; 16], [0x30; 16], 64) } else { start.ipv4([10, 0, 0, 1], [8, 8, 8, 8], 64) }
+        .tcp(1000, 80, sequence, 5000)
+        .ack(acknowledgment)
+        .options_raw(options)
+        .unwrap()
+        .write(&mut frame, payload)
+        .unwrap();
+    frame
+}
+
+/// The checksums of a frame are what etherparse computes from scratch.
+fn checksums_are_right(frame: &[u8]) {
+    let sliced = SlicedPacket::from_ethernet(frame).unwrap();
+    let addresses = match sliced.net.as_ref().unwrap() {
+        etherparse::NetSlice::Ipv4(ip) => {
+            let header = ip.header().to_header();
+            assert_eq!(header.header_checksum, header.calc_header_checksum());
+            (header.source.to_vec(), header.destination.to_vec())
+        }
+        etherparse::NetSlice::Ipv6(ip) => (ip.header().source().to_vec(), ip.header().destination().to_vec()),
+        other => panic!("no IP: {other:?}"),
+    };
+    let v4 = addresses.0.len() == 4;
+    let four = |bytes: &[u8]| <[u8; 4]>::try_from(bytes).unwrap();
+    let sixteen = |bytes: &[u8]| <[u8; 16]>::try_from(bytes).unwrap();
+    match sliced.transport.unwrap() {
+        TransportSlice::Udp(udp) => {
+            let header = udp.to_header();
+            let expected = if v4 {
+                header.calc_checksum_ipv4_raw(four(&addresses.0), four(&addresses.1), udp.payload())
+            } else {
+                header.calc_checksum_ipv6_raw(sixteen(&addresses.0), sixteen(&addresses.1), udp.payload())
+            };
+            assert_eq!(header.checksum, expected.unwrap());
+        }
+        TransportSlice::Tcp(tcp) => {
+            let header = tcp.to_header();
+            let expected = if v4 {
+                header.calc_checksum_ipv4_raw(four(&addresses.0), four(&addresses.1), tcp.payload())
+            } else {
+                header.calc_checksum_ipv6_raw(sixteen(&addresses.0), sixteen(&addresses.1), tcp.payload())
+            };
+            assert_eq!(header.checksum, expected.unwrap());
+        }
+        other => panic!("unexpected {other:?}"),
+    }
+}
+
+/// Fields of IP and transport that a checksum covers or that lie beside one.
+const SETTABLE: [Field; 14] = [
+    Field::EthernetDestination,
+    Field::EthernetSource,
+    Field::Ipv4Source,
+    Field::Ipv4Destination,
+    Field::Ipv6Source,
+    Field::Ipv6Destination,
+    Field::Dscp,
+    Field::Ecn,
+    Field::FlowLabel,
+    Field::SourcePort,
+    Field::DestinationPort,
+    Field::TcpSequence,
+    Field::TcpAcknowledgment,
+    Field::TcpWindow,
+];
+
+/// The value that a field of `frame` has.
+fn value(field: Field, frame: &[u8]) -> Option<u128> {
+    let layout = layout(frame);
+    let location = field.locate(layout.shape, layout.l3.into(), layout.l4.into())?;
+    let bytes = &frame[location.offset..location.offset + location.bytes];
+    let all = bytes.iter().fold(0u128, |value, &byte| value << 8 | u128::from(byte));
+    Some((all & location.mask) >> location.shift())
+}
+
+/// A packet whose key is that of `frame`, while all else differs: payload, identification, TTL, ECN, numbers.
+fn twin(frame: &[u8], is_tcp: bool, v6: bool, keyed: &[Field], noise: u32, payload: &[u8]) -> Vec<u8> {
+    let mut twin = if is_tcp {
+        tcp(v6, noise, !noise, &[], payload)
+    } else {
+        udp(v6, (9, 10), noise as u8 | 2, payload)
+    };
+    let mut builder_fields: Vec<(Field, u128)> = SETTABLE
+        .iter()
+        .filter(|field| !keyed.contains(field))
+        .map(|&f| (f, u128::from(noise) * 7919))
+        .collect();
+    builder_fields.extend(keyed.iter().filter_map(|&field| Some((field, value(field, frame)?))));
+    let at = layout(&twin);
+    for (field, value) in builder_fields {
+        if let Some(location) = field.locate(at.shape, at.l3.into(), at.l4.into()) {
+            for i in 0..location.bytes {
+                let shift = 8 * (location.bytes - 1 - i);
+                let mask = (location.mask >> shift) as u8;
+                let byte = ((value << location.shift()) >> shift) as u8;
+                let target = &mut twin[location.offset + i];
+                *target = *target & !mask | byte & mask;
+            }
+        }
+    }
+    fix(&mut twin);
+    twin
+}
+
+/// Checksums from scratch, written by this test's own loop.
+fn fix(frame: &mut [u8]) {
+    let at = layout(frame);
+    let (l3, l4, end) = (usize::from(at.l3), usize::from(at.l4), usize::from(at.end));
+    let v4 = frame[l3] >> 4 == 4;
+    let sum = |bytes: &[u8]| -> u64 {
+        bytes.chunks(2).map(|w| u64::from(w[0]) << 8 | u64::from(*w.get(1).unwrap_or(&0))).sum()
+    };
+    let finish = |mut sum: u64| {
+        while sum >> 16 != 0 {
+            sum = (sum & 0xffff) + (sum >> 16);
+        }
+        !(sum as u16)
+    };
+    if v4 {
+        frame[l3 + 10..l3 + 12].fill(0);
+        let checksum = finish(sum(&frame[l3..l4]));
+        frame[l3 + 10..l3 + 12].copy_from_slice(&checksum.to_be_bytes());
+    }
+    let (protocol, addresses) =
+        if v4 { (frame[l3 + 9], l3 + 12..l3 + 20) } else { (frame[l3 + 6], l3 + 8..l3 + 40) };
+    let field = l4 + if protocol == 6 { 16 } else { 6 };
+    frame[field..field + 2].fill(0);
+    let total = sum(&frame[addresses]) + u64::from(protocol) + (end - l4) as u64 + sum(&frame[l4..end]);
+    let checksum = match finish(total) {
+        0 if protocol == 17 => 0xffff,
+        checksum => checksum,
+    };
+    frame[field..field + 2].copy_from_slice(&checksum.to_be_bytes());
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(4000))]
+
+    /// R1, R4: what was set is set in every packet of the key, nothing else changes, and checksums stay right.
+    #[test]
+    fn sets_hold_for_every_packet_of_the_key(
+        is_tcp: bool, v6: bool, keyed in proptest::sample::subsequence(&SETTABLE[..], 0..14),
+        edits in proptest::collection::vec((proptest::sample::select(&SETTABLE[..]), any::<u128>()), 1..8),
+        decrement: bool, noise: u32, payload in proptest::collection::vec(any::<u8>(), 0..90),
+    ) {
+        let first = if is_tcp { tcp(v6, 1, 2, &[], b"first") } else { udp(v6, (1000, 53), 64, b"first") };
+        let schema = KeySchema::new(PortId(3), 1, Reads::none().with(&keyed));
+        let gather = schema.gather(layout(&first).shape).unwrap();
+        let mut builder = ProgramBuilder::new(&first, layout(&first), Some(gather));
+        for &(field, value) in &edits {
+            builder.set(field, value);
+        }
+        if decrement {
+            builder.decrement_ttl();
+        }
+        builder.output(OUT);
+        let program = builder.finish().unwrap();
+        let other = twin(&first, is_tcp, v6, &keyed, noise, &payload);
+        let (mut key, mut same) = ([0; KEY_WORDS_MAX], [0; KEY_WORDS_MAX]);
+        gather.gather(&first, &mut key);
+        gather.gather(&other, &mut same);
+        prop_assert_eq!(key, same, "the twin is of another flow");
+        for frame in [&first, &other] {
+            let sent = only(&program, frame);
+            checksums_are_right(&sent);
+            prop_assert_eq!(sent.len(), frame.len());
+            for field in SETTABLE {
+                let Some(before) = value(field, frame) else { continue };
+                let at = layout(frame);
+                let location = field.locate(at.shape, at.l3.into(), at.l4.into()).unwrap();
+                let width = location.mask >> location.shift();
+                let expected = edits.iter().rev().find(|(f, _)| *f == field).map_or(before, |(_, v)| v & width);
+                prop_assert_eq!(value(field, &sent), Some(expected), "{:?}", field);
+            }
+            let ttl = value(Field::Ttl, frame).unwrap() - u128::from(decrement);
+            prop_assert_eq!(value(Field::Ttl, &sent), Some(ttl));
+            let l4 = usize::from(layout(frame).l4) + if is_tcp { 20 } else { 8 };
+            prop_assert_eq!(&sent[l4..], &frame[l4..]);
+        }
+    }
+
+    /// Sequence numbers, acknowledgments and SACK blocks at any offset move; the checksum follows.
+    #[test]
+    fn numbers_shift_with_selective_acknowledgments(
+        v6: bool, lead in 0usize..4, edges: [u32; 4], numbers: (u32, u32), deltas: (u32, u32),
+        payload in proptest::collection::vec(any::<u8>(), 0..40),
+    ) {
+        let mut options = vec![1; lead];
+        options.extend([5, 18]);
+        edges.iter().for_each(|edge| options.extend(edge.to_be_bytes()));
+        options.resize(options.len().next_multiple_of(4), 0);
+        let frame = tcp(v6, numbers.0, numbers.1, &options, &payload);
+        let at = layout(&frame);
+        let mut builder = ProgramBuilder::new(&frame, at, None);
+        builder.shift_sequence(deltas.0).shift_acknowledgment(deltas.1).output(OUT);
+        let sent = only(&builder.finish().unwrap(), &frame);
+        checksums_are_right(&sent);
+        let word = |at: usize| u32::from_be_bytes(sent[at..at + 4].try_into().unwrap());
+        let l4 = usize::from(at.l4);
+        prop_assert_eq!(word(l4 + 4), numbers.0.wrapping_add(deltas.0));
+        prop_assert_eq!(word(l4 + 8), numbers.1.wrapping_add(deltas.1));
+        for (i, edge) in edges.iter().enumerate() {
+            prop_assert_eq!(word(l4 + 20 + lead + 2 + 4 * i), edge.wrapping_add(deltas.1));
+        }
+    }
+
+    /// A datagram without a checksum leaves without one (RFC 768), whatever is set.
+    #[test]
+    fn no_udp_checksum_stays_none(address: u32, port: u16, keyed: bool) {
+        let mut frame = udp(false, (1000, 53), 64, b"payload");
+        frame[40..42].fill(0);
+        let reads = if keyed { Reads::none().with(&[Field::Ipv4Source, Field::SourcePort]) } else { Reads::none() };
+        let schema = KeySchema::new(PortId(0), 1, reads);
+        let mut builder = ProgramBuilder::new(&frame, layout(&frame), schema.gather(layout(&frame).shape));
+        builder.set(Field::Ipv4Source, address.into()).set(Field::SourcePort, port.into()).output(OUT);
+        let sent = only(&builder.finish().unwrap(), &frame);
+        prop_assert_eq!(&sent[40..42], &[0, 0]);
+    }
+}
+
+/// R11: copies that left are not touched by later edits.
+#[test]
+fn earlier_copies_are_untouched() {
+    let frame = udp(false, (1000, 53), 64, b"payload");
+    let mut builder = ProgramBuilder::new(&frame, layout(&frame), None);
+    builder.set(Field::DestinationPort, 1).output(PortId(1));
+    builder.set(Field::DestinationPort, 2).set(Field::Ipv4Source, 0x0102_0304).output(PortId(0));
+    builder.set(Field::SourcePort, 3).output(PortId(1));
+    let [zero, one] = run(&builder.finish().unwrap(), &frame);
+    zero.iter().chain(&one).for_each(|sent| checksums_are_right(sent));
+    let seen = |frame: &[u8]| {
+        [Field::SourcePort, Field::DestinationPort, Field::Ipv4Source].map(|f| value(f, frame).unwrap())
+    };
+    assert_eq!(zero.iter().map(|f| seen(f)).collect::<Vec<_>>(), [[1000, 2, 0x0102_0304]]);
+    assert_eq!(
+        one.iter().map(|f| seen(f)).collect::<Vec<_>>(),
+        [[1000, 1, 0x0a00_0001], [3, 2, 0x0102_0304]]
+    );
+}
+
+/// R1: decrements add up, and the guard asks for as many hops.
+#[test]
+fn two_decrements_are_two() {
+    let frame = udp(false, (1000, 53), 64, b"payload");
+    let mut builder = ProgramBuilder::new(&frame, layout(&frame), None);
+    builder.decrement_ttl().decrement_ttl().output(OUT);
+    let program = builder.finish().unwrap();
+    let sent = only(&program, &frame);
+    checksums_are_right(&sent);
+    assert_eq!((sent[22], program.template.ttl_min), (62, 3));
+}
+
+/// An outer header of a tunnel over UDP, without lengths and checksums.
+fn outer(v6: bool, ecn: u8) -> Vec<u8> {
+    let mut frame = udp(v6, (50_000, 4789), 64, &[8, 0, 0, 0, 0, 0, 7, 0]);
+    if v6 {
+        frame[15] |= ecn << 4;
+    } else {
+        frame[15] |= ecn;
+    }
+    frame
+}
+
+/// Tags and tunnel headers go on and come off; lengths, identification and checksums are computed for each packet, and the
+/// inner code points are copied out (RFC 6040 section 4.1).
+#[test]
+fn tunnel_headers_are_pushed_and_popped() {
+    for (v6, bytes) in [(false, 50), (true, 70)] {
+        for payload in [0usize, 1, 700] {
+            let mut inner = udp(false, (1000, 53), 64, &vec![7; payload]);
+            inner[15] = 46 << 2 | 1;
+            fix(&mut inner);
+            let push = outer(v6, 0);
+            assert_eq!(push.len(), bytes);
+            let (ip, udp_at) = (14u16, if v6 { 54 } else { 34 });
+            let mut fixups = vec![
+                Fixup::Length { offset: if v6 { 18 } else { 16 }, less: if v6 { 54 } else { 14 } },
+                Fixup::Length { offset: udp_at + 4, less: udp_at },
+                Fixup::CopyTrafficClass { from: bytes as u16 + 14, to: ip },
+            ];
+            if !v6 {
+                fixups.extend([Fixup::Ipv4Identification { offset: 18 }, Fixup::Ipv4Checksum { offset: ip }]);
+            }
+            fixups.push(Fixup::UdpChecksum { ip, udp: udp_at });
+            let mut builder = ProgramBuilder::new(&inner, layout(&inner), None);
+            let after = layout(&push);
+            builder.splice(0, 0, &push, &fixups, after).output(OUT);
+            let sent = only(&builder.finish().unwrap(), &inner);
+            assert_eq!(&sent[bytes..], &inner[..]);
+            checksums_are_right(&sent);
+            assert_eq!((value(Field::Dscp, &sent), value(Field::Ecn, &sent)), (Some(46), Some(1)));
+            // And off again.
+            let mut builder = ProgramBuilder::new(&sent, layout(&sent), None);
+            builder.splice(0, bytes as u16, &[], &[], layout(&inner)).output(OUT);
+            assert_eq!(only(&builder.finish().unwrap(), &sent), inner);
+        }
+    }
+}
+
+/// A tag is pushed, rewritten around and popped.
+#[test]
+fn tags_are_pushed_and_popped() {
+    let frame = udp(false, (1000, 53), 64, b"payload");
+    let mut builder = ProgramBuilder::new(&frame, layout(&frame), None);
+    let tagged_layout = Layout {
+        l3: 18,
+        l4: 38,
+        end: frame.len() as u16 + 4,
+        shape: Shape::new(1, layout(&frame).shape.l3(), layout(&frame).shape.l4()),
+        ..layout(&frame)
+    };
+    builder.splice(12, 0, &[0x81, 0, 0x20, 7], &[], tagged_layout).set(Field::SourcePort, 9).output(OUT);
+    let tagged = only(&builder.finish().unwrap(), &frame);
+    assert_eq!(&tagged[12..18], &[0x81, 0, 0x20, 7, 8, 0]);
+    checksums_are_right(&tagged);
+    let mut builder = ProgramBuilder::new(&tagged, layout(&tagged), None);
+    builder.set(Field::SourcePort, 1000).splice(12, 4, &[], &[], layout(&frame)).output(OUT);
+    assert_eq!(only(&builder.finish().unwrap(), &tagged), frame);
+}
+
+/// RFC 6040 figure 4, all of it.
+#[test]
+fn ecn_is_combined_as_the_figure_says() {
+    const DROP: u8 = 4;
+    // Rows: inner Not-ECT, ECT(1), ECT(0), CE as numbers 0 to 3; columns: outer 0 to 3.
+    let figure = [[0, 0, 0, DROP], [1, 1, 1, 3], [2, 1, 2, 3], [3, 3, 3, 3]];
+    for (inner_ecn, row) in figure.iter().enumerate() {
+        for (outer_ecn, &expected) in row.iter().enumerate() {
+            for v6 in [false, true] {
+                let mut inner = udp(false, (1000, 53), 64, b"payload");
+                inner[15] = 10 << 2 | inner_ecn as u8;
+                fix(&mut inner);
+                let outer = outer(v6, outer_ecn as u8);
+                let frame = [outer.clone(), inner.clone()].concat();
+                let mut builder = ProgramBuilder::new(&frame, layout(&outer), None);
+                builder.combine_ecn(14, outer.len() as u16 + 14);
+                builder.splice(0, outer.len() as u16, &[], &[], layout(&inner)).output(OUT);
+                let program = builder.finish().unwrap();
+                if expected == DROP {
+                    assert_eq!(run(&program, &frame), [Vec::<Vec<u8>>::new(), Vec::new()]);
+                    continue;
+                }
+                let sent = only(&program, &frame);
+                checksums_are_right(&sent);
+                assert_eq!(
+                    value(Field::Ecn, &sent),
+                    Some(expected.into()),
+                    "inner {inner_ecn} outer {outer_ecn}"
+                );
+                assert_eq!(value(Field::Dscp, &sent), Some(10));
+            }
+        }
+    }
+}
+
+/// Edits without an output, and pushes beyond the headroom, are drops with a reason.
+#[test]
+fn what_cannot_leave_is_dropped() {
+    let frame = udp(false, (1000, 53), 64, b"payload");
+    let mut builder = ProgramBuilder::new(&frame, layout(&frame), None);
+    builder.set(Field::SourcePort, 1);
+    assert_eq!(run(&builder.finish().unwrap(), &frame), [Vec::<Vec<u8>>::new(), Vec::new()]);
+    let mut builder = ProgramBuilder::new(&frame, layout(&frame), None);
+    builder.output(OUT).drop_packet(DropReason::Blackhole);
+    assert_eq!(run(&builder.finish().unwrap(), &frame)[0].len(), 1);
+}
