@@ -7,9 +7,10 @@ use crate::budget::{BudgetConfig, MissBudget};
 use crate::drops::DropReason;
 use crate::flow::cache::{Owner, Slot};
 use crate::flow::key::{KEY_WORDS_MAX, Key, KeySchema};
-use crate::flow::replay::replay;
+use crate::flow::replay::{blend, replay};
 use crate::flow::state::{Event, FlowState};
 use crate::flow::tcp::{Segment, TcpVerdict};
+use crate::flow::template::IMAGE_BYTES;
 use crate::flow::template::Template;
 use crate::hold::{HoldLimits, Holds};
 use crate::limits::BURST_PACKETS_MAX;
@@ -220,6 +221,14 @@ impl<S: SlowPath> Engine<S> {
                 continue;
             }
             let fresh = self.state.cache.mutations() == mutations;
+            let packet = if fresh {
+                match self.express(i, packet, now_millis) {
+                    None => continue,
+                    Some(packet) => packet,
+                }
+            } else {
+                packet
+            };
             match self.look_up(i, fresh, packet.bytes()) {
                 Lookup::Hit(slot) => {
                     self.counters.hits += 1;
@@ -291,6 +300,50 @@ impl<S: SlowPath> Engine<S> {
                 state.sessions.prefetch_hot(owner.session.0);
             }
         }
+    }
+
+    /// Takes the packet to its output if all is as usual: its entry is valid, its guards hold, and its program blends an image
+    /// and leaves by one port. Else gives it back, with nothing changed.
+    #[inline(always)]
+    fn express(&mut self, i: usize, mut packet: Packet, now_millis: u32) -> Option<Packet> {
+        let Self { lanes, state, outputs, counters, .. } = self;
+        let lane = &lanes[i];
+        if lane.slot == NO_SLOT {
+            return Some(packet);
+        }
+        let FlowState { cache, templates, validity, sessions, .. } = state;
+        let (Some(mut entry), layout) = (cache.entry_mut(Slot(lane.slot)), &lane.layout) else {
+            return Some(packet);
+        };
+        let header = entry.header();
+        let Some(usual) = templates.usual(header.template) else { return Some(packet) };
+        let unusual = !usual.applies
+            | (header.stamp != validity.epoch())
+            | layout.flags.intersects(usual.guards)
+            | (layout.ttl < usual.ttl_min)
+            | (layout.end - layout.l3 > header.length_max)
+            | (packet.len() < IMAGE_BYTES);
+        let Some(image) = entry.body.get(usize::from(lane.words)..).and_then(<[u64]>::first_chunk) else {
+            return Some(packet);
+        };
+        if unusual {
+            return Some(packet);
+        }
+        if usual.tracks_tcp
+            && let Some(owner) = header.owner()
+        {
+            let segment = Segment::read(packet.bytes(), layout);
+            // SYN, FIN and RST are guarded, so the options are not looked at.
+            let tracker = &mut sessions.hot(owner.session).tcp;
+            if tracker.segment(owner.reply, &segment, &[]) != TcpVerdict::Valid {
+                return Some(packet);
+            }
+        }
+        entry.count(packet.len(), now_millis);
+        counters.hits += 1;
+        blend(usual, image, (header.l3_delta, header.l4_delta), &mut packet);
+        outputs.send(usual.port, packet);
+        None
     }
 
     /// Finds the entry of packet `i` and checks validity, guards and trackers. `fresh`: nothing changed since

@@ -108,7 +108,44 @@ pub struct Header {
     pub l4_delta: u16,
 }
 
+/// The words of an entry: its header, then key and operands.
+#[derive(Debug)]
+pub struct EntryWords<'a> {
+    header: &'a mut [u64; HEADER_WORDS],
+    /// The key's words, then the operands.
+    pub body: &'a [u64],
+}
+
+impl EntryWords<'_> {
+    /// The header, unpacked.
+    #[inline(always)]
+    pub fn header(&self) -> Header {
+        Header::unpack(self.header)
+    }
+
+    /// Counts a packet.
+    #[inline(always)]
+    pub fn count(&mut self, bytes: usize, now_millis: u32) {
+        let words = &mut *self.header;
+        words[1] = u64::from(words[1] as u32) | u64::from(now_millis) << 32;
+        words[2] = words[2].wrapping_add(1);
+        words[3] += bytes as u64;
+    }
+}
+
 impl Header {
+    #[inline(always)]
+    fn unpack(words: &[u64; HEADER_WORDS]) -> Self {
+        Self {
+            session: words[0] as u32,
+            template: TemplateId((words[0] >> 32) as u16),
+            length_max: (words[0] >> 48) as u16,
+            stamp: words[1] as u32,
+            l3_delta: (words[2] >> 32) as u16,
+            l4_delta: (words[2] >> 48) as u16,
+        }
+    }
+
     /// The session and direction.
     #[inline]
     pub fn owner(&self) -> Option<Owner> {
@@ -308,14 +345,7 @@ impl FlowCache {
     #[inline(always)]
     pub fn header(&self, slot: Slot) -> Header {
         let words = self.words(slot);
-        Header {
-            session: words[0] as u32,
-            template: TemplateId((words[0] >> 32) as u16),
-            length_max: (words[0] >> 48) as u16,
-            stamp: words[1] as u32,
-            l3_delta: (words[2] >> 32) as u16,
-            l4_delta: (words[2] >> 48) as u16,
-        }
+        Header::unpack(words.first_chunk().unwrap_or(&[0; HEADER_WORDS]))
     }
 
     /// Counts a packet of `bytes` on the entry, and gives its operands; `key_words` is the length of its key.
@@ -326,6 +356,15 @@ impl FlowCache {
         words[2] = words[2].wrapping_add(1);
         words[3] += bytes as u64;
         words.get(HEADER_WORDS + key_words..).unwrap_or(&[])
+    }
+
+    /// All words of the entry: see [`EntryWords`].
+    #[inline(always)]
+    pub fn entry_mut(&mut self, slot: Slot) -> Option<EntryWords<'_>> {
+        let first = slot.0 as usize * self.stride;
+        let words = self.lines.get_mut(first..first + self.stride)?.as_flattened_mut();
+        let (header, body) = words.split_first_chunk_mut()?;
+        Some(EntryWords { header, body })
     }
 
     /// The entry is valid up to this epoch.

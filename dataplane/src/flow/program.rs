@@ -7,7 +7,8 @@
 use super::field::{Field, l4_checksum_offset};
 use super::key::{Gather, HEADER_BYTES_MAX, Window, windows};
 use super::template::{
-    CombineEcn, Dynamic, Exit, Fixup, L4Checksum, Segment, Splice, Template, Trackers, WRITES_MAX, WideWindow,
+    CombineEcn, Dynamic, Exit, Fixup, IMAGE_BYTES, L4Checksum, Segment, Splice, Template, Trackers,
+    WRITES_MAX, WideWindow,
 };
 use crate::drops::DropReason;
 use crate::packet::{Flags, L3, L4, Layout, checksum};
@@ -309,11 +310,22 @@ impl<'a> ProgramBuilder<'a> {
         }
         let known = self.known_bytes();
         let written = self.written;
+        // The first segment's writes are kept as an image, to be blended in at once.
+        let near = |window: Window| usize::from(window.offset) + 8 <= IMAGE_BYTES;
+        segment.image = self.segments == 0 && windows(&written, known).all(near);
+        if segment.image {
+            for at in (0..IMAGE_BYTES).step_by(8) {
+                let word = u64::from_ne_bytes(std::array::from_fn(|i| self.image[at + i]));
+                self.operand(word);
+            }
+        }
         for window in windows(&written, known) {
             let at = usize::from(window.offset);
             let value = u64::from_ne_bytes(std::array::from_fn(|i| self.image[at + i]));
             self.too_large |= segment.writes.try_push(window).is_err();
-            self.operand(value & window.mask);
+            if !segment.image {
+                self.operand(value & window.mask);
+            }
         }
         for operand in std::mem::take(&mut self.dynamic_operands) {
             self.operand(operand);

@@ -4,7 +4,9 @@
 //! leave of a UDP packet.
 
 use super::key::Window;
-use super::template::{CombineEcn, Dynamic, Exit, Fixup, L4Checksum, Segment, Splice, Template};
+use super::template::{
+    CombineEcn, Dynamic, Exit, Fixup, IMAGE_BYTES, IMAGE_WORDS, L4Checksum, Segment, Splice, Template, Usual,
+};
 use crate::drops::DropReason;
 use crate::engine::Outputs;
 use crate::memory::Pool;
@@ -95,8 +97,16 @@ fn apply(
     outputs: &mut Outputs,
 ) -> Result<(), DropReason> {
     let bytes = packet.bytes_mut();
-    for window in &segment.writes {
-        write_window(bytes, *window, operands.take());
+    if segment.image {
+        let (image, rest) = operands.0.split_at_checked(IMAGE_WORDS).unwrap_or((&[], &[]));
+        operands.0 = rest;
+        for window in &segment.writes {
+            write_window(bytes, *window, window_of(image, *window));
+        }
+    } else {
+        for window in &segment.writes {
+            write_window(bytes, *window, operands.take());
+        }
     }
     let mut l3_delta = l3_delta;
     let mut l4_delta = l4_delta;
@@ -116,6 +126,43 @@ fn apply(
         restructure(segment, operands, packet, outputs)?;
     }
     Ok(())
+}
+
+/// The bits of an image under a window.
+fn window_of(image: &[u64], window: Window) -> u64 {
+    let (word, shift) = (usize::from(window.offset) / 8, u32::from(window.offset) % 8 * 8);
+    // Words lie in memory order, so that bytes move by shifts of the little-endian number.
+    let at = |word: usize| u64::from_le(image.get(word).copied().unwrap_or(0));
+    let value = if shift == 0 { at(word) } else { at(word) >> shift | at(word + 1) << (64 - shift) };
+    u64::from_le(value) & window.mask
+}
+
+/// The usual form of [`replay`]: blends the image into the header and updates what depends on it. The packet has at least
+/// [`IMAGE_BYTES`]; false if it has not, and nothing was done.
+#[inline(always)]
+pub fn blend(usual: &Usual, image: &[u64; IMAGE_WORDS], deltas: (u16, u16), packet: &mut Packet) -> bool {
+    let bytes = packet.bytes_mut();
+    let Some(header) = bytes.first_chunk_mut::<IMAGE_BYTES>() else { return false };
+    for (at, word) in image.iter().enumerate() {
+        let value = word.to_ne_bytes();
+        for i in 0..8 {
+            header[8 * at + i] = (header[8 * at + i] & usual.keep[8 * at + i]) | value[i];
+        }
+    }
+    // Offsets are below the image's length: see `Usual`.
+    if usual.ttl != 0 {
+        let ttl = &mut header[usize::from(usual.ttl) % IMAGE_BYTES];
+        *ttl = ttl.wrapping_sub(1);
+    }
+    if usual.l3_checksum != 0 {
+        let at = usize::from(usual.l3_checksum).min(IMAGE_BYTES - 2);
+        let field = u16::from_ne_bytes([header[at], header[at + 1]]);
+        [header[at], header[at + 1]] = checksum::apply(field, deltas.0).to_ne_bytes();
+    }
+    if usual.l4_checksum != 0 {
+        update_l4(bytes, L4Checksum { offset: usual.l4_checksum, udp: usual.udp }, deltas.1);
+    }
+    true
 }
 
 #[inline(always)]

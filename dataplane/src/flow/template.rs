@@ -12,6 +12,10 @@ use std::collections::HashMap;
 
 /// Most windows that one segment writes without further ado.
 pub const WRITES_MAX: usize = 14;
+/// Bytes of the image of a header, and words.
+pub const IMAGE_BYTES: usize = 64;
+/// The same in words.
+pub const IMAGE_WORDS: usize = IMAGE_BYTES / 8;
 /// Most structures at a time; a decision beyond is not cached.
 pub const TEMPLATES_MAX: usize = 1 << 14;
 
@@ -130,6 +134,9 @@ pub enum Exit {
 pub struct Segment {
     /// Windows written: the operand's bits under the mask.
     pub writes: ArrayVec<Window, WRITES_MAX>,
+    /// The operands hold the first [`IMAGE_BYTES`] of the header as they shall be under the windows' masks, instead of
+    /// a word for each window: they can be blended in at once.
+    pub image: bool,
     /// The IPv4 header checksum to update by the delta; 0 if none.
     pub l3_checksum: u16,
     /// The transport checksum to update by the delta.
@@ -172,6 +179,68 @@ pub struct Template {
     pub more: Vec<Segment>,
 }
 
+/// The part of a template that usual packets need, in two cache lines: one segment that blends an image, updates checksums
+/// and leaves by one port.
+#[derive(Clone, Debug)]
+#[repr(C, align(64))]
+pub struct Usual {
+    /// Bits of the header that stay.
+    pub keep: [u8; IMAGE_BYTES],
+    /// [`Template::guards`].
+    pub guards: Flags,
+    /// [`Template::ttl_min`].
+    pub ttl_min: u8,
+    /// The program is of this form.
+    pub applies: bool,
+    /// [`Trackers::tcp`].
+    pub tracks_tcp: bool,
+    /// The transport checksum is UDP's.
+    pub udp: bool,
+    /// Offset of the TTL; 0: none.
+    pub ttl: u8,
+    /// Offset of the IPv4 checksum; 0: none.
+    pub l3_checksum: u8,
+    /// Offset of the transport checksum; 0: none.
+    pub l4_checksum: u16,
+    /// Where it leaves.
+    pub port: PortId,
+}
+
+impl Usual {
+    fn of(template: &Template) -> Self {
+        let first = &template.first;
+        let mut keep = [0xff; IMAGE_BYTES];
+        for window in &first.writes {
+            for (i, byte) in window.mask.to_ne_bytes().into_iter().enumerate() {
+                if let Some(kept) = keep.get_mut(usize::from(window.offset) + i) {
+                    *kept &= !byte;
+                }
+            }
+        }
+        let port = match &first.exit {
+            Exit::Output(port, more) if more.is_empty() && template.more.is_empty() => Some(*port),
+            _ => None,
+        };
+        let plain = first.dynamic.is_empty()
+            && first.splice.is_none()
+            && first.combine_ecn.is_none()
+            && first.fixups.is_empty();
+        let near = usize::from(first.ttl) < IMAGE_BYTES && usize::from(first.l3_checksum) < IMAGE_BYTES - 1;
+        Self {
+            keep,
+            guards: template.guards,
+            ttl_min: template.ttl_min,
+            applies: first.image && plain && near && port.is_some(),
+            tracks_tcp: template.trackers.tcp,
+            udp: first.l4_checksum.is_some_and(|field| field.udp),
+            ttl: first.ttl as u8,
+            l3_checksum: first.l3_checksum as u8,
+            l4_checksum: first.l4_checksum.map_or(0, |field| field.offset),
+            port: port.unwrap_or_default(),
+        }
+    }
+}
+
 /// A template's number.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub struct TemplateId(pub u16);
@@ -180,6 +249,7 @@ pub struct TemplateId(pub u16);
 #[derive(Debug, Default)]
 pub struct Templates {
     list: Vec<Template>,
+    usual: Vec<Usual>,
     index: HashMap<Template, TemplateId>,
     recent: [TemplateId; 8],
     turn: usize,
@@ -199,6 +269,7 @@ impl Templates {
             None if self.list.len() < TEMPLATES_MAX => {
                 let id = TemplateId(self.list.len() as u16);
                 self.list.push(template.clone());
+                self.usual.push(Usual::of(template));
                 self.tracks_tcp |= template.trackers.tcp;
                 self.index.insert(template.clone(), id);
                 id
@@ -214,6 +285,12 @@ impl Templates {
     #[inline(always)]
     pub fn get(&self, id: TemplateId) -> Option<&Template> {
         self.list.get(usize::from(id.0))
+    }
+
+    /// What usual packets need of the template with this number.
+    #[inline(always)]
+    pub fn usual(&self, id: TemplateId) -> Option<&Usual> {
+        self.usual.get(usize::from(id.0))
     }
 
     /// True if any template runs the TCP tracker.
