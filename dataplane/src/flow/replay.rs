@@ -143,11 +143,9 @@ fn window_of(image: &[u64], window: Window) -> u64 {
 pub fn blend(usual: &Usual, image: &[u64; IMAGE_WORDS], deltas: (u16, u16), packet: &mut Packet) -> bool {
     let bytes = packet.bytes_mut();
     let Some(header) = bytes.first_chunk_mut::<IMAGE_BYTES>() else { return false };
-    for (at, word) in image.iter().enumerate() {
-        let value = word.to_ne_bytes();
-        for i in 0..8 {
-            header[8 * at + i] = (header[8 * at + i] & usual.keep[8 * at + i]) | value[i];
-        }
+    let (words, _) = header.as_chunks_mut::<8>();
+    for ((word, keep), value) in words.iter_mut().zip(&usual.keep).zip(image) {
+        *word = ((u64::from_ne_bytes(*word) & keep) | value).to_ne_bytes();
     }
     // Offsets are below the image's length: see `Usual`.
     if usual.ttl != 0 {

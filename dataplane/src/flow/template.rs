@@ -184,8 +184,8 @@ pub struct Template {
 #[derive(Clone, Debug)]
 #[repr(C, align(64))]
 pub struct Usual {
-    /// Bits of the header that stay.
-    pub keep: [u8; IMAGE_BYTES],
+    /// Bits of the header that stay, as they lie in memory.
+    pub keep: [u64; IMAGE_WORDS],
     /// [`Template::guards`].
     pub guards: Flags,
     /// [`Template::ttl_min`].
@@ -227,7 +227,7 @@ impl Usual {
             && first.fixups.is_empty();
         let near = usize::from(first.ttl) < IMAGE_BYTES && usize::from(first.l3_checksum) < IMAGE_BYTES - 1;
         Self {
-            keep,
+            keep: std::array::from_fn(|word| u64::from_ne_bytes(std::array::from_fn(|i| keep[8 * word + i]))),
             guards: template.guards,
             ttl_min: template.ttl_min,
             applies: first.image && plain && near && port.is_some(),
