@@ -449,7 +449,10 @@ impl<S: SlowPath> Engine<S> {
         self.decision.clear();
         let gather = gather_of(&self.schemas, port, &layout);
         let miss = Miss { bytes: packet.bytes(), layout, port, gather, now };
+        let changes = self.state.validity.changes();
         self.slow.decide(&miss, &mut self.state, &mut self.decision);
+        // What it committed may be what it used: the next packet of the flow decides anew.
+        self.decision.cacheable &= self.state.validity.changes() == changes;
         self.drain_events();
         self.emit_frames(pool);
         self.wakes.append(&mut self.decision.wakes);
@@ -500,7 +503,7 @@ impl<S: SlowPath> Engine<S> {
             state.sessions.touch(owner.session, owner.reply, now);
         }
         let stored = if decision.cacheable && !alone && !key.is_empty() {
-            state.remember(key, program, decision.owner, decision.watches.packed(), now)
+            state.remember(key, program, decision.owner, &decision.watches, now)
         } else {
             None
         };

@@ -86,7 +86,7 @@ pub struct NewEntry<'a> {
     pub owner: Option<Owner>,
     /// The epoch at which it was decided.
     pub stamp: u32,
-    /// The cells that it used.
+    /// The objects that it used.
     pub watches: PackedWatches,
     /// Now, in milliseconds.
     pub now_millis: u32,
@@ -169,6 +169,8 @@ pub struct FlowCache {
     sweep: u32,
     hash: KeyedHash,
     counters: CacheCounters,
+    /// What entries that fell had named, until it is given back.
+    released: Vec<PackedWatches>,
 }
 
 impl FlowCache {
@@ -191,6 +193,7 @@ impl FlowCache {
             sweep: 0,
             hash,
             counters: CacheCounters::default(),
+            released: Vec::with_capacity(64),
         })
     }
 
@@ -373,7 +376,12 @@ impl FlowCache {
         words[1] = (words[1] & 0xffff_ffff_0000_0000) | u64::from(stamp);
     }
 
-    /// The cells that the entry used.
+    /// The objects that entries which fell had named.
+    pub(super) fn take_released(&mut self) -> Option<PackedWatches> {
+        self.released.pop()
+    }
+
+    /// The objects that the entry used.
     pub fn watches(&self, slot: Slot) -> &PackedWatches {
         &self.cold[slot.0 as usize].watches
     }
@@ -478,6 +486,7 @@ impl FlowCache {
                 }
             }
         }
+        self.released.push(self.cold[slot.0 as usize].watches);
         self.tags[slot.0 as usize / WAYS][slot.0 as usize % WAYS] = 0;
         self.count -= 1;
         self.mutations += 1;

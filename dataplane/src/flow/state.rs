@@ -7,7 +7,7 @@ use super::session::{
     Ended, InsertError, NONE, PARTS_MAX, SessionConfig, SessionId, SessionTable, Traffic, Tuple,
 };
 use super::template::Templates;
-use super::validity::{PackedWatches, Validity};
+use super::validity::{Validity, Watches};
 use crate::memory::{Arena, ArenaError};
 use crate::time::Time;
 use arrayvec::ArrayVec;
@@ -77,7 +77,7 @@ impl FlowState {
         Ok(Self {
             cache: FlowCache::new(arena, config.cache_entries.max(1), words, hash())?,
             sessions: SessionTable::new(arena, &config.sessions, hash())?,
-            validity: Validity::default(),
+            validity: Validity::new(hash()),
             templates: Templates::default(),
             events: Vec::with_capacity(1024),
             caching: config.cache_entries > 0,
@@ -135,7 +135,11 @@ impl FlowState {
         }
     }
 
+    /// After entries may have fallen: gives back what they named, and notes what they had counted.
     fn report(&mut self, folded: Option<(Owner, Traffic)>) {
+        while let Some(watches) = self.cache.take_released() {
+            self.validity.release(&watches);
+        }
         if let Some((owner, traffic)) = folded {
             self.push_traffic(owner, traffic);
         }
@@ -159,7 +163,7 @@ impl FlowState {
         key: &[u64],
         program: &Program,
         owner: Option<Owner>,
-        watches: PackedWatches,
+        watches: &Watches,
         now: Time,
     ) -> Option<Slot> {
         if !self.caching {
@@ -176,10 +180,13 @@ impl FlowState {
             template,
             owner,
             stamp: self.validity.epoch(),
-            watches,
+            watches: self.validity.hold(watches),
             now_millis: now.as_millis() as u32,
         };
-        let (slot, evicted) = self.cache.insert(hash, &entry, &mut self.sessions)?;
+        let Some((slot, evicted)) = self.cache.insert(hash, &entry, &mut self.sessions) else {
+            self.validity.release(&entry.watches);
+            return None;
+        };
         self.report(evicted);
         Some(slot)
     }

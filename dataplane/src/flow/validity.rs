@@ -1,21 +1,28 @@
 //! Which entries a change concerns (R8).
 //!
-//! What: every object that many entries may use (a neighbour, a next hop, a port, a slice of the rule space) hashes to
-//! one of 65,536 *cells*. A decision names the cells of the objects that it used; a change of an object stamps its cell with
-//! a new epoch. An entry is valid while none of its cells is newer than the entry's own stamp.
+//! What: a decision names the objects that it used and that many flows share: a neighbour, a port, a slice of the rule or
+//! route space. While any entry names an object, the object has a place in a table, with the number of its entries and
+//! the epoch of its last change. A change of an object that no entry names costs one look-up and concerns nobody.
+//! Otherwise it starts a new epoch: an entry is valid while none of its objects is newer than the entry's own stamp.
 //!
-//! Cost: a hit compares its stamp with the current epoch and is done, unless something changed since. Then it looks at
-//! its own cells and, if none was touched, takes the new epoch. So a change costs the change, not a walk of the cache.
+//! Cost: a hit compares its stamp with the current epoch and is done, unless an object in use changed since. Then it looks
+//! at its own objects and, if none was touched, takes the new epoch. So a change costs the change, not a walk of the cache.
 //!
-//! Safe approximation: two objects may share a cell, which re-walks entries that need not be. The reverse can't be.
-//! Objects that belong to one session (a mapping, a back-end choice) need no cell: the session kills its entries.
+//! Safe approximation: a decision with too many objects, or one that found no place for them, falls with any change. The
+//! reverse can't be. Objects that belong to one session (a mapping, a back-end choice) need no name: the session kills its
+//! entries.
 
+use super::hash::KeyedHash;
 use arrayvec::ArrayVec;
+use std::collections::HashMap;
+use std::hash::{BuildHasher, Hasher};
 
-/// Number of cells.
-pub const CELLS: usize = 1 << 16;
-/// Most cells that one entry names; a decision that used more is invalidated by any change.
+/// Most objects that entries may name at a time.
+pub const OBJECTS_MAX: usize = 1 << 20;
+/// Most objects that one entry names; a decision that used more is invalidated by any change.
 pub const WATCHES_MAX: usize = 14;
+/// The place of the object that every decision names.
+const EVERYTHING: u32 = 0;
 
 /// The kind of an object that decisions use.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -39,96 +46,190 @@ pub enum ObjectKind {
     Other,
 }
 
-/// A cell, as an entry names it.
+/// An object, as a decision names it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub struct Watch(pub u16);
+pub struct Watch {
+    kind: ObjectKind,
+    id: u64,
+}
 
 impl Watch {
-    /// The cell that every decision watches.
-    pub const EVERYTHING: Self = Self(0);
+    /// What every decision depends on.
+    pub const EVERYTHING: Self = Self { kind: ObjectKind::Everything, id: 0 };
 
-    /// The cell of an object.
+    /// An object by its kind and its number within it.
     pub const fn of(kind: ObjectKind, id: u64) -> Self {
-        if matches!(kind, ObjectKind::Everything) {
-            return Self::EVERYTHING;
-        }
-        let mixed = (id ^ (kind as u64) << 56).wrapping_mul(0x9e37_79b9_7f4a_7c15);
-        let mixed = (mixed ^ (mixed >> 32)).wrapping_mul(0xd6e8_feb8_6659_fd93);
-        // Cell 0 is kept for `Everything`.
-        let cell = (mixed >> 48) as u16;
-        Self(if cell == 0 { 1 } else { cell })
+        if matches!(kind, ObjectKind::Everything) { Self::EVERYTHING } else { Self { kind, id } }
     }
 }
 
-/// The cells that one decision used.
+/// The objects that one decision used.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Watches {
-    cells: ArrayVec<Watch, WATCHES_MAX>,
+    objects: ArrayVec<Watch, WATCHES_MAX>,
     overflow: bool,
 }
 
 impl Watches {
-    /// Names a cell.
+    /// Names an object.
     pub fn add(&mut self, watch: Watch) {
-        if !self.cells.contains(&watch) && self.cells.try_push(watch).is_err() {
-            self.overflow = true;
+        if watch != Watch::EVERYTHING && !self.objects.contains(&watch) {
+            self.overflow |= self.objects.try_push(watch).is_err();
         }
     }
 
     /// Forgets all.
     pub fn clear(&mut self) {
-        self.cells.clear();
+        self.objects.clear();
         self.overflow = false;
-    }
-
-    /// The cells, and whether there were too many to name.
-    pub fn packed(&self) -> PackedWatches {
-        let mut cells = [0; WATCHES_MAX];
-        self.cells.iter().enumerate().for_each(|(i, watch)| cells[i] = watch.0);
-        PackedWatches { cells, count: self.cells.len() as u8, overflow: u8::from(self.overflow) }
     }
 }
 
-/// Watches as an entry keeps them.
+/// Watches as an entry keeps them: places in the table.
 #[derive(Clone, Copy, Debug, Default)]
 #[repr(C)]
 pub struct PackedWatches {
-    cells: [u16; WATCHES_MAX],
+    places: [u32; WATCHES_MAX],
     count: u8,
     overflow: u8,
+    _spare: u16,
 }
 
-/// The cells with the epoch of each one's last change.
+#[derive(Clone, Copy, Debug)]
+struct Object {
+    watch: Watch,
+    /// Epoch of the last change.
+    changed: u32,
+    /// Entries that name it.
+    entries: u32,
+}
+
+/// Hashes one object under a secret (R16): ids are made of addresses that the network chooses.
+#[derive(Clone, Debug)]
+struct Keyed(KeyedHash);
+
+struct ObjectHasher<'a>(&'a KeyedHash, [u64; 2]);
+
+impl BuildHasher for Keyed {
+    type Hasher = KeyedHasher;
+
+    fn build_hasher(&self) -> KeyedHasher {
+        KeyedHasher(self.0.clone(), [0; 2])
+    }
+
+    fn hash_one<T: std::hash::Hash>(&self, value: T) -> u64 {
+        let mut hasher = ObjectHasher(&self.0, [0; 2]);
+        value.hash(&mut hasher);
+        hasher.finish()
+    }
+}
+
+/// The owned form, which the trait asks for and the map does not use.
+#[derive(Clone, Debug)]
+struct KeyedHasher(KeyedHash, [u64; 2]);
+
+fn absorb(words: &mut [u64; 2], bytes: &[u8]) {
+    for &byte in bytes {
+        words[0] = words[0].rotate_left(8) ^ u64::from(byte);
+    }
+}
+
+impl Hasher for KeyedHasher {
+    fn finish(&self) -> u64 {
+        self.0.hash(&self.1)
+    }
+    fn write(&mut self, bytes: &[u8]) {
+        absorb(&mut self.1, bytes);
+    }
+    fn write_u64(&mut self, word: u64) {
+        self.1[1] ^= word;
+    }
+    fn write_isize(&mut self, word: isize) {
+        self.1[0] ^= word as u64;
+    }
+}
+
+impl Hasher for ObjectHasher<'_> {
+    fn finish(&self) -> u64 {
+        self.0.hash(&self.1)
+    }
+    fn write(&mut self, bytes: &[u8]) {
+        absorb(&mut self.1, bytes);
+    }
+    fn write_u64(&mut self, word: u64) {
+        self.1[1] ^= word;
+    }
+    fn write_isize(&mut self, word: isize) {
+        self.1[0] ^= word as u64;
+    }
+}
+
+/// The objects in use with the epoch of each one's last change.
 #[derive(Debug)]
 pub struct Validity {
-    cells: Box<[u32]>,
+    places: HashMap<Watch, u32, Keyed>,
+    objects: Vec<Object>,
+    free: Vec<u32>,
     epoch: u32,
+    changes: u64,
 }
 
 impl Default for Validity {
     fn default() -> Self {
-        Self { cells: vec![0; CELLS].into_boxed_slice(), epoch: 1 }
+        Self::new(KeyedHash::random())
     }
 }
 
 impl Validity {
+    /// Nothing is in use.
+    pub fn new(hash: KeyedHash) -> Self {
+        let everything = Object { watch: Watch::EVERYTHING, changed: 0, entries: 1 };
+        Self {
+            places: HashMap::with_hasher(Keyed(hash)),
+            objects: vec![everything],
+            free: Vec::new(),
+            epoch: 1,
+            changes: 0,
+        }
+    }
+
     /// The current epoch: the stamp of new entries.
     #[inline(always)]
     pub fn epoch(&self) -> u32 {
         self.epoch
     }
 
+    /// Counts all changes, also those that concern no entry: a decision during which it moved is not to be stored.
+    pub fn changes(&self) -> u64 {
+        self.changes
+    }
+
+    /// Objects that entries name.
+    pub fn objects_in_use(&self) -> usize {
+        self.places.len()
+    }
+
     /// An object changed: decisions that used it are void.
     pub fn change(&mut self, watch: Watch) {
-        self.epoch = self.epoch.wrapping_add(1);
-        self.cells[usize::from(watch.0)] = self.epoch;
+        self.change_all(&[watch]);
     }
 
     /// Several objects changed at once: one new epoch for all of them.
     pub fn change_all(&mut self, watches: &[Watch]) {
-        self.epoch = self.epoch.wrapping_add(1);
+        self.changes += 1;
+        let epoch = self.epoch.wrapping_add(1);
         for watch in watches {
-            self.cells[usize::from(watch.0)] = self.epoch;
+            let place = match *watch {
+                Watch::EVERYTHING => Some(EVERYTHING),
+                watch => self.places.get(&watch).copied(),
+            };
+            if let Some(object) = place.and_then(|place| self.objects.get_mut(place as usize)) {
+                object.changed = epoch;
+                self.epoch = epoch;
+            }
+        }
+        if self.has_nameless() {
+            self.epoch = epoch;
         }
     }
 
@@ -137,14 +238,74 @@ impl Validity {
         self.change(Watch::EVERYTHING);
     }
 
+    /// Gives the objects of a decision that is stored their places.
+    pub(super) fn hold(&mut self, watches: &Watches) -> PackedWatches {
+        let mut packed = PackedWatches { overflow: u8::from(watches.overflow), ..PackedWatches::default() };
+        for &watch in &watches.objects {
+            match self.place(watch) {
+                Some(place) => {
+                    packed.places[usize::from(packed.count)] = place;
+                    packed.count += 1;
+                }
+                None => packed.overflow = 1,
+            }
+        }
+        // An entry without names for all its objects must see every change: it keeps the epoch moving.
+        if packed.overflow != 0 {
+            self.objects[EVERYTHING as usize].entries += 1;
+        }
+        packed
+    }
+
+    fn place(&mut self, watch: Watch) -> Option<u32> {
+        if let Some(&place) = self.places.get(&watch) {
+            self.objects[place as usize].entries += 1;
+            return Some(place);
+        }
+        if self.places.len() >= OBJECTS_MAX {
+            return None;
+        }
+        let object = Object { watch, changed: self.epoch, entries: 1 };
+        let place = if let Some(place) = self.free.pop() {
+            self.objects[place as usize] = object;
+            place
+        } else {
+            self.objects.push(object);
+            (self.objects.len() - 1) as u32
+        };
+        self.places.insert(watch, place);
+        Some(place)
+    }
+
+    /// An entry fell: its objects are in use by one fewer.
+    pub(super) fn release(&mut self, packed: &PackedWatches) {
+        for &place in &packed.places[..usize::from(packed.count)] {
+            let object = &mut self.objects[place as usize];
+            object.entries -= 1;
+            if object.entries == 0 {
+                let watch = object.watch;
+                self.places.remove(&watch);
+                self.free.push(place);
+            }
+        }
+        if packed.overflow != 0 {
+            self.objects[EVERYTHING as usize].entries -= 1;
+        }
+    }
+
+    /// True if some entry has no names for all its objects, so that every change must be seen.
+    fn has_nameless(&self) -> bool {
+        self.objects[EVERYTHING as usize].entries > 1
+    }
+
     /// True if nothing that `watches` names changed after `stamp`.
     #[inline(never)]
     pub fn holds(&self, stamp: u32, watches: &PackedWatches) -> bool {
         // Differences, so that the epoch may wrap.
-        let newer = |cell: u16| self.cells[usize::from(cell)].wrapping_sub(stamp) as i32 > 0;
+        let newer = |place: u32| self.objects[place as usize].changed.wrapping_sub(stamp) as i32 > 0;
         watches.overflow == 0
-            && !newer(0)
-            && !watches.cells[..usize::from(watches.count)].iter().any(|&cell| newer(cell))
+            && !newer(EVERYTHING)
+            && !watches.places[..usize::from(watches.count)].iter().any(|&place| newer(place))
     }
 }
 
@@ -152,28 +313,53 @@ impl Validity {
 mod tests {
     use super::*;
 
-    /// R8: a change voids the decisions that named its object, and no other (but for shared cells).
+    fn watches(ids: impl IntoIterator<Item = u64>) -> Watches {
+        let mut watches = Watches::default();
+        ids.into_iter().for_each(|id| watches.add(Watch::of(ObjectKind::Neighbour, id)));
+        watches
+    }
+
+    /// R8: a change voids the decisions that named its object, and no other.
     #[test]
     fn a_change_voids_those_who_named_it() {
         let mut validity = Validity::default();
-        let (mine, other) = (Watch::of(ObjectKind::Neighbour, 7), Watch::of(ObjectKind::Neighbour, 8));
-        assert_ne!(mine, other);
-        let mut watches = Watches::default();
-        watches.add(mine);
-        let (stamp, packed) = (validity.epoch(), watches.packed());
-        validity.change(other);
-        assert!(validity.holds(stamp, &packed));
-        validity.change(mine);
-        assert!(!validity.holds(stamp, &packed));
-        assert!(validity.holds(validity.epoch(), &packed));
+        let mine = validity.hold(&watches([7, 9]));
+        let other = validity.hold(&watches([8, 9]));
+        let stamp = validity.epoch();
+        validity.change(Watch::of(ObjectKind::Neighbour, 8));
+        assert!(validity.holds(stamp, &mine) && !validity.holds(stamp, &other));
+        validity.change(Watch::of(ObjectKind::Neighbour, 9));
+        assert!(!validity.holds(stamp, &mine));
+        assert!(validity.holds(validity.epoch(), &mine));
         validity.change_everything();
-        assert!(!validity.holds(validity.epoch() - 1, &packed));
+        assert!(!validity.holds(validity.epoch() - 1, &mine));
+    }
+
+    #[test]
+    fn a_change_that_concerns_no_entry_starts_no_epoch() {
+        let mut validity = Validity::default();
+        let packed = validity.hold(&watches([1, 2]));
+        let epoch = validity.epoch();
+        (100..1000).for_each(|id| validity.change(Watch::of(ObjectKind::Neighbour, id)));
+        assert_eq!((validity.epoch(), validity.changes()), (epoch, 900));
+        validity.release(&packed);
+        assert_eq!(validity.objects_in_use(), 0);
+        validity.change(Watch::of(ObjectKind::Neighbour, 1));
+        assert_eq!(validity.epoch(), epoch);
+        // The place is used again, and its past is not the new object's.
+        let packed = validity.hold(&watches([3]));
+        assert!(validity.holds(validity.epoch(), &packed));
     }
 
     #[test]
     fn too_many_objects_fall_with_any_change() {
-        let mut watches = Watches::default();
-        (0..100).for_each(|i| watches.add(Watch::of(ObjectKind::Other, i)));
-        assert!(!Validity::default().holds(1, &watches.packed()));
+        let mut validity = Validity::default();
+        let packed = validity.hold(&watches(0..100));
+        let stamp = validity.epoch();
+        validity.change(Watch::of(ObjectKind::Other, 1));
+        assert_ne!(validity.epoch(), stamp, "a change that no name leads to is seen");
+        assert!(!validity.holds(stamp, &packed));
+        validity.release(&packed);
+        assert_eq!(validity.objects_in_use(), 0);
     }
 }
