@@ -105,6 +105,8 @@ fn firewall() -> BenchResult<Firewall> {
 fn nat(mappings: usize) -> BenchResult<Nat> {
     let settings = NatSettings { pool: vec![POOL], ports: (1024, u16::MAX), ..NatSettings::default() };
     let plan = NatPlan::new(settings).map_err(|errors| format!("{errors:?}"))?;
+    // More than sessions, so that a full session table makes room before the NAT refuses.
+    let mappings = mappings + mappings / 64 + 64;
     let capacity = Capacity { mappings, mappings_static: 0, ..Capacity::default() };
     Ok(Nat::new(NatConfig::new(Arc::new(plan)), &capacity, &Secret::random()))
 }

@@ -29,23 +29,33 @@ pub struct Window {
 /// Cuts the masked bytes of a header of `header_bytes` into as few windows as lie wholly inside it.
 pub fn windows(mask: &[u8; HEADER_BYTES_MAX], header_bytes: usize) -> impl Iterator<Item = Window> + '_ {
     let mut at = 0;
+    // Eight bytes of the mask from `at` on; zero behind its end.
+    let eight = move |at: usize| {
+        let bytes = mask.get(at..).unwrap_or(&[]);
+        match bytes.first_chunk::<8>() {
+            Some(bytes) => u64::from_le_bytes(*bytes),
+            None => bytes.iter().rev().fold(0, |word, &byte| word << 8 | u64::from(byte)),
+        }
+    };
     std::iter::from_fn(move || {
-        while at < header_bytes && mask[at] == 0 {
-            at += 1;
+        while at < header_bytes && eight(at) == 0 {
+            at += 8;
         }
         if at >= header_bytes {
             return None;
         }
+        at += eight(at).trailing_zeros() as usize / 8;
+        if at >= header_bytes {
+            return None;
+        }
         let offset = at.min(header_bytes.saturating_sub(8));
-        let mut bytes = [0u8; 8];
-        for (i, byte) in bytes.iter_mut().enumerate() {
-            // Bytes before `at` belong to the window before this one.
-            if offset + i >= at && offset + i < header_bytes {
-                *byte = mask[offset + i];
-            }
+        // Bytes before `at` belong to the window before this one, those behind the header to none.
+        let mut bits = eight(offset) >> (8 * (at - offset)) << (8 * (at - offset));
+        if offset + 8 > header_bytes {
+            bits &= u64::MAX >> (8 * (offset + 8 - header_bytes).min(7));
         }
         at = offset + 8;
-        Some(Window { offset: offset as u8, mask: u64::from_ne_bytes(bytes) })
+        Some(Window { offset: offset as u8, mask: u64::from_le_bytes(bits.to_le_bytes()).to_le() })
     })
 }
 

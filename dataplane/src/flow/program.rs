@@ -311,21 +311,21 @@ impl<'a> ProgramBuilder<'a> {
         let known = self.known_bytes();
         let written = self.written;
         // The first segment's writes are kept as an image, to be blended in at once.
-        let near = |window: Window| usize::from(window.offset) + 8 <= IMAGE_BYTES;
-        segment.image = self.segments == 0 && windows(&written, known).all(near);
+        let near = |window: &Window| usize::from(window.offset) + 8 <= IMAGE_BYTES;
+        for window in windows(&written, known) {
+            self.too_large |= segment.writes.try_push(window).is_err();
+        }
+        segment.image = self.segments == 0 && segment.writes.iter().all(near);
         if segment.image {
             for at in (0..IMAGE_BYTES).step_by(8) {
                 let word = u64::from_ne_bytes(std::array::from_fn(|i| self.image[at + i]));
                 self.operand(word);
             }
         }
-        for window in windows(&written, known) {
+        for window in segment.writes.iter().filter(|_| !segment.image) {
             let at = usize::from(window.offset);
             let value = u64::from_ne_bytes(std::array::from_fn(|i| self.image[at + i]));
-            self.too_large |= segment.writes.try_push(window).is_err();
-            if !segment.image {
-                self.operand(value & window.mask);
-            }
+            self.operand(value & window.mask);
         }
         for operand in std::mem::take(&mut self.dynamic_operands) {
             self.operand(operand);

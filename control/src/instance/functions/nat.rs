@@ -30,7 +30,8 @@ const MAPPINGS_STATIC: usize = 4_096;
 pub fn build(context: &Context<'_>, name: &str, settings: &settings::Nat) -> Result<Nat, InstanceError> {
     let sessions = context.config.sessions.capacity as usize;
     let capacity = Capacity {
-        mappings: (sessions + MAPPINGS_STATIC).min(1 << 24),
+        // More than sessions, so that a full session table makes room before the NAT refuses.
+        mappings: (sessions + sessions / 64 + 64 + MAPPINGS_STATIC).min(1 << 24),
         mappings_static: MAPPINGS_STATIC,
         subscribers: sessions.min(Capacity::default().subscribers),
         contacts: sessions,
