@@ -2,6 +2,7 @@
 
 use super::*;
 use crate::firewall::rules::ORDER_STRIDE;
+use std::collections::HashSet;
 
 fn rule(name: &str, destination: &str) -> Rule {
     Rule { destinations: vec![destination.parse().unwrap()], ..Rule::any(RuleId(0), 0, name, Action::Allow) }
@@ -21,12 +22,12 @@ fn change(old: &[Rule], new: &[Rule]) -> Change {
     Change::between(&old, &set(new), Action::Deny).unwrap()
 }
 
-fn cells(rules: &[&Rule]) -> BTreeSet<u16> {
-    rules.iter().flat_map(|rule| touched_by(rule).unwrap()).map(|watch| watch.0).collect()
+fn cells(rules: &[&Rule]) -> HashSet<Watch> {
+    rules.iter().flat_map(|rule| touched_by(rule).unwrap()).collect()
 }
 
-fn touched(change: &Change) -> BTreeSet<u16> {
-    change.touched.iter().map(|watch| watch.0).collect()
+fn touched(change: &Change) -> HashSet<Watch> {
+    change.touched.iter().copied().collect()
 }
 
 #[test]
