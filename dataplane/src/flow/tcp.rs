@@ -7,7 +7,7 @@
 use crate::packet::Layout;
 
 /// State of a connection, as the middle sees it.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 #[repr(u8)]
 pub enum TcpState {
     /// Nothing seen.
@@ -87,7 +87,8 @@ struct Side {
     scale: u8,
     /// [`HAS_SCALE`], [`SENT_FIN`], [`SEEN`].
     flags: u8,
-    _spare: u16,
+    /// Bytes of data in its SYN (RFC 7413), which the answer need not acknowledge.
+    syn_payload: u16,
 }
 
 const HAS_SCALE: u8 = 1;
@@ -105,8 +106,8 @@ pub struct TcpTracker {
     /// The sides whose FIN was acknowledged, one bit each.
     fins_acknowledged: u8,
     _spare: u16,
-    /// Where a reset must lie, when the other side is silent.
-    _reserved: u32,
+    /// What the responder acknowledged, when it took the SYN for one of an older connection; 0: it did not.
+    challenged: u32,
 }
 
 /// The parts of a segment that the tracker looks at, in host order.
@@ -237,6 +238,12 @@ impl TcpTracker {
         if syn {
             return self.synchronise(reply, segment, header, ack);
         }
+        if self.state() == TcpState::SynSent && reply && !fin && self.sides[1].flags & SEEN == 0 {
+            // The responder has an older connection on these ports: the initiator must see that, to reset it (RFC 9293
+            // section 3.5.1).
+            self.challenged = segment.acknowledgment;
+            return TcpVerdict::Valid;
+        }
         if self.state() == TcpState::None || self.state() == TcpState::SynSent {
             return TcpVerdict::Invalid;
         }
@@ -256,11 +263,10 @@ impl TcpTracker {
                 if ended {
                     return TcpVerdict::Reopens;
                 }
-                let again = state == TcpState::SynSent || state == TcpState::SynReceived;
-                if state != TcpState::None && !(again && segment.end() == self.sides[0].end) {
-                    return TcpVerdict::Invalid;
-                }
-                if state != TcpState::SynReceived {
+                // Unanswered, it is repeated or tried anew. Later, the responder says whether it still has the old
+                // connection (RFC 9293 section 3.10.7.4, RFC 5961 section 4); the tracker stays as it is until then.
+                let unanswered = state == TcpState::SynSent && self.sides[1].flags & SEEN == 0;
+                if state == TcpState::None || unanswered {
                     self.open(0, segment, header);
                     self.state = TcpState::SynSent as u8;
                 }
@@ -276,8 +282,13 @@ impl TcpTracker {
                 let me = usize::from(reply);
                 let other = self.sides[1 - me];
                 let opening = state == TcpState::SynSent && (reply || self.sides[1].flags & SEEN != 0);
+                if state >= TcpState::Established && !ended && self.in_window(reply, segment) {
+                    // It is repeated if the last part of the handshake was lost behind us.
+                    return TcpVerdict::Valid;
+                }
                 let again = state == TcpState::SynReceived && segment.end() == self.sides[me].end;
-                if !(opening || again) || segment.acknowledgment != other.end {
+                let unacknowledged = other.end.wrapping_sub(segment.acknowledgment);
+                if !(opening || again) || unacknowledged > u32::from(other.syn_payload) {
                     return TcpVerdict::Invalid;
                 }
                 if opening {
@@ -301,7 +312,7 @@ impl TcpTracker {
             window_max: window,
             scale: scale.unwrap_or(0),
             flags: SEEN | if scale.is_some() { HAS_SCALE } else { 0 },
-            _spare: 0,
+            syn_payload: segment.payload_bytes.min(0xffff) as u16,
         };
         if self.sides[1 - side].flags & SEEN == 0 {
             // Nothing is known of the other side's window until it answers.
@@ -320,6 +331,14 @@ impl TcpTracker {
     fn reset(&mut self, reply: bool, segment: &Segment) -> TcpVerdict {
         let me = usize::from(reply);
         let (mine, other) = (self.sides[me], self.sides[1 - me]);
+        if self.state() == TcpState::SynSent
+            && !reply
+            && self.challenged != 0
+            && segment.sequence == self.challenged
+        {
+            // It ends the responder's older connection, not this one.
+            return TcpVerdict::Valid;
+        }
         let acceptable = if self.state() == TcpState::SynSent && reply {
             // RFC 9293 section 3.10.7.3: in SYN-SENT a reset counts if it acknowledges our SYN.
             segment.flags & ACK != 0 && segment.acknowledgment == other.end
@@ -476,6 +495,90 @@ mod tests {
         // 1000 << 7 bytes are allowed now, across the wrap of the sequence space.
         assert_eq!(tracker.segment(true, &segment(ACK, 8, 0, 0), &[]), TcpVerdict::Valid);
         assert_eq!(tracker.segment(false, &segment(ACK, 100_000, 8, 1000), &[]), TcpVerdict::Valid);
+    }
+
+    /// The final ACK was lost behind the tracker: the responder repeats its SYN-ACK, and the initiator must see it.
+    #[test]
+    fn a_repeated_answer_passes_an_established_connection() {
+        let mut tracker = established();
+        let before = tracker;
+        assert_eq!(tracker.segment(true, &segment(SYN | ACK, 500, 101, 0), &[]), TcpVerdict::Valid);
+        assert_eq!(tracker, before);
+        let stray = segment(SYN | ACK, 500 + 5_000_000, 101, 0);
+        assert_eq!(tracker.segment(true, &stray, &[]), TcpVerdict::Invalid);
+        assert_eq!(tracker, before);
+    }
+
+    /// RFC 9293 section 3.5.1: a host that lost its connection opens it anew with the same ports.
+    #[test]
+    fn a_half_open_connection_recovers() {
+        let mut tracker = established();
+        let before = tracker;
+        let syn = segment(SYN, 70_000_000, 0, 0);
+        assert_eq!(tracker.segment(false, &syn, &[]), TcpVerdict::Valid);
+        assert_eq!(tracker, before, "only the responder knows what it means");
+        // The challenge ACK of RFC 5961 section 4, and the reset that it provokes.
+        assert_eq!(tracker.segment(true, &segment(ACK, 501, 101, 0), &[]), TcpVerdict::Valid);
+        assert_eq!(tracker.segment(false, &segment(RST, 101, 0, 0), &[]), TcpVerdict::Valid);
+        assert_eq!(tracker.segment(false, &syn, &[]), TcpVerdict::Reopens);
+        // From the responder's side a lone SYN opens nothing.
+        assert_eq!(established().segment(true, &segment(SYN, 9, 0, 0), &[]), TcpVerdict::Invalid);
+    }
+
+    /// The same where only the responder remembers the old connection.
+    #[test]
+    fn an_older_connection_of_the_responder_is_reset() {
+        let mut tracker = TcpTracker::default();
+        let syn = segment(SYN, 100, 0, 0);
+        assert_eq!(tracker.segment(false, &syn, &[]), TcpVerdict::Valid);
+        assert_eq!(tracker.segment(false, &segment(RST, 5_000_000, 0, 0), &[]), TcpVerdict::Invalid);
+        assert_eq!(tracker.segment(true, &segment(ACK, 77, 5_000_000, 0), &[]), TcpVerdict::Valid);
+        assert_eq!(tracker.segment(false, &segment(RST, 5_000_000, 0, 0), &[]), TcpVerdict::Valid);
+        assert_eq!(tracker.state(), TcpState::SynSent);
+        assert_eq!(tracker.segment(false, &syn, &[]), TcpVerdict::Valid);
+        assert_eq!(tracker.segment(true, &segment(SYN | ACK, 500, 101, 0), &[]), TcpVerdict::Valid);
+        assert_eq!(tracker.state(), TcpState::SynReceived);
+    }
+
+    /// An attempt was given up, and the next one has the same ports and another sequence number.
+    #[test]
+    fn an_unanswered_attempt_is_replaced() {
+        let mut tracker = TcpTracker::default();
+        assert_eq!(tracker.segment(false, &segment(SYN, 100, 0, 0), &[]), TcpVerdict::Valid);
+        assert_eq!(tracker.segment(false, &segment(SYN, 9_000_000, 0, 0), &[]), TcpVerdict::Valid);
+        assert_eq!(tracker.segment(true, &segment(SYN | ACK, 500, 101, 0), &[]), TcpVerdict::Invalid);
+        assert_eq!(tracker.segment(true, &segment(SYN | ACK, 500, 9_000_001, 0), &[]), TcpVerdict::Valid);
+    }
+
+    /// RFC 7413: the data of a SYN may be left unacknowledged.
+    #[test]
+    fn data_in_a_syn_may_be_refused() {
+        for (acknowledgment, verdict) in [
+            (101, TcpVerdict::Valid),
+            (111, TcpVerdict::Valid),
+            (100, TcpVerdict::Invalid),
+            (112, TcpVerdict::Invalid),
+        ] {
+            let mut tracker = TcpTracker::default();
+            assert_eq!(tracker.segment(false, &segment(SYN, 100, 0, 10), &[]), TcpVerdict::Valid);
+            assert_eq!(
+                tracker.segment(true, &segment(SYN | ACK, 500, acknowledgment, 0), &[]),
+                verdict,
+                "{acknowledgment}"
+            );
+        }
+    }
+
+    /// RFC 9293 section 3.8.4 and 3.8.6.1: keep-alives lie one below, zero window probes one above.
+    #[test]
+    fn keep_alives_and_probes_are_valid() {
+        let mut tracker = established();
+        assert_eq!(tracker.segment(false, &segment(ACK, 100, 501, 0), &[]), TcpVerdict::Valid);
+        assert_eq!(tracker.segment(false, &segment(ACK, 100, 501, 1), &[]), TcpVerdict::Valid);
+        let closed = Segment { window: 0, ..segment(ACK, 501, 1101, 0) };
+        assert_eq!(tracker.segment(false, &segment(ACK, 101, 501, 1000), &[]), TcpVerdict::Valid);
+        assert_eq!(tracker.segment(true, &closed, &[]), TcpVerdict::Valid);
+        assert_eq!(tracker.segment(false, &segment(ACK, 1101, 501, 1), &[]), TcpVerdict::Valid);
     }
 
     #[test]
