@@ -217,7 +217,7 @@ impl Chain {
             return;
         }
         self.record.clear();
-        if let Err(fate) = self.match_fragment(miss.now) {
+        if let Err(fate) = self.match_fragment(miss) {
             decision.fate = fate;
             return;
         }
@@ -257,11 +257,11 @@ impl Chain {
     }
 
     /// A later fragment takes the ports of its first one, or waits for it.
-    fn match_fragment(&mut self, now: Time) -> Result<(), Fate> {
+    fn match_fragment(&mut self, miss: &Miss<'_>) -> Result<(), Fate> {
         if !self.headers.is_later_fragment() {
             return Ok(());
         }
-        let Some(key) = DatagramKey::of(&self.headers, self.domain) else {
+        let Some(key) = DatagramKey::of(&self.headers, self.domain, miss.port) else {
             return Err(Fate::Drop(DropReason::FragmentInvalid));
         };
         if let Some(ports) = self.fragments.ports(&key) {
@@ -271,7 +271,7 @@ impl Chain {
         if self.fragments.is_full() {
             return Err(Fate::Drop(DropReason::FragmentUnmatched));
         }
-        self.fragments.await_first(key, now);
+        self.fragments.await_first(key, miss.now);
         Err(Fate::Hold(self.fragments.token(&key)))
     }
 
@@ -428,7 +428,7 @@ impl Chain {
         std::mem::swap(&mut decision.watches, &mut self.record.watches);
         decision.frames.append(&mut self.record.frames);
         self.commit_all(miss.now, owner, state, decision);
-        self.remember_fragment(miss.now, decision);
+        self.remember_fragment(miss, decision);
     }
 
     fn tracks_tcp(&self) -> bool {
@@ -516,14 +516,14 @@ impl Chain {
     }
 
     /// A first fragment that passed tells the later ones its ports, as they came.
-    fn remember_fragment(&mut self, now: Time, decision: &mut Decision) {
+    fn remember_fragment(&mut self, miss: &Miss<'_>, decision: &mut Decision) {
         if !self.headers.is_fragment() || self.headers.is_later_fragment() {
             return;
         }
         let ports = original_tuple(&self.headers, self.domain)
             .map(|tuple| (tuple.source_port, tuple.destination_port));
-        if let (Some(key), Some(ports)) = (DatagramKey::of(&self.headers, self.domain), ports) {
-            decision.wakes.extend(self.fragments.first_passed(key, ports, now));
+        if let (Some(key), Some(ports)) = (DatagramKey::of(&self.headers, self.domain, miss.port), ports) {
+            self.fragments.first_passed(key, ports, miss.now, |wake| decision.wakes.push(wake));
         }
     }
 

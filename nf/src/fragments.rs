@@ -7,6 +7,7 @@
 use crate::headers::{Headers, Network};
 use crate::walk::{HoldKind, hold_token};
 use millrace_dataplane::drops::DropReason;
+use millrace_dataplane::port::PortId;
 use millrace_dataplane::slow_path::{HoldToken, Wake};
 use millrace_dataplane::time::Time;
 use std::collections::{HashMap, VecDeque};
@@ -29,11 +30,13 @@ pub struct DatagramKey {
     identification: u32,
     protocol: u8,
     domain: u16,
+    /// Where it came from: no other port's fragments belong to it.
+    port: u16,
 }
 
 impl DatagramKey {
     /// The key of a fragment; none if it is not one.
-    pub fn of(headers: &Headers, domain: u16) -> Option<Self> {
+    pub fn of(headers: &Headers, domain: u16, port: PortId) -> Option<Self> {
         let original = headers.original();
         if !original.is_fragment() {
             return None;
@@ -44,7 +47,14 @@ impl DatagramKey {
             Network::V6(ip) => ip.fragment?.identification,
             _ => return None,
         };
-        Some(Self { source, destination, identification, protocol: original.protocol()?, domain })
+        Some(Self {
+            source,
+            destination,
+            identification,
+            protocol: original.protocol()?,
+            domain,
+            port: port.0,
+        })
     }
 }
 
@@ -79,10 +89,22 @@ impl Fragments {
     }
 
     /// The first fragment passed; later ones that wait are woken.
-    pub fn first_passed(&mut self, key: DatagramKey, ports: (u16, u16), now: Time) -> Option<Wake> {
+    /// Where there is no room, the oldest datagram gives way.
+    pub fn first_passed(
+        &mut self,
+        key: DatagramKey,
+        ports: (u16, u16),
+        now: Time,
+        mut wake: impl FnMut(Wake),
+    ) {
         let waited = matches!(self.datagrams.get(&key), Some((Known::Awaited, _)));
         self.insert(key, Known::Ports(ports), now, KEEP);
-        waited.then(|| Wake::Release(self.token(&key)))
+        if waited {
+            wake(Wake::Release(self.token(&key)));
+        }
+        if self.datagrams.len() > DATAGRAMS_MAX {
+            self.expire(now, 1, wake);
+        }
     }
 
     /// A later fragment came first and waits.
@@ -131,5 +153,39 @@ impl Fragments {
     /// Datagrams now.
     pub fn count(&self) -> usize {
         self.datagrams.len()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn key(identification: u32) -> DatagramKey {
+        let address = IpAddr::from([10, 0, 0, 1]);
+        DatagramKey {
+            source: address,
+            destination: address,
+            identification,
+            protocol: 17,
+            domain: 0,
+            port: 0,
+        }
+    }
+
+    /// Between two slices of timers more first fragments may come than one slice forgets.
+    #[test]
+    fn a_flood_of_first_fragments_displaces_the_oldest() {
+        let mut fragments = Fragments::default();
+        let mut wakes = Vec::new();
+        fragments.await_first(key(u32::MAX), Time(0));
+        for identification in 0..3 * DATAGRAMS_MAX as u32 {
+            fragments.first_passed(key(identification), (1, 2), Time(0), |wake| wakes.push(wake));
+        }
+        assert_eq!(fragments.count(), DATAGRAMS_MAX);
+        assert!(fragments.queue.len() <= DATAGRAMS_MAX + 1);
+        assert_eq!(fragments.ports(&key(0)), None);
+        assert_eq!(fragments.ports(&key(3 * DATAGRAMS_MAX as u32 - 1)), Some((1, 2)));
+        let token = fragments.token(&key(u32::MAX));
+        assert_eq!(wakes, [Wake::Discard(token, DropReason::FragmentUnmatched)]);
     }
 }
