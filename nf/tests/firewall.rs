@@ -620,3 +620,52 @@ fn sessions_outlive_their_entries() {
     assert!(!harness.passes(OUTSIDE, &answer(1000)));
     harness.finish();
 }
+
+/// A session belongs to the zone that opened it: what another zone sends in the initiator's name is not part of it.
+#[test]
+fn another_zone_can_not_speak_for_the_initiator() {
+    let mut it = harness(&[dns()]);
+    assert!(it.passes(INSIDE, &query(1000)));
+    assert!(it.passes(OUTSIDE, &answer(1000)));
+    assert_eq!(it.send_one(OUTSIDE, &query(1000)), []);
+    assert_eq!(it.drops(DropReason::FirewallDenied), 1);
+    assert!(it.passes(INSIDE, &query(1000)));
+    it.finish();
+}
+
+/// Who may answer an echo may not ask one in return.
+#[test]
+fn a_session_of_echoes_admits_answers_alone() {
+    for (client, server) in [(CLIENT, SERVER), (CLIENT6, SERVER6)] {
+        let ping = Rule { from_zone: Some(INSIDE_ZONE), ..rule(PING, "ping", Action::Allow) };
+        let mut it = harness(&[ping]);
+        assert!(it.passes(INSIDE, &echo(client, server, false, 7, 1)));
+        assert_eq!(it.send_one(OUTSIDE, &echo(server, client, false, 7, 1)), []);
+        assert_eq!(it.send_one(INSIDE, &echo(client, server, true, 7, 1)), []);
+        assert_eq!(it.drops(DropReason::IcmpUnrelated), 2);
+        assert!(it.passes(OUTSIDE, &echo(server, client, true, 7, 1)));
+        it.finish();
+    }
+}
+
+/// Later fragments belong to the first one of their own port.
+#[test]
+fn fragments_of_another_port_do_not_borrow_ports() {
+    let mut it = harness(&[dns()]);
+    let fragment = |word: u16| {
+        let mut frame = query(1000);
+        frame[20..22].copy_from_slice(&word.to_be_bytes());
+        let header = etherparse::Ipv4HeaderSlice::from_slice(&frame[14..]).unwrap().to_header();
+        frame[24..26].copy_from_slice(&header.calc_header_checksum().to_be_bytes());
+        frame
+    };
+    let mut first = udp(CLIENT, SERVER, (1000, 53), &[7; 16]);
+    first[20..22].copy_from_slice(&0x2000u16.to_be_bytes());
+    let header = etherparse::Ipv4HeaderSlice::from_slice(&first[14..]).unwrap().to_header();
+    first[24..26].copy_from_slice(&header.calc_header_checksum().to_be_bytes());
+    assert!(it.passes(INSIDE, &first));
+    assert_eq!(it.send_one(OUTSIDE, &fragment(3)), []);
+    assert_eq!(it.engine.buffered(), 1, "it waits for a first fragment of its own");
+    assert!(it.passes(INSIDE, &fragment(3)));
+    it.finish();
+}

@@ -173,6 +173,14 @@ impl Firewall {
         reply: bool,
         word: Word,
     ) -> (Verdict, Option<Staged>) {
+        // What another zone sends in the initiator's name is not the initiator's.
+        if !reply && word.from.is_some_and(|from| from != walk.from_zone) {
+            return (Verdict::Drop(DropReason::FirewallDenied), None);
+        }
+        // A session of echoes lets its responder answer, not ask.
+        if is_echo_reply(walk.headers) != (reply && is_echo(walk.headers)) {
+            return (Verdict::Drop(DropReason::IcmpUnrelated), None);
+        }
         walk.want_session();
         walk.track_tcp();
         let Some(ends) = ends_of(walk, reply) else { return (Verdict::Continue, None) };
@@ -383,6 +391,14 @@ fn is_icmp_error(headers: &mut Headers) -> bool {
     match headers.protocol() {
         Some(PROTOCOL_ICMP) => headers.icmpv4().is_some_and(|icmp| icmp.is_error()),
         Some(PROTOCOL_ICMPV6) => headers.icmpv6().is_some_and(|icmp| icmp.is_error()),
+        _ => false,
+    }
+}
+
+fn is_echo(headers: &mut Headers) -> bool {
+    match headers.protocol() {
+        Some(PROTOCOL_ICMP) => headers.icmpv4().is_some_and(|icmp| icmp.is_echo()),
+        Some(PROTOCOL_ICMPV6) => headers.icmpv6().is_some_and(|icmp| icmp.is_echo()),
         _ => false,
     }
 }
