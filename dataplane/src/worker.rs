@@ -155,10 +155,8 @@ impl<S: SlowPath> Worker<S> {
         let now = self.clock.now();
         self.send(id, now);
         if let Some(mut port) = self.ports.get_mut(usize::from(id.0)).and_then(Option::take) {
-            // What it was while it was open.
-            let info = port.info().clone();
             port.close(&mut self.pool);
-            self.removed.push(PortReport { info, ..report_of(id, port.as_mut()) });
+            self.removed.push(report_of(id, port.as_mut()));
         }
     }
 

@@ -296,11 +296,9 @@ impl FlowCache {
             if way < WAYS {
                 let slot = home * WAYS + way;
                 let first = slot * self.stride;
-                // Two lines hold a usual entry.
-                prefetch(self.lines.get(first)?);
-                prefetch(self.lines.get(first + 1)?);
-                for line in 2..self.lines_used {
-                    prefetch(self.lines.get(first + line)?);
+                let lines = self.lines.get(first..first + self.stride)?;
+                for line in &lines[..self.lines_used.min(lines.len())] {
+                    prefetch(line);
                 }
                 return Some(Slot(slot as u32));
             }

@@ -143,14 +143,9 @@ fn window_of(image: &[u64], window: Window) -> u64 {
 pub fn blend(usual: &Usual, image: &[u64; IMAGE_WORDS], deltas: (u16, u16), packet: &mut Packet) -> bool {
     let bytes = packet.bytes_mut();
     let Some(header) = bytes.first_chunk_mut::<IMAGE_BYTES>() else { return false };
-    // All is read before anything is written, so that it can go by whole vector registers.
-    let mut blended = [0u64; IMAGE_WORDS];
-    let (words, _) = header.as_chunks::<8>();
-    for (((new, word), keep), value) in blended.iter_mut().zip(words).zip(&usual.keep).zip(image) {
-        *new = (u64::from_ne_bytes(*word) & keep) | value;
-    }
-    for (word, new) in header.as_chunks_mut::<8>().0.iter_mut().zip(blended) {
-        *word = new.to_ne_bytes();
+    let (words, _) = header.as_chunks_mut::<8>();
+    for ((word, keep), value) in words.iter_mut().zip(&usual.keep).zip(image) {
+        *word = ((u64::from_ne_bytes(*word) & keep) | value).to_ne_bytes();
     }
     // Offsets are below the image's length: see `Usual`.
     if usual.ttl != 0 {

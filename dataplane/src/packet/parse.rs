@@ -233,11 +233,7 @@ pub fn parse_usual(bytes: &[u8], verify: Verify) -> Option<Layout> {
 fn ipv4_checksum_holds(head: &[u8; 42]) -> bool {
     let word =
         |at: usize| u64::from(u32::from_ne_bytes([head[at], head[at + 1], head[at + 2], head[at + 3]]));
-    // Five words make 35 bits; folded twice, a sum of ones is 0xffff or, with a carry left, 0x1fffe.
-    let sum = word(14) + word(18) + word(22) + word(26) + word(30);
-    let sum = (sum & 0xffff_ffff) + (sum >> 32);
-    let sum = (sum & 0xffff) + (sum >> 16);
-    sum == 0xffff || sum == 0x1_fffe
+    checksum::fold(word(14) + word(18) + word(22) + word(26) + word(30)) == 0xffff
 }
 
 #[inline(always)]
