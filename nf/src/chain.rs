@@ -510,7 +510,12 @@ impl Chain {
         let mut commit = Commit { now, session: id, is_new: false, reply, part: 0, state, wakes, frames };
         match self.functions.get_mut(by) {
             Some(function) => function.commit(&mut commit),
-            None => self.forwarder.commit(&mut commit),
+            None => {
+                self.forwarder.commit(&mut commit);
+                if decision.fate == Fate::Consume {
+                    self.functions.iter_mut().for_each(|function| function.consumed());
+                }
+            }
         }
         self.discard();
     }

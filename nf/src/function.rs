@@ -63,6 +63,12 @@ pub trait FlowFunction: Send + 'static {
         let _ = (staged, commit);
     }
 
+    /// The packet was for the data plane itself and ended there: what `admit` proposed, to be counted. No session comes of
+    /// it, and nothing is to be kept for one.
+    fn consumed(&mut self, staged: Self::Staged) {
+        let _ = staged;
+    }
+
     /// Traffic of a session in which this function's word is `part`; `reply`: from the responder.
     fn account(&mut self, part: u64, reply: bool, traffic: Traffic) {
         let _ = (part, reply, traffic);

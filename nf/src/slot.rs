@@ -16,6 +16,7 @@ pub(crate) trait Stage: Send {
     fn reads(&self) -> Reads;
     fn admit(&mut self, walk: &mut Walk<'_>) -> Verdict;
     fn commit(&mut self, commit: &mut Commit<'_>);
+    fn consumed(&mut self);
     fn discard(&mut self);
     fn hairpins(&self, walk: &mut Walk<'_>) -> bool;
     fn tick(&mut self, tick: &mut Tick<'_>);
@@ -76,6 +77,14 @@ impl<F: FlowFunction> Stage for FunctionSlot<F> {
         for staged in &mut self.staged {
             if let Some(staged) = staged.take() {
                 self.function.commit(staged, commit);
+            }
+        }
+    }
+
+    fn consumed(&mut self) {
+        for staged in &mut self.staged {
+            if let Some(staged) = staged.take() {
+                self.function.consumed(staged);
             }
         }
     }

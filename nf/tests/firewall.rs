@@ -366,6 +366,8 @@ fn the_data_planes_own_addresses_are_a_zone() {
     let mut harness = harness(&[dns(), local]);
     harness.send_one(OUTSIDE, &udp(SERVER, "192.0.2.254", (1, 2), b"to us"));
     assert_eq!(harness.engine.outputs.sums.consumed, 1);
+    let counted = counters(&mut harness, RuleId(9));
+    assert_eq!((counted.hits, counted.packets), (1, 1), "no session tells of it, and yet it is counted");
     assert!(!harness.passes(OUTSIDE, &udp(SERVER, CLIENT, (1, 2), b"through us")));
     remove(&mut harness, RuleId(9));
     harness.send_one(OUTSIDE, &udp(SERVER, "192.0.2.254", (1, 2), b"to us"));

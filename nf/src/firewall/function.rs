@@ -317,6 +317,12 @@ impl FlowFunction for Firewall {
         }
     }
 
+    fn consumed(&mut self, staged: Staged) {
+        let counters = self.counters.of(&self.policy, staged.rule);
+        counters.hits += 1;
+        counters.carry(Traffic { packets: 1, bytes: staged.bytes });
+    }
+
     fn account(&mut self, part: u64, _reply: bool, traffic: Traffic) {
         if let Some(word) = Word::unpack(part) {
             self.counters.of(&self.policy, word.rule).carry(traffic);
