@@ -312,6 +312,11 @@ impl Chain {
     /// The session that an ICMP error is about: that of the packet it quotes, seen from where the error came.
     fn find_related(&mut self, state: &FlowState) -> Option<SessionView> {
         let quoted = self.headers.embedded_tuple(self.domain)?;
+        // It is told to who sent that packet; to anyone else it would be a way past the rules.
+        let (_, told) = self.headers.original().addresses()?;
+        if told != quoted.source_address() {
+            return None;
+        }
         let (id, reply) = state.sessions.find(&quoted.inverse())?;
         Some(SessionView::new(id, reply, state))
     }

@@ -671,3 +671,17 @@ fn fragments_of_another_port_do_not_borrow_ports() {
     assert!(it.passes(INSIDE, &fragment(3)));
     it.finish();
 }
+
+/// An error goes to the host whose packet it quotes: a known session is no way in to others.
+#[test]
+fn an_error_about_a_session_reaches_nobody_else() {
+    for (client, server, other) in [(CLIENT, SERVER, "10.0.0.6"), (CLIENT6, SERVER6, "2001:db8:1::6")] {
+        let mut it = harness(&[dns()]);
+        let query = udp(client, server, (1000, 53), b"query");
+        assert!(it.passes(INSIDE, &query));
+        assert_eq!(it.send_one(OUTSIDE, &port_unreachable(server, other, &query)), []);
+        assert_eq!(it.drops(DropReason::IcmpUnrelated), 1);
+        assert!(it.passes(OUTSIDE, &port_unreachable(server, client, &query)));
+        it.finish();
+    }
+}
