@@ -134,7 +134,8 @@ pub fn clear(arguments: &Clear) -> ExitCode {
 
 /// Changes the instance to another configuration.
 pub fn apply(arguments: &Apply) -> ExitCode {
-    let Some(config) = load_or_report(&arguments.config, &Host::probe().running_now()) else {
+    // What the file says is checked here; what the machine has, by the instance: its network namespace may be another.
+    let Some(config) = load_or_report(&arguments.config, &Host::default()) else {
         return ExitCode::FAILURE;
     };
     let read = std::path::absolute(&arguments.config)

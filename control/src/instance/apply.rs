@@ -178,12 +178,16 @@ fn check_fixed(old: &Config, new: &Config) -> Result<(), InstanceError> {
     let mut keys: Vec<String> =
         fixed.iter().filter(|(_, same)| !same).map(|(key, _)| (*key).to_owned()).collect();
     let changed = new.ports.iter().filter(|port| old.port(&port.name).is_some_and(|before| before != *port));
-    keys.extend(changed.map(|port| format!("ports.{}", port.name)));
+    let ports: Vec<String> = changed.map(|port| format!("ports.{}", port.name)).collect();
+    let message = if ports.is_empty() {
+        "can't be changed while the instance runs: end it and start it with the new configuration"
+    } else {
+        "can't be changed while the instance runs (a port can be removed and added under another name)"
+    };
+    keys.extend(ports);
     if keys.is_empty() {
         return Ok(());
     }
-    let message =
-        "can't be changed while the instance runs (a port can be removed and added under another name)";
     Err(InstanceError::unsupported(keys.join(", "), message))
 }
 
