@@ -18,7 +18,7 @@ pub fn ask(socket: &Path, request: &Request) -> io::Result<Answer> {
     let mut stream = UnixStream::connect(socket).map_err(|error| {
         let hint = match error.kind() {
             io::ErrorKind::PermissionDenied => "; root and the configured group may use it",
-            _ => "; is `millrace run` running?",
+            _ => "; is `millrace run` running, and is this its `management.socket`?",
         };
         io::Error::new(error.kind(), format!("connect to {}: {error}{hint}", socket.display()))
     })?;

@@ -4,6 +4,7 @@ use std::net::IpAddr;
 
 use ipnet::IpNet;
 use millrace_dataplane::flow::session::{SessionId, SessionTable, Tuple};
+use millrace_dataplane::flow::tcp::TcpState;
 
 use super::protocol::Row;
 use crate::config::network::show_protocol;
@@ -28,7 +29,7 @@ fn split(terms: &[String]) -> Result<Vec<(&str, &str)>, String> {
         .collect()
 }
 
-/// A filter of rows: the value of a column contains the text, or is it for numbers.
+/// A filter of rows: the value of a column contains the text, or is it for numbers and for `yes` and `no`.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct RowFilter(Vec<(String, String)>);
 
@@ -52,6 +53,7 @@ impl RowFilter {
     pub fn matches(&self, row: &Row) -> bool {
         self.0.iter().all(|(key, wanted)| match row.get(key) {
             Some(serde_json::Value::String(text)) => text.contains(wanted.as_str()),
+            Some(serde_json::Value::Bool(value)) => *wanted == if *value { "yes" } else { "no" },
             Some(other) => *wanted == format!("{other}"),
             None => false,
         })
@@ -65,7 +67,18 @@ pub struct SessionFilter {
     destination: Option<IpNet>,
     protocol: Option<u8>,
     port: Option<u16>,
-    state: Option<String>,
+    state: Option<&'static str>,
+}
+
+/// The states that sessions can have: TCP's, and `new` for others that nobody answered.
+fn state(text: &str) -> Result<&'static str, String> {
+    let tcp = TcpState::ALL.iter().map(|state| state.name());
+    let mut states = tcp.chain(["new"]);
+    let found = states.clone().find(|state| *state == text);
+    found.ok_or_else(|| {
+        let last = states.next_back().unwrap_or_default();
+        format!("`{text}` is no state: expected one of {} or {last}", states.collect::<Vec<_>>().join(", "))
+    })
 }
 
 fn network(text: &str) -> Result<IpNet, String> {
@@ -100,7 +113,7 @@ impl SessionFilter {
                         value.parse().map_err(|_| format!("`{value}` is no port: expected 0 to 65535"))?;
                     filter.port = Some(port);
                 }
-                "state" => filter.state = Some(value.to_owned()),
+                "state" => filter.state = Some(state(value)?),
                 _ => {
                     let keys = "source, destination, protocol, port or state";
                     return Err(format!("`{key}` is no key of sessions: expected {keys}"));
@@ -120,7 +133,7 @@ impl SessionFilter {
             && self.port.is_none_or(|port| {
                 sides(&|tuple| tuple.source_port == port || tuple.destination_port == port)
             })
-            && self.state.as_ref().is_none_or(|state| state == state_of(sessions, id))
+            && self.state.is_none_or(|state| state == state_of(sessions, id))
     }
 }
 
@@ -148,7 +161,9 @@ mod tests {
         let good =
             ["source=10.0.0.0/8", "destination=fd00::1", "protocol=tcp", "port=80", "state=established"];
         assert!(SessionFilter::parse(&terms(&good)).is_ok());
-        for bad in ["source", "=1", "port=", "port=70000", "source=lan", "protocol=tpc", "colour=red"] {
+        for bad in
+            ["source", "=1", "port=", "port=70000", "source=lan", "protocol=tpc", "state=open", "colour=red"]
+        {
             assert!(SessionFilter::parse(&terms(&[bad])).is_err(), "{bad}");
         }
         assert!(SessionFilter::parse(&vec!["port=80".to_owned(); 33]).is_err());
@@ -164,5 +179,9 @@ mod tests {
         assert!(!matches(&["packets=1"]));
         assert!(!matches(&["name=wan"]));
         assert!(RowFilter::parse(&terms(&["colour=red"]), &columns).is_err());
+        let columns = vec!["static".to_owned()];
+        let row: Row = [("static".to_owned(), false.into())].into_iter().collect();
+        assert!(RowFilter::parse(&terms(&["static=no"]), &columns).unwrap().matches(&row));
+        assert!(!RowFilter::parse(&terms(&["static=yes"]), &columns).unwrap().matches(&row));
     }
 }

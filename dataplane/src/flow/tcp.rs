@@ -32,7 +32,8 @@ pub enum TcpState {
 }
 
 impl TcpState {
-    const ALL: [Self; 9] = [
+    /// All states.
+    pub const ALL: [Self; 9] = [
         Self::None,
         Self::SynSent,
         Self::SynReceived,
