@@ -75,6 +75,16 @@ pub struct Firewall {
 const ACTIONS: [(&str, Action); 3] =
     [("allow", Action::Allow), ("deny", Action::Deny), ("reject", Action::Reject)];
 
+fn state_checks(section: &Section<'_>) -> bool {
+    let checks = section.boolean("tcp_state_checks").unwrap_or(true);
+    if !checks {
+        let message = "this version always checks the state of TCP connections";
+        let finding = Finding::error(section.key("tcp_state_checks"), message);
+        section.context.push(finding.found("false").valid("true, or no such key"));
+    }
+    checks
+}
+
 /// Reads a firewall; `chain` is the one that uses it.
 pub(crate) fn read_firewall(section: &Section<'_>, chain: Option<&Chain>) -> Firewall {
     let rules =
@@ -82,7 +92,7 @@ pub(crate) fn read_firewall(section: &Section<'_>, chain: Option<&Chain>) -> Fir
     check_names(section, &rules);
     Firewall {
         default: section.choice("default", &ACTIONS).unwrap_or(Action::Deny),
-        tcp_state_checks: section.boolean("tcp_state_checks").unwrap_or(true),
+        tcp_state_checks: state_checks(section),
         rules,
     }
 }

@@ -111,20 +111,6 @@ fn check_cores(context: &Context<'_>, config: &Config, host: &Host) {
         let usable = usable.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ");
         context.push(finding.found(core.to_string()).valid(usable));
     }
-    let queues = |port: &super::Port| match &port.kind {
-        PortKind::AfXdp(af_xdp) => usize::from(af_xdp.queues),
-        _ => 1,
-    };
-    let most = config.ports.iter().map(queues).max().unwrap_or(0);
-    if context.has_errors() {
-        return; // Broken ports are missing: their queues are not known.
-    }
-    for (index, core) in cores.iter().enumerate().skip(most.max(1)) {
-        let message =
-            format!("the worker on core {core} has nothing to do: no port has more than {most} queues");
-        let finding = Finding::warning(context.item("workers.cores", index), message).found(core.to_string());
-        context.push(finding.help("give the ports more `queues`, or fewer cores"));
-    }
 }
 
 #[cfg(test)]
