@@ -14,7 +14,7 @@ use millrace_dataplane::worker::WorkerReport;
 use signal_hook::consts::{SIGINT, SIGTERM};
 
 use super::load_or_report;
-use crate::config::{Config, Host, PortKind};
+use crate::config::{Config, Host, Management, PortKind};
 use crate::instance::accounting::Accounting;
 use crate::instance::{Control, Instance, InstanceError, NfWorker, Options};
 use crate::management::server::Server;
@@ -75,14 +75,16 @@ fn serve(config: Config, arguments: &Arguments) -> Result<Accounting, InstanceEr
             .map_err(|source| InstanceError::System { action: "handle signals".to_owned(), source })?;
     }
     // The socket first: of two instances the second ends here, before it takes any interface.
-    let socket = Socket::open(&config.management)?;
+    let socket = open_socket(&config.management)?;
     let ends = ends_by_itself(&config);
     let Instance { worker, control } = Instance::build(config, Options::default())?;
     let control = Arc::new(control);
     tell_memory(&control);
     let ended = Arc::new(AtomicBool::new(false));
     let thread = start_worker(worker, control.core(), &stop, &ended, ends)?;
-    let server = Server::start(socket, Arc::clone(&control))
+    let server = socket
+        .map(|socket| Server::start(socket, Arc::clone(&control)))
+        .transpose()
         .map_err(|source| InstanceError::System { action: "start the management thread".to_owned(), source });
     if server.is_err() {
         stop.store(true, Ordering::Relaxed);
@@ -93,6 +95,20 @@ fn serve(config: Config, arguments: &Arguments) -> Result<Accounting, InstanceEr
     let accounting = thread.join().map_err(|_| InstanceError::WorkerGone)?;
     drop(server?);
     Ok(accounting)
+}
+
+/// The management socket. Who may not make the usual one, and asked for no other, runs without: traffic of generators
+/// and files needs no privileges.
+fn open_socket(settings: &Management) -> Result<Option<Socket>, InstanceError> {
+    match Socket::open(settings) {
+        Err(InstanceError::System { action, source })
+            if source.kind() == io::ErrorKind::PermissionDenied && *settings == Management::default() =>
+        {
+            tracing::warn!("no management, so no `show` and no `apply`: {action}: {source}");
+            Ok(None)
+        }
+        opened => opened.map(Some),
+    }
 }
 
 fn tell_memory(control: &Control) {

@@ -49,9 +49,16 @@ impl Socket {
     /// Another instance listens there, or the system refuses.
     pub fn open(settings: &Management) -> Result<Self, InstanceError> {
         let path = &settings.socket;
-        let failed = |action: &str, source: io::Error| InstanceError::System {
-            action: format!("{action} {}", path.display()),
-            source,
+        let failed = |action: &str, source: io::Error| {
+            let hint = match source.kind() {
+                io::ErrorKind::PermissionDenied => {
+                    "; run as root, or set `management.socket` to a path in a directory of yours and \
+                     `management.group` to a group of yours"
+                }
+                _ => "",
+            };
+            let source = io::Error::new(source.kind(), format!("{source}{hint}"));
+            InstanceError::System { action: format!("{action} {}", path.display()), source }
         };
         if let Some(directory) = path.parent() {
             let mut builder = fs::DirBuilder::new();
