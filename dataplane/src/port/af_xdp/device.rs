@@ -72,7 +72,7 @@ impl AfXdpDevice {
             tracing::warn!(
                 port = config.name,
                 interface = link.name,
-                "the kernel at the other end of this veth pair sends TCP and UDP with unfinished checksums; {advice}"
+                "the kernel at the other end of this veth pair may send TCP and UDP with unfinished checksums; {advice}"
             );
         }
         let device = Device { program, interface_index: link.index, _promiscuous: promiscuous };
