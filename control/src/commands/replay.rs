@@ -44,13 +44,15 @@ const SEED: u64 = 0x6d69_6c6c_7261_6365;
 pub struct Arguments {
     /// The configuration, a TOML file. The devices of its ports are not touched.
     pub config: PathBuf,
-    /// What a port receives: PORT=FILE, pcap or pcapng. May be repeated.
-    #[arg(long, value_name = "PORT=FILE", value_parser = assignment)]
+    /// What a port receives: PORT=FILE, pcap or pcapng. May be repeated. Hosts that do not answer ARP or neighbour
+    /// discovery in any of the captures need `neighbours` in the configuration.
+    #[arg(long, required = true, value_name = "PORT=FILE", value_parser = assignment)]
     pub input: Vec<(String, String)>,
     /// Where what a port sends is written: PORT=FILE, pcap with nanoseconds. May be repeated.
     #[arg(long, value_name = "PORT=FILE", value_parser = assignment)]
     pub output: Vec<(String, String)>,
-    /// A port's own address, as in the capture: PORT=MAC. Otherwise it is as configured, or made from the port's number.
+    /// A port's own address, as in the capture: PORT=MAC; frames to others are dropped as `not_for_us`. Otherwise it is as
+    /// configured, or made from the port's number.
     #[arg(long, value_name = "PORT=MAC", value_parser = mac_assignment)]
     pub mac: Vec<(String, MacAddress)>,
     /// Print the accounting as JSON.
