@@ -8,8 +8,8 @@ use super::template::{
     CombineEcn, Dynamic, Exit, Fixup, IMAGE_BYTES, IMAGE_WORDS, L4Checksum, Segment, Splice, Template, Usual,
 };
 use crate::drops::DropReason;
-use crate::engine::Outputs;
 use crate::memory::Pool;
+use crate::outputs::Outputs;
 use crate::packet::{Packet, checksum};
 
 /// The operands of a program, consumed in order.
