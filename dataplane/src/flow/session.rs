@@ -551,11 +551,14 @@ impl SessionTable {
     pub(super) fn rearm(&mut self, id: SessionId, now: Time) -> bool {
         let idle = self.idle(id, now);
         let timeout = self.timeout(id);
-        if idle >= timeout {
+        let over = u64::try_from(idle.saturating_sub(timeout).as_nanos()).unwrap_or(u64::MAX);
+        let deadline = Time(now.0.saturating_sub(over)) + timeout.saturating_sub(idle);
+        // In whole seconds, as the wheel turns: whether it was looked at before makes no difference to when it ends.
+        if deadline.0.div_ceil(1_000_000_000) <= now.0 / 1_000_000_000 {
             return false;
         }
         self.disarm(id.0);
-        self.arm(id.0, now + (timeout - idle));
+        self.arm(id.0, deadline);
         true
     }
 
