@@ -228,6 +228,7 @@ impl Port for PcapPort {
                     // A file with half a record in it can't be continued.
                     output.failed = true;
                     self.counters.tx_drops.count(DropReason::TxFailed);
+                    take_back(&mut self.counters, output.writer.unflushed());
                     let (port, file) = (&self.info.name, output.path.display());
                     tracing::error!(port, %file, %error, "the capture can't be written; packets are dropped");
                 }
@@ -255,12 +256,21 @@ impl Port for PcapPort {
     fn close(&mut self, _pool: &mut Pool) {
         self.input = None;
         if let Some(mut output) = self.output.take()
+            && !output.failed
             && let Err(error) = output.writer.flush()
         {
+            take_back(&mut self.counters, output.writer.unflushed());
             let (port, file) = (&self.info.name, output.path.display());
             tracing::error!(port, %file, %error, "the end of the capture could not be written");
         }
     }
+}
+
+/// Frames that were counted as sent did not reach the file.
+fn take_back(counters: &mut PortCounters, (packets, bytes): (u64, u64)) {
+    counters.tx_packets -= packets;
+    counters.tx_bytes -= bytes;
+    counters.tx_drops.count_many(DropReason::TxFailed, packets);
 }
 
 #[cfg(test)]

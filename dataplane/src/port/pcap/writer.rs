@@ -11,6 +11,9 @@ const BUFFER_BYTES: usize = 256 << 10;
 /// A capture file that is being written.
 pub struct CaptureWriter<W: Write> {
     target: BufWriter<W>,
+    /// Frames that are in the buffer and not yet with the system.
+    unflushed: u64,
+    unflushed_bytes: u64,
 }
 
 impl<W: Write> CaptureWriter<W> {
@@ -27,7 +30,7 @@ impl<W: Write> CaptureWriter<W> {
         header[16..20].copy_from_slice(&(RECORD_BYTES_MAX as u32).to_ne_bytes());
         header[20..].copy_from_slice(&1u32.to_ne_bytes());
         target.write_all(&header)?;
-        Ok(Self { target })
+        Ok(Self { target, unflushed: 0, unflushed_bytes: 0 })
     }
 
     /// Writes a frame with its time (nanoseconds since 1970; seconds beyond 32 bits wrap, in 2106).
@@ -41,8 +44,15 @@ impl<W: Write> CaptureWriter<W> {
         header[4..8].copy_from_slice(&((time.0 % 1_000_000_000) as u32).to_ne_bytes());
         header[8..12].copy_from_slice(&length.to_ne_bytes());
         header[12..].copy_from_slice(&length.to_ne_bytes());
+        // The buffer is emptied between records only, so that it is known which of them the system has.
+        if self.target.buffer().len() + header.len() + frame.len() > self.target.capacity() {
+            self.flush()?;
+        }
         self.target.write_all(&header)?;
-        self.target.write_all(frame)
+        self.target.write_all(frame)?;
+        self.unflushed += 1;
+        self.unflushed_bytes += frame.len() as u64;
+        Ok(())
     }
 
     /// Hands everything to the system.
@@ -50,6 +60,13 @@ impl<W: Write> CaptureWriter<W> {
     /// # Errors
     /// What the system answers.
     pub fn flush(&mut self) -> io::Result<()> {
-        self.target.flush()
+        self.target.flush()?;
+        (self.unflushed, self.unflushed_bytes) = (0, 0);
+        Ok(())
+    }
+
+    /// Frames and bytes that were written and that the system does not have: lost, if a flush failed.
+    pub fn unflushed(&self) -> (u64, u64) {
+        (self.unflushed, self.unflushed_bytes)
     }
 }
