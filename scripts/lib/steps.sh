@@ -6,7 +6,7 @@
 LOSS_PERCENT_MAX=1     # of UDP at a rate far below what the machine can do; a busy machine may lose a few
 DOWNLOAD_BYTES=104857600
 SECONDS_PER_RUN=2      # of each iperf3 run
-UDP_RATE=50M
+UDP_RATE=20M
 
 note() { printf '%s\n' "$*" >"$WORK/figure"; }
 
