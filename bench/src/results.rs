@@ -133,8 +133,9 @@ fn header(out: &mut String, repeat: usize) -> BenchResult<()> {
     writeln!(
         out,
         "- Method: in memory, one core, bursts of 64 frames of 64 bytes from a ring of 8,192; each flow once a lap in one fixed \
-         random permutation. Preparing bursts and taking outputs is outside the measurement. After one run of each to warm up, \
-         limit and chain run in turns, {repeat} times each, and each run of either is at least 400,000 packets and four laps. \
+         random permutation. Preparing bursts and taking outputs is outside the measurement. Limit and chain \
+         run in turns, {repeat} times each; each run of either is at least 400,000 packets and four laps, after a quarter as many \
+         uncounted ones that warm the caches. \
          Cycles and limit are medians of all these runs, the ratio is that of the two medians, spread is the distance of the \
          extremes.\n\
          - The limit is the least work of a chain of firewall, NAT, balancer and VXLAN \

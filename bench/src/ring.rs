@@ -14,7 +14,7 @@ pub const BULK: usize = 32;
 const ELEMENTS: usize = 1 << 26;
 /// As in DPDK's test.
 const CAPACITY: usize = 4096;
-/// Most runs of DPDK's test, which takes half a minute for all that it measures.
+/// Most runs of DPDK's test, which takes several seconds for all that it measures.
 const DPDK_RUNS_MAX: usize = 3;
 
 // Then each push and each pop moves a whole bulk or nothing, as DPDK's bulk functions do.
