@@ -102,7 +102,6 @@ pub struct Worker<S: SlowPath> {
     counters: WorkerCounters,
     housekeeping_due: Time,
     burst: Burst,
-    burst_packets: usize,
     dropped: Vec<(Packet, DropReason)>,
 }
 
@@ -133,7 +132,6 @@ impl<S: SlowPath> Worker<S> {
             counters: WorkerCounters::default(),
             housekeeping_due: Time(0),
             burst: Burst::new(),
-            burst_packets: crate::limits::BURST_PACKETS_MAX,
             dropped: Vec::new(),
         };
         (worker, sender)
@@ -324,9 +322,9 @@ impl<S: SlowPath> Worker<S> {
         }
     }
 
-    /// Packets that one port may deliver in a turn.
-    pub fn burst_packets(&self) -> usize {
-        self.burst_packets
+    /// Limits what one port may deliver in a turn, to 1 to [`crate::limits::BURST_PACKETS_MAX`] packets.
+    pub fn set_burst_packets(&mut self, packets: usize) {
+        self.burst = Burst::with_limit(packets.max(1));
     }
 }
 

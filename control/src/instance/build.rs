@@ -101,6 +101,7 @@ impl Instance {
             EngineConfig { verify: verify(&config), budget: options.budget, ..EngineConfig::default() };
         let engine = Engine::new(chains, state, numbers.span(), engine_config);
         let (mut worker, sender) = Worker::new(engine, pool, options.clock, idle(&config));
+        worker.set_burst_packets(config.workers.burst_packets);
         open.into_iter().for_each(|port| worker.add_port(port.id, port.port));
         let running = Running { config, numbers, facts, policies };
         let control = Control {

@@ -14,13 +14,21 @@ use crate::limits::BURST_PACKETS_MAX;
 pub struct Burst {
     packets: [MaybeUninit<Packet>; BURST_PACKETS_MAX],
     length: usize,
+    /// From here on the burst says that it is full; at most [`BURST_PACKETS_MAX`].
+    limit: usize,
 }
 
 impl Burst {
     /// An empty burst.
     #[inline]
     pub const fn new() -> Self {
-        Self { packets: [const { MaybeUninit::uninit() }; BURST_PACKETS_MAX], length: 0 }
+        Self::with_limit(BURST_PACKETS_MAX)
+    }
+
+    /// An empty burst that is full with `limit` packets: ports put no more into it.
+    pub const fn with_limit(limit: usize) -> Self {
+        let limit = if limit < BURST_PACKETS_MAX { limit } else { BURST_PACKETS_MAX };
+        Self { packets: [const { MaybeUninit::uninit() }; BURST_PACKETS_MAX], length: 0, limit }
     }
 
     /// Number of packets.
@@ -38,13 +46,13 @@ impl Burst {
     /// True when no packet fits.
     #[inline]
     pub const fn is_full(&self) -> bool {
-        self.length == BURST_PACKETS_MAX
+        self.length >= self.limit
     }
 
     /// How many packets still fit.
     #[inline]
     pub const fn room(&self) -> usize {
-        BURST_PACKETS_MAX - self.length
+        self.limit.saturating_sub(self.length)
     }
 
     /// Appends a packet.
@@ -264,6 +272,17 @@ mod tests {
 
     fn ports(burst: &Burst) -> Vec<u16> {
         burst.iter().map(|packet| packet.port().0).collect()
+    }
+
+    #[test]
+    fn a_limit_is_what_ports_see() {
+        let mut burst = Burst::with_limit(3);
+        assert_eq!((burst.room(), burst.is_full()), (3, false));
+        let mut pool = Pool::new(&Arena::anonymous(1 << 20).unwrap(), PoolConfig::new(8)).unwrap();
+        assert_eq!(pool.take_bulk(&mut burst, 8), 3);
+        assert!(burst.is_full());
+        pool.put_all(&mut burst);
+        assert_eq!(Burst::with_limit(1000).room(), BURST_PACKETS_MAX);
     }
 
     #[test]
