@@ -5,13 +5,13 @@ use super::counters::{Counters, RuleCounters, RuleReport};
 use super::policy::{Change, DEFAULT_RULE, Judgement, Policy, touched_by};
 use super::query::{Addresses, Query, Transport};
 use super::rules::{Action, PROTOCOL_ICMP, PROTOCOL_ICMPV6, Rule, RuleId};
-use super::word::{Version, Word};
+use super::word::{NOWHERE, Version, Word};
 use crate::function::{FlowFunction, Verdict};
 use crate::headers::answer::{IcmpError, icmp_error, tcp_reset};
 use crate::headers::{Headers, icmpv4, icmpv6, protocol};
 use crate::router::icmp_limit::{IcmpLimit, IcmpLimitConfig};
 use crate::slices::{depend_on_destination, depend_on_service, depend_on_source};
-use crate::walk::{Commit, Walk};
+use crate::walk::{Commit, Direction, Walk};
 use crate::zone::ZoneId;
 use millrace_dataplane::drops::DropReason;
 use millrace_dataplane::flow::field::{Field, Reads};
@@ -20,9 +20,6 @@ use millrace_dataplane::flow::validity::Validity;
 use std::any::Any;
 use std::net::IpAddr;
 use std::sync::Arc;
-
-/// The zone of a destination without a route: no rule can name it.
-const NOWHERE: ZoneId = ZoneId(u8::MAX - 1);
 
 /// A stateful firewall; see [`crate::firewall`].
 #[derive(Debug)]
@@ -47,6 +44,8 @@ pub struct Staged {
 enum Outcome {
     /// The session's word from now on.
     Admitted(Word),
+    /// The translated view of a hairpin is admitted too; the session counts for the rule of the other.
+    TurnAdmitted,
     Refused {
         /// The rules admitted this session before; it ends.
         cut: Option<SessionId>,
@@ -58,7 +57,7 @@ enum Outcome {
 impl Staged {
     /// True if the packet was let pass.
     pub fn is_admitted(&self) -> bool {
-        matches!(self.outcome, Outcome::Admitted(_))
+        matches!(self.outcome, Outcome::Admitted(_) | Outcome::TurnAdmitted)
     }
 }
 
@@ -156,13 +155,15 @@ impl Firewall {
             return (Verdict::Drop(DropReason::IcmpUnrelated), None);
         }
         let reply = walk.session.is_some_and(|session| session.reply);
+        let word = |from, to| Word { rule: DEFAULT_RULE, version: self.version, from, to, turns: false };
         let Some(ends) = ends_of(walk, reply) else {
             let judgement = Judgement { rule: DEFAULT_RULE, action: self.policy.default_action() };
-            return self.conclude(walk, judgement, Some(walk.from_zone), None);
+            return self.conclude(walk, judgement, word(Some(walk.from_zone), None), walk.hairpin, None);
         };
         depend(walk, &ends);
-        let query = self.query(walk, &ends, reply, None);
-        self.conclude(walk, self.policy.judge(&query), Some(query.from_zone), None)
+        let zones = zones_now(walk, reply);
+        let judgement = self.policy.judge(&ends.query(zones));
+        self.conclude(walk, judgement, word(Some(zones.0), Some(zones.1)), walk.hairpin, None)
     }
 
     /// A packet of a session that this firewall admitted: held against the rules again only if they have changed.
@@ -189,8 +190,15 @@ impl Firewall {
         if word.version == self.version || walk.headers.is_later_fragment() {
             return (Verdict::Continue, None);
         }
-        let query = self.query(walk, &ends, reply, word.from);
-        self.conclude(walk, self.policy.judge(&query), word.from, Some(id))
+        // A hairpin has two views: the initiator's own, and the translated one, which its replies show first. The answer
+        // must not depend on which packet happens to ask, so the initiator's view is judged between the zones of its opening.
+        let forward = walk.direction == Direction::Forward;
+        let turned = if reply { word.turns && forward && !walk.hairpin } else { walk.hairpin };
+        let now = zones_now(walk, reply);
+        let from = word.from.unwrap_or(now.0);
+        let to = word.to.filter(|_| !turned).unwrap_or(now.1);
+        let judgement = self.policy.judge(&ends.query((from, to)));
+        self.conclude(walk, judgement, Word { version: self.version, ..word }, turned, Some(id))
     }
 
     /// An ICMP error goes with the session that it is about.
@@ -203,7 +211,8 @@ impl Firewall {
         &self,
         walk: &mut Walk<'_>,
         judgement: Judgement,
-        from: Option<ZoneId>,
+        word: Word,
+        turned: bool,
         known: Option<SessionId>,
     ) -> (Verdict, Option<Staged>) {
         let rule = judgement.rule;
@@ -211,7 +220,8 @@ impl Firewall {
         if judgement.action == Action::Allow {
             walk.want_session();
             walk.track_tcp();
-            let outcome = Outcome::Admitted(Word { rule, version: self.version, from });
+            let outcome =
+                if turned { Outcome::TurnAdmitted } else { Outcome::Admitted(Word { rule, ..word }) };
             return (Verdict::Continue, Some(Staged { rule, bytes, outcome }));
         }
         let answered = if judgement.action == Action::Reject { self.answer(walk) } else { None };
@@ -236,20 +246,21 @@ impl Firewall {
         walk.emit(walk.port, &frame);
         Some(source)
     }
+}
 
-    /// What to ask the rules about a connection, in the direction of its initiator. `reply`: the packet is the
-    /// responder's, and `from` is the initiator's zone if it is known.
-    fn query(&self, walk: &mut Walk<'_>, ends: &Ends, reply: bool, from: Option<ZoneId>) -> Query {
-        let (from_zone, to_zone) = if reply {
-            (from.unwrap_or_else(|| walk.to_zone().unwrap_or(NOWHERE)), walk.from_zone)
-        } else if self.policy.names_to_zone() {
-            (walk.from_zone, walk.to_zone().unwrap_or(NOWHERE))
-        } else {
-            (walk.from_zone, NOWHERE)
-        };
-        let &Ends { addresses, protocol, transport } = ends;
+impl Ends {
+    /// What to ask the rules about a connection between these zones.
+    fn query(&self, (from_zone, to_zone): (ZoneId, ZoneId)) -> Query {
+        let &Self { addresses, protocol, transport } = self;
         Query { from_zone, to_zone, addresses, protocol, transport }
     }
+}
+
+/// The zones of the initiator and of the responder, by the packet at hand. Also where no rule names the latter: later ones
+/// may, and judge the session by what it was when it was opened.
+fn zones_now(walk: &mut Walk<'_>, reply: bool) -> (ZoneId, ZoneId) {
+    let to = walk.to_zone().unwrap_or(NOWHERE);
+    if reply { (to, walk.from_zone) } else { (walk.from_zone, to) }
 }
 
 impl FlowFunction for Firewall {
@@ -304,6 +315,12 @@ impl FlowFunction for Firewall {
                     counters.carry(this);
                 }
             }
+            Outcome::TurnAdmitted => {
+                if let Some(word) = Word::unpack(commit.part()) {
+                    counters.hits += u64::from(commit.is_new && word.rule != staged.rule);
+                    commit.set_part(Word { turns: true, ..word }.pack());
+                }
+            }
             Outcome::Refused { cut, answered } => {
                 counters.hits += 1;
                 counters.carry(this);
@@ -318,6 +335,9 @@ impl FlowFunction for Firewall {
     }
 
     fn consumed(&mut self, staged: Staged) {
+        if staged.outcome == Outcome::TurnAdmitted {
+            return;
+        }
         let counters = self.counters.of(&self.policy, staged.rule);
         counters.hits += 1;
         counters.carry(Traffic { packets: 1, bytes: staged.bytes });

@@ -32,7 +32,6 @@ pub struct Policy {
     rules: HashMap<RuleId, Arc<Rule>>,
     order: BTreeSet<(u64, RuleId)>,
     default: Action,
-    to_zone_rules: usize,
     /// Where to look for an identity that no rule had before.
     fresh: u32,
 }
@@ -53,14 +52,8 @@ impl Policy {
         // The classifier's layout does not depend on the secret, so neither does any decision.
         let secret = RandomState::new();
         let classifier = Classifier::new([secret.hash_one(1u8), secret.hash_one(2u8)], PROBES_MAX);
-        let mut policy = Self {
-            classifier,
-            rules: HashMap::new(),
-            order: BTreeSet::new(),
-            default,
-            to_zone_rules: 0,
-            fresh: 0,
-        };
+        let mut policy =
+            Self { classifier, rules: HashMap::new(), order: BTreeSet::new(), default, fresh: 0 };
         rules.rules().iter().try_for_each(|rule| policy.insert(rule.clone()))?;
         Ok(policy)
     }
@@ -74,7 +67,6 @@ impl Policy {
             return Err(RuleError::DuplicateId { name: rule.name, id: rule.id }.into());
         }
         self.classifier.insert(&rule)?;
-        self.to_zone_rules += usize::from(rule.to_zone.is_some());
         self.fresh = self.fresh.max(rule.id.0.wrapping_add(1));
         self.order.insert((rule.order, rule.id));
         self.rules.insert(rule.id, Arc::new(rule));
@@ -86,7 +78,6 @@ impl Policy {
         let rule = self.rules.remove(&id)?;
         self.classifier.remove(id);
         self.order.remove(&(rule.order, id));
-        self.to_zone_rules -= usize::from(rule.to_zone.is_some());
         Some(rule)
     }
 
@@ -120,11 +111,6 @@ impl Policy {
     /// Most comparisons that any decision needs (R15).
     pub fn worst_case_probes(&self) -> usize {
         self.classifier.worst_case_probes()
-    }
-
-    /// True if some rule asks where a connection goes to.
-    pub(super) fn names_to_zone(&self) -> bool {
-        self.to_zone_rules > 0
     }
 
     /// What the rules say of a connection whose first packet this is.
