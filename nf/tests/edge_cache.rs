@@ -118,7 +118,7 @@ fn random_rule(random: &mut Random, id: u32) -> Rule {
                 "10.0.1.2/32",
             ])),
             protocols: random.pick(&[vec![], vec![6], vec![17], vec![1, 58]]).clone(),
-            destination_ports: random.pick(&[vec![], vec![], vec![80..=80], vec![53..=5000]]).clone(),
+            destination_ports: random.pick(&[vec![], vec![], vec![80..=80], vec![0..=1023]]).clone(),
             ..Rule::any(RuleId(id), 0, format!("rule {id}"), *random.pick(&actions))
         };
         if rule.matches().is_ok() {
@@ -127,11 +127,17 @@ fn random_rule(random: &mut Random, id: u32) -> Rule {
     }
 }
 
-fn chain(rules: &[Rule], nat: usize) -> Chain {
-    let mut all = rules.to_vec();
-    let last = Rule::any(RuleId(1 << 30), 1 << 40, "out", Action::Allow);
-    all.push(Rule { from_zone: Some(ZoneId(0)), ..last });
-    let policy = Policy::new(&RuleSet::new(all).unwrap(), Action::Deny).unwrap();
+/// Adds a rule that the classifier takes.
+fn add_rule(random: &mut Random, policy: &mut Policy, id: u32) -> Rule {
+    loop {
+        let rule = random_rule(random, id);
+        if policy.insert(rule.clone()).is_ok() {
+            return rule;
+        }
+    }
+}
+
+fn chain(policy: Policy, nat: usize) -> Chain {
     let capacity = Capacity { mappings: 8192, mappings_static: 16, subscribers: 256, contacts: 8192 };
     ChainBuilder::new("edge", &["inside", "outside"])
         .function("firewall", Firewall::new(policy, limits()))
@@ -195,11 +201,7 @@ impl Side {
         while !self.engine.state.fold_some(ALL) {}
         self.engine.settle();
         let firewall = self.function::<Firewall>("firewall");
-        // All rules together: a change of rules that does not concern a session leaves it to its old rule in the cache, where
-        // a walk looks for the rule that would admit it now.
-        let (mut rules, rest) = (firewall.rules_report(), firewall.removed_counters());
-        let rules = rules.drain(..).map(|it| (it.counters.packets, it.counters.bytes));
-        let rules = rules.fold((rest.packets, rest.bytes), |sum, it| (sum.0 + it.0, sum.1 + it.1));
+        let rules = (firewall.rules_report(), firewall.removed_counters());
         let nat = self.function::<Nat>("nat");
         let nat = (nat.bindings(), nat.state().mappings().len(), nat.state().subscribers().len());
         let router = self.function::<Router>("router");
@@ -327,24 +329,30 @@ struct Script {
     recent: Vec<(u16, Vec<u8>)>,
     /// Neighbours that were asked for, by port, and how often each changed its station.
     stations: HashMap<(u16, IpAddr), u8>,
-    rules: Vec<Rule>,
+    /// What the firewalls of both sides have.
+    policy: Policy,
+    rules: Vec<RuleId>,
 }
 
 impl Script {
     fn new(seed: u64) -> Self {
         let mut random = Random::new(seed);
-        let rules: Vec<_> = (0..RULES).map(|id| random_rule(&mut random, id)).collect();
+        let last = Rule::any(RuleId(1 << 30), 1 << 40, "out", Action::Allow);
+        let last = Rule { from_zone: Some(ZoneId(0)), ..last };
+        let mut policy = Policy::new(&RuleSet::new(vec![last]).unwrap(), Action::Deny).unwrap();
+        let rules: Vec<_> = (0..RULES).map(|id| add_rule(&mut random, &mut policy, id).id).collect();
         let nat = random.below(8);
         let entries = *random.pick(&[16, 256, 4096]);
         Self {
-            cached: Side::new(chain(&rules, nat), entries),
-            plain: Side::new(chain(&rules, nat), 0),
+            cached: Side::new(chain(policy.clone(), nat), entries),
+            plain: Side::new(chain(policy.clone(), nat), 0),
             random,
             now: Time::from_secs(10),
             packets: 0,
             left: 0,
             recent: Vec::new(),
             stations: HashMap::new(),
+            policy,
             rules,
         }
     }
@@ -431,9 +439,11 @@ impl Script {
 
     fn exchange_rule(&mut self) {
         let at = self.random.below(self.rules.len());
-        let id = self.rules.iter().map(|rule| rule.id.0).max().unwrap_or(0) + 1;
-        let come = random_rule(&mut self.random, id);
-        let gone = std::mem::replace(&mut self.rules[at], come.clone()).id;
+        // Identities are used once, so that what an old rule admitted is never counted for a new one.
+        let id = self.rules.iter().map(|id| id.0).max().unwrap_or(0) + 1;
+        let gone = std::mem::replace(&mut self.rules[at], RuleId(id));
+        self.policy.remove(gone);
+        let come = add_rule(&mut self.random, &mut self.policy, id);
         self.both(|side| {
             let engine = &mut side.engine;
             let firewall: &mut Firewall = engine.slow.chain(0).unwrap().function("firewall").unwrap();
@@ -579,11 +589,14 @@ fn run(seed: u64, packets: u64) -> [u64; 3] {
 #[test]
 fn the_edge_chain_behaves_the_same_with_and_without_a_cache() {
     let mut sums = [0; 3];
-    for_each_seed(1, 40, |seed| {
+    for_each_seed(1, 100, |seed| {
         run(seed, 10_000).iter().zip(&mut sums).for_each(|(more, sum)| *sum += more);
     });
     let [packets, left, hits] = sums;
     println!("{packets} packets, {left} frames left, {hits} hits");
+    if std::env::var_os("MILLRACE_SEED").is_some() {
+        return;
+    }
     assert!(left * 3 > packets, "most packets should pass");
     assert!(hits * 6 > packets, "the cache should carry much of it");
 }
