@@ -284,7 +284,7 @@ impl Chain {
         if self.parts == 0 {
             return Ok(None);
         }
-        let Some(tuple) = tuple_of(&mut self.headers, self.domain) else { return Ok(None) };
+        let Some(tuple) = current_tuple(&mut self.headers, self.domain) else { return Ok(None) };
         let Some((id, reply)) = state.sessions.find(&tuple) else { return Ok(None) };
         // A connection that nobody tracks has no state that a segment could contradict.
         let tracked = tuple.protocol == 6 && state.sessions.tcp(id).state() != TcpState::None;
@@ -422,11 +422,8 @@ impl Chain {
                 Err(reason) => return self.fail(reason, decision),
             },
         };
-        if let Some(id) = owner.map(|(owner, _)| owner.session).filter(|_| exits.tracks_tcp) {
-            // A later fragment has no TCP header to track.
-            decision.program.template.trackers.tcp = !self.headers.is_later_fragment();
-            let _ = id;
-        }
+        // A later fragment has no TCP header to track.
+        decision.program.template.trackers.tcp &= owner.is_some() && !self.headers.is_later_fragment();
         decision.fate = Fate::Replay;
         decision.cacheable = cacheable;
         decision.owner = owner.map(|(owner, _)| owner);
@@ -598,10 +595,6 @@ fn current_tuple(headers: &mut Headers, domain: u16) -> Option<Tuple> {
         _ => (0, 0),
     };
     Some(Tuple::new(domain, protocol, (source, ports.0), (destination, ports.1)))
-}
-
-fn tuple_of(headers: &mut Headers, domain: u16) -> Option<Tuple> {
-    current_tuple(headers, domain)
 }
 
 /// The tuple of the packet as it came.

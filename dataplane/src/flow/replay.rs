@@ -1,7 +1,7 @@
 //! The replay: applies a program to a packet. The one way out for every forwarded packet (R4).
 //!
-//! Cost: a handful of masked 8-byte writes and two checksum updates; about 12 cycles for what firewall, NAT and router
-//! leave of a UDP packet.
+//! A usual program is [`blend`]: one image of the header under a mask, and two checksum updates. Everything else goes by
+//! windows and operations, from the same operands.
 
 use super::key::Window;
 use super::template::{
