@@ -209,7 +209,8 @@ proptest! {
         let first = if is_tcp { tcp(v6, 1, 2, &[], b"first") } else { udp(v6, (1000, 53), 64, b"first") };
         let schema = KeySchema::new(PortId(3), 1, Reads::none().with(&keyed));
         let gather = schema.gather(layout(&first).shape).unwrap();
-        let mut builder = ProgramBuilder::new(&first, layout(&first), Some(gather));
+        let mut program = Program::default();
+        let mut builder = ProgramBuilder::new(&mut program, &first, layout(&first), Some(gather));
         for &(field, value) in &edits {
             builder.set(field, value);
         }
@@ -254,7 +255,8 @@ proptest! {
         options.resize(options.len().next_multiple_of(4), 0);
         let frame = tcp(v6, numbers.0, numbers.1, &options, &payload);
         let at = layout(&frame);
-        let mut builder = ProgramBuilder::new(&frame, at, None);
+        let mut program = Program::default();
+        let mut builder = ProgramBuilder::new(&mut program, &frame, at, None);
         builder.shift_sequence(deltas.0).shift_acknowledgment(deltas.1).output(OUT);
         let sent = only(&builder.finish().unwrap(), &frame);
         checksums_are_right(&sent);
@@ -274,7 +276,8 @@ proptest! {
         frame[40..42].fill(0);
         let reads = if keyed { Reads::none().with(&[Field::Ipv4Source, Field::SourcePort]) } else { Reads::none() };
         let schema = KeySchema::new(PortId(0), 1, reads);
-        let mut builder = ProgramBuilder::new(&frame, layout(&frame), schema.gather(layout(&frame).shape));
+        let mut program = Program::default();
+        let mut builder = ProgramBuilder::new(&mut program, &frame, layout(&frame), schema.gather(layout(&frame).shape));
         builder.set(Field::Ipv4Source, address.into()).set(Field::SourcePort, port.into()).output(OUT);
         let sent = only(&builder.finish().unwrap(), &frame);
         prop_assert_eq!(&sent[40..42], &[0, 0]);
@@ -285,7 +288,8 @@ proptest! {
 #[test]
 fn earlier_copies_are_untouched() {
     let frame = udp(false, (1000, 53), 64, b"payload");
-    let mut builder = ProgramBuilder::new(&frame, layout(&frame), None);
+    let mut program = Program::default();
+    let mut builder = ProgramBuilder::new(&mut program, &frame, layout(&frame), None);
     builder.set(Field::DestinationPort, 1).output(PortId(1));
     builder.set(Field::DestinationPort, 2).set(Field::Ipv4Source, 0x0102_0304).output(PortId(0));
     builder.set(Field::SourcePort, 3).output(PortId(1));
@@ -305,7 +309,8 @@ fn earlier_copies_are_untouched() {
 #[test]
 fn two_decrements_are_two() {
     let frame = udp(false, (1000, 53), 64, b"payload");
-    let mut builder = ProgramBuilder::new(&frame, layout(&frame), None);
+    let mut program = Program::default();
+    let mut builder = ProgramBuilder::new(&mut program, &frame, layout(&frame), None);
     builder.decrement_ttl().decrement_ttl().output(OUT);
     let program = builder.finish().unwrap();
     let sent = only(&program, &frame);
@@ -345,7 +350,8 @@ fn tunnel_headers_are_pushed_and_popped() {
                 fixups.extend([Fixup::Ipv4Identification { offset: 18 }, Fixup::Ipv4Checksum { offset: ip }]);
             }
             fixups.push(Fixup::UdpChecksum { ip, udp: udp_at });
-            let mut builder = ProgramBuilder::new(&inner, layout(&inner), None);
+            let mut program = Program::default();
+            let mut builder = ProgramBuilder::new(&mut program, &inner, layout(&inner), None);
             let after = layout(&push);
             builder.splice(0, 0, &push, &fixups, after).output(OUT);
             let sent = only(&builder.finish().unwrap(), &inner);
@@ -353,7 +359,8 @@ fn tunnel_headers_are_pushed_and_popped() {
             checksums_are_right(&sent);
             assert_eq!((value(Field::Dscp, &sent), value(Field::Ecn, &sent)), (Some(46), Some(1)));
             // And off again.
-            let mut builder = ProgramBuilder::new(&sent, layout(&sent), None);
+            let mut program = Program::default();
+            let mut builder = ProgramBuilder::new(&mut program, &sent, layout(&sent), None);
             builder.splice(0, bytes as u16, &[], &[], layout(&inner)).output(OUT);
             assert_eq!(only(&builder.finish().unwrap(), &sent), inner);
         }
@@ -364,7 +371,8 @@ fn tunnel_headers_are_pushed_and_popped() {
 #[test]
 fn tags_are_pushed_and_popped() {
     let frame = udp(false, (1000, 53), 64, b"payload");
-    let mut builder = ProgramBuilder::new(&frame, layout(&frame), None);
+    let mut program = Program::default();
+    let mut builder = ProgramBuilder::new(&mut program, &frame, layout(&frame), None);
     let tagged_layout = Layout {
         l3: 18,
         l4: 38,
@@ -376,7 +384,8 @@ fn tags_are_pushed_and_popped() {
     let tagged = only(&builder.finish().unwrap(), &frame);
     assert_eq!(&tagged[12..18], &[0x81, 0, 0x20, 7, 8, 0]);
     checksums_are_right(&tagged);
-    let mut builder = ProgramBuilder::new(&tagged, layout(&tagged), None);
+    let mut program = Program::default();
+    let mut builder = ProgramBuilder::new(&mut program, &tagged, layout(&tagged), None);
     builder.set(Field::SourcePort, 1000).splice(12, 4, &[], &[], layout(&frame)).output(OUT);
     assert_eq!(only(&builder.finish().unwrap(), &tagged), frame);
 }
@@ -395,7 +404,8 @@ fn ecn_is_combined_as_the_figure_says() {
                 fix(&mut inner);
                 let outer = outer(v6, outer_ecn as u8);
                 let frame = [outer.clone(), inner.clone()].concat();
-                let mut builder = ProgramBuilder::new(&frame, layout(&outer), None);
+                let mut program = Program::default();
+                let mut builder = ProgramBuilder::new(&mut program, &frame, layout(&outer), None);
                 builder.combine_ecn(14, outer.len() as u16 + 14);
                 builder.splice(0, outer.len() as u16, &[], &[], layout(&inner)).output(OUT);
                 let program = builder.finish().unwrap();
@@ -420,10 +430,12 @@ fn ecn_is_combined_as_the_figure_says() {
 #[test]
 fn what_cannot_leave_is_dropped() {
     let frame = udp(false, (1000, 53), 64, b"payload");
-    let mut builder = ProgramBuilder::new(&frame, layout(&frame), None);
+    let mut program = Program::default();
+    let mut builder = ProgramBuilder::new(&mut program, &frame, layout(&frame), None);
     builder.set(Field::SourcePort, 1);
     assert_eq!(run(&builder.finish().unwrap(), &frame), [Vec::<Vec<u8>>::new(), Vec::new()]);
-    let mut builder = ProgramBuilder::new(&frame, layout(&frame), None);
+    let mut program = Program::default();
+    let mut builder = ProgramBuilder::new(&mut program, &frame, layout(&frame), None);
     builder.output(OUT).drop_packet(DropReason::Blackhole);
     assert_eq!(run(&builder.finish().unwrap(), &frame)[0].len(), 1);
 }

@@ -408,9 +408,8 @@ impl Chain {
         self.count_undeclared();
         let cacheable = self.headers.is_cacheable() && !self.record.uncached && miss.gather.is_some();
         let gather = if cacheable { miss.gather } else { None };
-        match compile(miss.bytes, &self.headers, gather, exits) {
-            Ok(program) => decision.program = program,
-            Err(_) => return self.fail(DropReason::NoHeadroom, decision),
+        if compile(&mut decision.program, miss.bytes, &self.headers, gather, exits).is_err() {
+            return self.fail(DropReason::NoHeadroom, decision);
         }
         if exits.tracks_tcp && tcp_is_new && !self.opens_tcp(miss) {
             return self.fail(DropReason::TcpInvalid, decision);

@@ -18,17 +18,18 @@ pub struct Exits<'a> {
     pub tracks_tcp: bool,
 }
 
-/// Compiles a walk. With `gather`, the program serves each packet of the key; else only this one.
+/// Compiles a walk into `program`. With `gather`, it serves each packet of the key; else only this one.
 ///
 /// # Errors
 /// If it exceeds the bounds of a program.
 pub fn compile(
+    program: &mut Program,
     bytes: &[u8],
     headers: &Headers,
     gather: Option<&Gather>,
     exits: Exits<'_>,
-) -> Result<Program, ProgramTooLarge> {
-    let mut builder = ProgramBuilder::new(bytes, headers.layout(), gather);
+) -> Result<(), ProgramTooLarge> {
+    let mut builder = ProgramBuilder::new(program, bytes, headers.layout(), gather);
     // R3: what no key holds and any function may care about.
     let always = Flags::FRAGMENT.union(Flags::OPTIONS).union(Flags::EXTENSIONS).union(Flags::ICMP_OTHER);
     if gather.is_some() {
@@ -51,5 +52,5 @@ pub fn compile(
     for &port in exits.ports {
         builder.output(port);
     }
-    builder.finish()
+    builder.finish().map(|_| ())
 }

@@ -11,7 +11,7 @@ use millrace_dataplane::drops::DropReason;
 use millrace_dataplane::engine::{Engine, EngineConfig};
 use millrace_dataplane::flow::field::{Field, Reads};
 use millrace_dataplane::flow::hash::KeyedHash;
-use millrace_dataplane::flow::program::ProgramBuilder;
+use millrace_dataplane::flow::program::{Program, ProgramBuilder};
 use millrace_dataplane::flow::replay::replay;
 use millrace_dataplane::flow::session::{
     InsertError, SessionConfig, SessionId, Timeouts, Traffic, Tuple, tuple_address,
@@ -529,7 +529,8 @@ fn r10_verdicts() {
 fn r11_outputs() {
     let frame = flow(5000);
     let layout = parse(&frame, Verify::None).unwrap();
-    let mut builder = ProgramBuilder::new(&frame, layout, None);
+    let mut program = Program::default();
+    let mut builder = ProgramBuilder::new(&mut program, &frame, layout, None);
     builder.set(Field::Dscp, 1).output(PortId(0)).set(Field::Dscp, 2).output(PortId(1));
     builder.set(Field::Dscp, 3).output(PortId(0));
     let program = builder.finish().unwrap();
@@ -749,7 +750,8 @@ fn tuple_words(tuple: &Tuple) -> [u64; 5] {
 #[test]
 fn r16_keyed_hashes() {
     let frame = flow(5000);
-    let mut builder = ProgramBuilder::new(&frame, parse(&frame, Verify::None).unwrap(), None);
+    let mut program = Program::default();
+    let mut builder = ProgramBuilder::new(&mut program, &frame, parse(&frame, Verify::None).unwrap(), None);
     builder.output(PortId(0));
     let program = builder.finish().unwrap();
     let chooser = KeyedHash::seeded(1);

@@ -27,7 +27,7 @@ pub struct Window {
 }
 
 /// Cuts the masked bytes of a header of `header_bytes` into as few windows as lie wholly inside it.
-pub fn windows(mask: &[u8; HEADER_BYTES_MAX], header_bytes: usize) -> impl Iterator<Item = Window> + '_ {
+fn windows(mask: &[u8], header_bytes: usize) -> impl Iterator<Item = Window> + '_ {
     let mut at = 0;
     // Eight bytes of the mask from `at` on; zero behind its end.
     let eight = move |at: usize| {
@@ -66,13 +66,13 @@ pub struct Gather {
     windows: [Window; KEY_WORDS_MAX],
     count: u8,
     first: u64,
-    covered: [u8; HEADER_BYTES_MAX],
+    covered: [u8; HEADER_BYTES_MAX + 16],
 }
 
 impl Gather {
     fn compile(port: PortId, generation: u32, shape: Shape, reads: &Reads) -> Option<Self> {
         let header_bytes = shape.header_bytes();
-        let mut covered = [0u8; HEADER_BYTES_MAX];
+        let mut covered = [0u8; HEADER_BYTES_MAX + 16];
         // What the shape leaves open about the protocol is always keyed.
         let implied = [
             (Field::EtherType, shape.l3() == L3::Other),
@@ -97,7 +97,7 @@ impl Gather {
                 | 1 << 63,
             covered,
         };
-        for window in windows(&covered, header_bytes) {
+        for window in windows(&covered[..HEADER_BYTES_MAX], header_bytes) {
             *gather.windows[..KEY_WORDS_MAX - 1].get_mut(usize::from(gather.count))? = window;
             gather.count += 1;
         }
@@ -149,9 +149,12 @@ impl Gather {
         u64::from_ne_bytes(*eight.unwrap_or(&[0; 8])) & window.mask
     }
 
-    /// True if all bits of `mask` (memory order) at `offset` are part of the key.
-    pub fn covers(&self, offset: usize, mask: &[u8]) -> bool {
-        mask.iter().enumerate().all(|(i, &m)| self.covered.get(offset + i).is_some_and(|&c| c & m == m))
+    /// True if all bits of `mask` are part of the key: 16 bytes from `offset` on, in memory order, the first lowest.
+    pub fn covers(&self, offset: usize, mask: u128) -> bool {
+        let Some(covered) = self.covered.get(offset..).and_then(<[u8]>::first_chunk) else {
+            return mask == 0;
+        };
+        u128::from_le_bytes(*covered) & mask == mask
     }
 }
 

@@ -4,11 +4,11 @@
 //! the key holds, the checksum difference is the same for each packet of the entry and is computed once; where it
 //! replaces others, the replay computes it from what it finds. Edits are never inferred by comparing values.
 
-use super::field::{Field, l4_checksum_offset};
-use super::key::{Gather, HEADER_BYTES_MAX, Window, windows};
+use super::field::{Coverage, Field, l4_checksum_offset};
+use super::key::{Gather, HEADER_BYTES_MAX};
 use super::template::{
-    CombineEcn, Dynamic, Exit, Fixup, IMAGE_BYTES, L4Checksum, Segment, Splice, Template, Trackers,
-    WRITES_MAX, WideWindow,
+    CombineEcn, Dynamic, Exit, Fixup, IMAGE_WORDS, IMAGE_WORDS_MAX, L4Checksum, Segment, Splice, Template,
+    Trackers, WideWindow,
 };
 use crate::drops::DropReason;
 use crate::packet::{Flags, L3, L4, Layout, checksum};
@@ -19,6 +19,8 @@ use arrayvec::ArrayVec;
 pub const OPERANDS_MAX: usize = 64;
 /// No limit of length.
 pub const ANY_LENGTH: u16 = u16::MAX;
+/// A field's widest access, 16 bytes, may start at the header's last byte.
+const SCRATCH_BYTES: usize = HEADER_BYTES_MAX + 16;
 
 /// Values of a program, in the order in which the replay consumes them.
 pub type Operands = ArrayVec<u64, OPERANDS_MAX>;
@@ -38,9 +40,59 @@ pub struct Program {
     pub length_max: u16,
 }
 
+impl Program {
+    fn clear(&mut self) {
+        self.template.clear();
+        self.operands.clear();
+        (self.l3_delta, self.l4_delta, self.length_max) = (0, 0, ANY_LENGTH);
+    }
+}
+
 /// The program would not fit its bounds.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ProgramTooLarge;
+
+/// What the edits of one segment replaced and put, as sums for a checksum.
+#[derive(Clone, Copy, Debug, Default)]
+struct Difference {
+    old: u64,
+    new: u64,
+    /// Some edit is covered by the checksum.
+    covers: bool,
+}
+
+impl Difference {
+    fn add(&mut self, old: u64, new: u64) {
+        self.old += old;
+        self.new += new;
+        self.covers = true;
+    }
+}
+
+/// Bytes as they lie in memory, 16 at a time.
+fn sixteen(bytes: &[u8], at: usize) -> u128 {
+    match bytes.get(at..).and_then(<[u8]>::first_chunk) {
+        Some(chunk) => u128::from_le_bytes(*chunk),
+        None => {
+            bytes.get(at..).unwrap_or(&[]).iter().rev().fold(0, |word, &byte| word << 8 | u128::from(byte))
+        }
+    }
+}
+
+fn put_sixteen(bytes: &mut [u8; SCRATCH_BYTES], at: usize, value: u128) {
+    if let Some(chunk) = bytes.get_mut(at..).and_then(<[u8]>::first_chunk_mut) {
+        *chunk = value.to_le_bytes();
+    }
+}
+
+/// The unfolded sum of 16 bytes as they lie in memory; `odd`: they start at an odd place of what is summed.
+fn sum_sixteen(bytes: u128, odd: bool) -> u64 {
+    // What starts at an odd place is no longer than 15 bytes.
+    let bytes = if odd { bytes << 8 } else { bytes };
+    let (low, high) = (bytes as u64, (bytes >> 64) as u64);
+    let sum = (low & 0xffff_ffff) + (low >> 32) + (high & 0xffff_ffff) + (high >> 32);
+    u64::from(checksum::fold(sum).to_le())
+}
 
 /// Builds a [`Program`] from edits in the order in which they were made.
 #[derive(Debug)]
@@ -50,16 +102,12 @@ pub struct ProgramBuilder<'a> {
     original: &'a [u8],
     /// The key, if the program may serve other packets; else all of the packet is known.
     gather: Option<&'a Gather>,
-    program: Program,
-    segment: Segment,
-    image: [u8; HEADER_BYTES_MAX],
-    written: [u8; HEADER_BYTES_MAX],
-    old_l3: u64,
-    new_l3: u64,
-    old_l4: u64,
-    new_l4: u64,
-    covers_l3: bool,
-    covers_l4: bool,
+    program: &'a mut Program,
+    /// What the segment at hand writes, and which bits of it.
+    image: [u8; SCRATCH_BYTES],
+    written: [u8; SCRATCH_BYTES],
+    l3: Difference,
+    l4: Difference,
     dynamic_operands: ArrayVec<u64, 16>,
     splice_bytes: ArrayVec<u8, 192>,
     segments: usize,
@@ -67,32 +115,36 @@ pub struct ProgramBuilder<'a> {
     decrements: u8,
     /// Offsets of this segment are those of the original packet.
     pristine: bool,
+    /// Nothing was recorded since the last exit.
+    untouched: bool,
     too_large: bool,
 }
 
 impl<'a> ProgramBuilder<'a> {
-    /// For a packet `original` of this layout. With `gather`, the program serves each packet of the same key.
-    pub fn new(original: &'a [u8], layout: Layout, gather: Option<&'a Gather>) -> Self {
-        let template = Template { shape: layout.shape, ..Template::default() };
+    /// Builds `program` anew, for a packet `original` of this layout. With `gather`, it serves each packet of the same key.
+    pub fn new(
+        program: &'a mut Program,
+        original: &'a [u8],
+        layout: Layout,
+        gather: Option<&'a Gather>,
+    ) -> Self {
+        program.clear();
+        program.template.shape = layout.shape;
         Self {
             layout,
             original,
             gather,
-            program: Program { template, length_max: ANY_LENGTH, ..Program::default() },
-            segment: Segment::default(),
-            image: [0; HEADER_BYTES_MAX],
-            written: [0; HEADER_BYTES_MAX],
-            old_l3: 0,
-            new_l3: 0,
-            old_l4: 0,
-            new_l4: 0,
-            covers_l3: false,
-            covers_l4: false,
+            program,
+            image: [0; SCRATCH_BYTES],
+            written: [0; SCRATCH_BYTES],
+            l3: Difference::default(),
+            l4: Difference::default(),
             dynamic_operands: ArrayVec::new(),
             splice_bytes: ArrayVec::new(),
             segments: 0,
             decrements: 0,
             pristine: true,
+            untouched: true,
             too_large: false,
         }
     }
@@ -121,20 +173,35 @@ impl<'a> ProgramBuilder<'a> {
         self
     }
 
+    /// The segment at hand: the last one, which has no exit yet.
+    fn segment(&mut self) -> &mut Segment {
+        self.untouched = false;
+        let template = &mut self.program.template;
+        if self.segments == 0 {
+            return &mut template.first;
+        }
+        if template.more.len() < self.segments {
+            template.more.push(Segment::default());
+        }
+        &mut template.more[self.segments - 1]
+    }
+
     /// Sets a field of the outermost packet to `value` (right-aligned). Without such a field nothing happens.
     pub fn set(&mut self, field: Field, value: u128) -> &mut Self {
         let (l3, l4) = (usize::from(self.layout.l3), usize::from(self.layout.l4));
         let Some(location) = field.locate(self.layout.shape, l3, l4) else { return self };
         let coverage = field.coverage(self.layout.shape);
-        let shifted = (value << location.shift()) & location.mask;
-        let (value, mask) = (shifted.to_be_bytes(), location.mask.to_be_bytes());
-        let skip = 16 - location.bytes;
-        let (value, mask) = (&value[skip..], &mask[skip..]);
+        let align = 8 * (16 - location.bytes);
+        // In memory order, the first byte lowest.
+        let mask = (location.mask << align).swap_bytes();
+        let value = (value << location.shift() << align).swap_bytes() & mask;
         let static_difference = (!coverage.l3 && !coverage.l4) || self.is_keyed(location.offset, mask);
         if static_difference && location.offset + location.bytes <= HEADER_BYTES_MAX {
-            self.write_known(location.offset, value, mask, coverage.l3, coverage.l4);
+            self.write_known(location.offset, value, mask, coverage);
         } else {
-            self.write_unknown(location.offset, value, mask, coverage.l3, coverage.l4);
+            let (value, mask) = (value.to_le_bytes(), mask.to_le_bytes());
+            let bytes = location.bytes;
+            self.write_unknown(location.offset, &value[..bytes], &mask[..bytes], coverage);
         }
         self
     }
@@ -142,51 +209,36 @@ impl<'a> ProgramBuilder<'a> {
     /// Writes bytes at any offset, for programs that serve this packet only: what ICMP errors quote, TCP options.
     pub fn set_bytes(&mut self, offset: usize, bytes: &[u8], l4: bool) -> &mut Self {
         for (i, chunk) in bytes.chunks(8).enumerate() {
-            self.write_unknown(offset + 8 * i, chunk, &[0xff; 8][..chunk.len()], false, l4);
+            let coverage = Coverage { l3: false, l4 };
+            self.write_unknown(offset + 8 * i, chunk, &[0xff; 8][..chunk.len()], coverage);
         }
         self
     }
 
-    fn is_keyed(&self, offset: usize, mask: &[u8]) -> bool {
+    fn is_keyed(&self, offset: usize, mask: u128) -> bool {
         self.pristine && self.gather.is_none_or(|gather| gather.covers(offset, mask))
     }
 
-    fn write_known(&mut self, offset: usize, value: &[u8], mask: &[u8], l3: bool, l4: bool) {
-        for (i, (&value, &mask)) in value.iter().zip(mask).enumerate() {
-            let at = offset + i;
-            let original = self.original.get(at).copied().unwrap_or(0);
-            // A byte written twice in a segment keeps its first old value and its last new one.
-            let seen = self.written[at];
-            let old = original & mask;
-            let new = value & mask;
-            let replaced = self.image[at] & mask & seen;
-            let (old_shifted, new_shifted) = if at & 1 == usize::from(self.layout.l3) & 1 {
-                (u64::from(u16::from_ne_bytes([old & !seen, 0])), [new, 0])
-            } else {
-                (u64::from(u16::from_ne_bytes([0, old & !seen])), [0, new])
-            };
-            let new_shifted = u64::from(u16::from_ne_bytes(new_shifted));
-            let replaced = if at & 1 == usize::from(self.layout.l3) & 1 {
-                u64::from(u16::from_ne_bytes([replaced, 0]))
-            } else {
-                u64::from(u16::from_ne_bytes([0, replaced]))
-            };
-            if l3 {
-                self.old_l3 += old_shifted + replaced;
-                self.new_l3 += new_shifted;
-                self.covers_l3 = true;
+    fn write_known(&mut self, offset: usize, value: u128, mask: u128, coverage: Coverage) {
+        self.untouched = false;
+        let (image, written) = (sixteen(&self.image, offset), sixteen(&self.written, offset));
+        if coverage.l3 || coverage.l4 {
+            // What the segment wrote before is what is replaced.
+            let old = ((sixteen(self.original, offset) & !written) | (image & written)) & mask;
+            let odd = (offset ^ usize::from(self.layout.l3)) & 1 == 1;
+            let (old, new) = (sum_sixteen(old, odd), sum_sixteen(value, odd));
+            if coverage.l3 {
+                self.l3.add(old, new);
             }
-            if l4 {
-                self.old_l4 += old_shifted + replaced;
-                self.new_l4 += new_shifted;
-                self.covers_l4 = true;
+            if coverage.l4 {
+                self.l4.add(old, new);
             }
-            self.image[at] = (self.image[at] & !mask) | new;
-            self.written[at] |= mask;
         }
+        put_sixteen(&mut self.image, offset, (image & !mask) | value);
+        put_sixteen(&mut self.written, offset, written | mask);
     }
 
-    fn write_unknown(&mut self, offset: usize, value: &[u8], mask: &[u8], l3: bool, l4: bool) {
+    fn write_unknown(&mut self, offset: usize, value: &[u8], mask: &[u8], coverage: Coverage) {
         for (i, (value, mask)) in value.chunks(8).zip(mask.chunks(8)).enumerate() {
             let (mut v, mut m) = ([0u8; 8], [0u8; 8]);
             // An even start keeps the 16-bit words of the checksum whole.
@@ -194,17 +246,17 @@ impl<'a> ProgramBuilder<'a> {
             let even = start & !1;
             let lead = start - even;
             if lead + value.len() > 8 {
-                self.write_unknown(start, &value[..4], &mask[..4], l3, l4);
-                self.write_unknown(start + 4, &value[4..], &mask[4..], l3, l4);
+                self.write_unknown(start, &value[..4], &mask[..4], coverage);
+                self.write_unknown(start + 4, &value[4..], &mask[4..], coverage);
                 continue;
             }
             v[lead..lead + value.len()].copy_from_slice(value);
             m[lead..lead + mask.len()].copy_from_slice(mask);
             let window = WideWindow { offset: even as u16, mask: u64::from_ne_bytes(m) };
-            self.segment.dynamic.push(Dynamic::Set { window, l3, l4 });
+            self.segment().dynamic.push(Dynamic::Set { window, l3: coverage.l3, l4: coverage.l4 });
             self.too_large |= self.dynamic_operands.try_push(u64::from_ne_bytes(v) & window.mask).is_err();
-            self.covers_l3 |= l3;
-            self.covers_l4 |= l4;
+            self.l3.covers |= coverage.l3;
+            self.l4.covers |= coverage.l4;
         }
     }
 
@@ -213,7 +265,7 @@ impl<'a> ProgramBuilder<'a> {
         self.decrements = self.decrements.saturating_add(1);
         self.guard_ttl(self.decrements.saturating_add(1));
         // A segment decrements once.
-        if self.segment.ttl != 0 {
+        if self.segment().ttl != 0 {
             self.end_segment(Exit::Continue);
         }
         let offset = match self.layout.shape.l3() {
@@ -221,8 +273,8 @@ impl<'a> ProgramBuilder<'a> {
             L3::Ipv6 => 7,
             L3::Other | L3::Arp => return self,
         };
-        self.covers_l3 |= self.layout.shape.l3() == L3::Ipv4;
-        self.segment.ttl = self.layout.l3 + offset;
+        self.l3.covers |= self.layout.shape.l3() == L3::Ipv4;
+        self.segment().ttl = self.layout.l3 + offset;
         self
     }
 
@@ -238,16 +290,17 @@ impl<'a> ProgramBuilder<'a> {
 
     fn shift(&mut self, delta: u32, operation: impl Fn(u16) -> Dynamic) -> &mut Self {
         if self.layout.shape.l4() == L4::Tcp {
-            self.segment.dynamic.push(operation(self.layout.l4));
+            let operation = operation(self.layout.l4);
+            self.segment().dynamic.push(operation);
             self.too_large |= self.dynamic_operands.try_push(u64::from(delta)).is_err();
-            self.covers_l4 = true;
+            self.l4.covers = true;
         }
         self
     }
 
     /// Combines the ECN of an outer header into the inner one, before the outer is removed.
     pub fn combine_ecn(&mut self, outer: u16, inner: u16) -> &mut Self {
-        self.segment.combine_ecn = Some(CombineEcn { outer, inner });
+        self.segment().combine_ecn = Some(CombineEcn { outer, inner });
         self
     }
 
@@ -260,9 +313,9 @@ impl<'a> ProgramBuilder<'a> {
         fixups: &[Fixup],
         layout: Layout,
     ) -> &mut Self {
-        self.segment.splice = Some(Splice { at, remove, insert: insert.len() as u16 });
+        self.segment().splice = Some(Splice { at, remove, insert: insert.len() as u16 });
         self.too_large |= self.splice_bytes.try_extend_from_slice(insert).is_err();
-        self.segment.fixups.extend_from_slice(fixups);
+        self.segment().fixups.extend_from_slice(fixups);
         self.end_segment(Exit::Continue);
         self.layout = layout;
         self.pristine = false;
@@ -271,11 +324,11 @@ impl<'a> ProgramBuilder<'a> {
 
     /// A copy leaves by `port` as the packet is now.
     pub fn output(&mut self, port: PortId) -> &mut Self {
-        let untouched = self.segment == Segment::default() && self.written == [0; HEADER_BYTES_MAX];
+        let untouched = self.untouched && self.segments > 0;
         let last = self.program.template.more.last_mut().unwrap_or(&mut self.program.template.first);
         match &mut last.exit {
-            Exit::Output(_, more) if untouched && self.segments > 0 => more.push(port),
-            exit @ Exit::Continue if untouched && self.segments > 0 => *exit = Exit::Output(port, Vec::new()),
+            Exit::Output(_, more) if untouched => more.push(port),
+            exit @ Exit::Continue if untouched => *exit = Exit::Output(port, Vec::new()),
             _ => self.end_segment(Exit::Output(port, Vec::new())),
         }
         self
@@ -288,45 +341,28 @@ impl<'a> ProgramBuilder<'a> {
     }
 
     fn end_segment(&mut self, exit: Exit) {
-        let mut segment = std::mem::take(&mut self.segment);
-        segment.exit = exit;
-        let l3 = usize::from(self.layout.l3);
-        if self.covers_l3 && self.layout.shape.l3() == L3::Ipv4 {
-            segment.l3_checksum = (l3 + 10) as u16;
-        }
-        if self.covers_l4 {
-            segment.l4_checksum = self.l4_checksum();
-        }
-        let mut l3_delta = checksum::delta(self.old_l3, self.new_l3);
-        if segment.ttl != 0 {
+        let l3_offset = self.layout.l3 + 10;
+        let l3_checksum = if self.l3.covers && self.layout.shape.l3() == L3::Ipv4 { l3_offset } else { 0 };
+        let l4_checksum = if self.l4.covers { self.l4_checksum() } else { None };
+        let mask: [u64; IMAGE_WORDS_MAX] = words_of(&self.written);
+        let words = mask.iter().rposition(|&word| word != 0).map_or(0, |last| (last + 1).max(IMAGE_WORDS));
+        let segment = self.segment();
+        (segment.l3_checksum, segment.l4_checksum, segment.exit) = (l3_checksum, l4_checksum, exit);
+        (segment.mask, segment.image_words) = (mask, words as u8);
+        let ttl = segment.ttl;
+        let mut l3_delta = checksum::delta(self.l3.old, self.l3.new);
+        if ttl != 0 {
             // -1 in one's complement is ~1, in the first byte of the TTL's word. IPv6 has no checksum to apply it to.
             l3_delta = checksum::add(l3_delta, u16::from_ne_bytes([0xfe, 0xff]));
         }
-        let l4_delta = checksum::delta(self.old_l4, self.new_l4);
+        let l4_delta = checksum::delta(self.l4.old, self.l4.new);
         if self.segments == 0 {
             (self.program.l3_delta, self.program.l4_delta) = (l3_delta, l4_delta);
         } else {
             self.operand(u64::from(l3_delta) | u64::from(l4_delta) << 16);
         }
-        let known = self.known_bytes();
-        let written = self.written;
-        // The first segment's writes are kept as an image, to be blended in at once.
-        let near = |window: &Window| usize::from(window.offset) + 8 <= IMAGE_BYTES;
-        for window in windows(&written, known) {
-            self.too_large |= segment.writes.try_push(window).is_err();
-        }
-        segment.image = self.segments == 0 && segment.writes.iter().all(near);
-        if segment.image {
-            for at in (0..IMAGE_BYTES).step_by(8) {
-                let word = u64::from_ne_bytes(std::array::from_fn(|i| self.image[at + i]));
-                self.operand(word);
-            }
-        }
-        for window in segment.writes.iter().filter(|_| !segment.image) {
-            let at = usize::from(window.offset);
-            let value = u64::from_ne_bytes(std::array::from_fn(|i| self.image[at + i]));
-            self.operand(value & window.mask);
-        }
+        let image: [u64; IMAGE_WORDS_MAX] = words_of(&self.image);
+        self.too_large |= self.program.operands.try_extend_from_slice(&image[..words]).is_err();
         for operand in std::mem::take(&mut self.dynamic_operands) {
             self.operand(operand);
         }
@@ -335,28 +371,15 @@ impl<'a> ProgramBuilder<'a> {
             word[..chunk.len()].copy_from_slice(chunk);
             self.operand(u64::from_ne_bytes(word));
         }
-        if self.segments == 0 {
-            self.program.template.first = segment;
-        } else {
-            self.program.template.more.push(segment);
-        }
         self.segments += 1;
-        self.image = [0; HEADER_BYTES_MAX];
-        self.written = [0; HEADER_BYTES_MAX];
-        (self.old_l3, self.new_l3, self.old_l4, self.new_l4) = (0, 0, 0, 0);
-        (self.covers_l3, self.covers_l4) = (false, false);
+        if words > 0 {
+            self.image = [0; SCRATCH_BYTES];
+            self.written = [0; SCRATCH_BYTES];
+        }
+        (self.l3, self.l4) = (Difference::default(), Difference::default());
         // Later segments see what this one wrote, not the original.
         self.pristine = false;
-    }
-
-    /// Bytes of the header that windows may lie in.
-    fn known_bytes(&self) -> usize {
-        let header = if self.layout.shape.is_regular() && self.gather.is_some() {
-            self.layout.shape.header_bytes()
-        } else {
-            usize::from(self.layout.end)
-        };
-        header.min(HEADER_BYTES_MAX)
+        self.untouched = true;
     }
 
     fn l4_checksum(&self) -> Option<L4Checksum> {
@@ -373,15 +396,20 @@ impl<'a> ProgramBuilder<'a> {
     ///
     /// # Errors
     /// If it exceeds the bounds of a program.
-    pub fn finish(mut self) -> Result<Program, ProgramTooLarge> {
-        let pending = self.segment != Segment::default() || self.written != [0; HEADER_BYTES_MAX];
+    pub fn finish(mut self) -> Result<&'a Program, ProgramTooLarge> {
         let last = self.program.template.more.last().unwrap_or(&self.program.template.first);
-        if pending || self.segments == 0 || last.exit == Exit::Continue {
+        if !self.untouched || self.segments == 0 || last.exit == Exit::Continue {
             self.end_segment(Exit::Drop(DropReason::NoOutput));
         }
         if self.too_large { Err(ProgramTooLarge) } else { Ok(self.program) }
     }
 }
 
-const _: () = assert!(WRITES_MAX * 8 >= 112 - 14);
-const _: () = assert!(size_of::<Window>() == 16);
+/// The first bytes as words in memory order.
+fn words_of(bytes: &[u8; SCRATCH_BYTES]) -> [u64; IMAGE_WORDS_MAX] {
+    let mut words = [0; IMAGE_WORDS_MAX];
+    for (word, bytes) in words.iter_mut().zip(bytes.as_chunks::<8>().0) {
+        *word = u64::from_ne_bytes(*bytes);
+    }
+    words
+}

@@ -1,9 +1,8 @@
 //! The replay: applies a program to a packet. The one way out for every forwarded packet (R4).
 //!
 //! A usual program is [`blend`]: one image of the header under a mask, and two checksum updates. Everything else goes by
-//! windows and operations, from the same operands.
+//! segments and operations, from the same operands.
 
-use super::key::Window;
 use super::template::{
     CombineEcn, Dynamic, Exit, Fixup, IMAGE_BYTES, IMAGE_WORDS, L4Checksum, Segment, Splice, Template, Usual,
 };
@@ -25,6 +24,15 @@ impl Operands<'_> {
             }
             None => 0,
         }
+    }
+}
+
+impl<'a> Operands<'a> {
+    #[inline(always)]
+    fn words(&mut self, count: usize) -> &'a [u64] {
+        let (words, rest) = self.0.split_at_checked(count).unwrap_or((&[], &[]));
+        self.0 = rest;
+        words
     }
 }
 
@@ -97,16 +105,9 @@ fn apply(
     outputs: &mut Outputs,
 ) -> Result<(), DropReason> {
     let bytes = packet.bytes_mut();
-    if segment.image {
-        let (image, rest) = operands.0.split_at_checked(IMAGE_WORDS).unwrap_or((&[], &[]));
-        operands.0 = rest;
-        for window in &segment.writes {
-            write_window(bytes, *window, window_of(image, *window));
-        }
-    } else {
-        for window in &segment.writes {
-            write_window(bytes, *window, operands.take());
-        }
+    if segment.image_words != 0 {
+        let image = operands.words(usize::from(segment.image_words));
+        blend_words(bytes, &segment.mask, image);
     }
     let mut l3_delta = l3_delta;
     let mut l4_delta = l4_delta;
@@ -128,13 +129,18 @@ fn apply(
     Ok(())
 }
 
-/// The bits of an image under a window.
-fn window_of(image: &[u64], window: Window) -> u64 {
-    let (word, shift) = (usize::from(window.offset) / 8, u32::from(window.offset) % 8 * 8);
-    // Words lie in memory order, so that bytes move by shifts of the little-endian number.
-    let at = |word: usize| u64::from_le(image.get(word).copied().unwrap_or(0));
-    let value = if shift == 0 { at(word) } else { at(word) >> shift | at(word + 1) << (64 - shift) };
-    u64::from_le(value) & window.mask
+/// Sets the masked bits of the header's first words. A packet may end inside them: the mask does not reach further.
+#[inline(always)]
+fn blend_words(bytes: &mut [u8], mask: &[u64], image: &[u64]) {
+    let (words, rest) = bytes.as_chunks_mut::<8>();
+    for ((word, mask), value) in words.iter_mut().zip(mask).zip(image) {
+        *word = ((u64::from_ne_bytes(*word) & !mask) | value).to_ne_bytes();
+    }
+    let whole = words.len();
+    if let (Some(mask), Some(value)) = (mask.get(whole), image.get(whole)) {
+        let bytes = rest.iter_mut().zip(mask.to_ne_bytes()).zip(value.to_ne_bytes());
+        bytes.for_each(|((byte, mask), value)| *byte = (*byte & !mask) | value);
+    }
 }
 
 /// The usual form of [`replay`]: blends the image into the header and updates what depends on it. The packet has at least
@@ -161,18 +167,6 @@ pub fn blend(usual: &Usual, image: &[u64; IMAGE_WORDS], deltas: (u16, u16), pack
         update_l4(bytes, L4Checksum { offset: usual.l4_checksum, udp: usual.udp }, deltas.1);
     }
     true
-}
-
-#[inline(always)]
-fn write_window(bytes: &mut [u8], window: Window, value: u64) {
-    let at = usize::from(window.offset);
-    // The builder cut windows inside the header, and the parser checked that it is there.
-    if let Some(eight) = bytes.get_mut(at..at + 8) {
-        let old = u64::from_ne_bytes([
-            eight[0], eight[1], eight[2], eight[3], eight[4], eight[5], eight[6], eight[7],
-        ]);
-        eight.copy_from_slice(&((old & !window.mask) | value).to_ne_bytes());
-    }
 }
 
 /// The change of the checksum is part of the segment's delta.

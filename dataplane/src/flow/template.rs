@@ -3,21 +3,22 @@
 //! Millions of flows use a few dozen structures: which windows are written, which checksums follow, what is pushed, where
 //! it goes. The structure is interned here and stays in the first-level cache; an entry keeps only the values.
 
-use super::key::Window;
+use super::key::HEADER_BYTES_MAX;
 use crate::drops::DropReason;
 use crate::packet::{Flags, Shape};
 use crate::port::PortId;
-use arrayvec::ArrayVec;
 use std::collections::HashMap;
 
-/// Most windows that one segment writes without further ado.
-pub const WRITES_MAX: usize = 14;
-/// Bytes of the image of a header, and words.
+/// Bytes of a usual image of a header.
 pub const IMAGE_BYTES: usize = 64;
 /// The same in words.
 pub const IMAGE_WORDS: usize = IMAGE_BYTES / 8;
+/// Words of the largest image.
+pub const IMAGE_WORDS_MAX: usize = HEADER_BYTES_MAX / 8;
 /// Most structures at a time; a decision beyond is not cached.
 pub const TEMPLATES_MAX: usize = 1 << 14;
+/// Templates that are found without hashing.
+const RECENT: usize = 64;
 
 /// A transport checksum that follows the edits.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -132,11 +133,11 @@ pub enum Exit {
 /// Edits in order, then an exit.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
 pub struct Segment {
-    /// Windows written: the operand's bits under the mask.
-    pub writes: ArrayVec<Window, WRITES_MAX>,
-    /// The operands hold the first [`IMAGE_BYTES`] of the header as they shall be under the windows' masks, instead of
-    /// a word for each window: they can be blended in at once.
-    pub image: bool,
+    /// Bits of the header that the image sets, as they lie in memory.
+    pub mask: [u64; IMAGE_WORDS_MAX],
+    /// Words of the image: the first operands are the header's first words as they shall be under the mask, zero
+    /// elsewhere. None, [`IMAGE_WORDS`], or more where the mask reaches further.
+    pub image_words: u8,
     /// The IPv4 header checksum to update by the delta; 0 if none.
     pub l3_checksum: u16,
     /// The transport checksum to update by the delta.
@@ -179,6 +180,38 @@ pub struct Template {
     pub more: Vec<Segment>,
 }
 
+impl Segment {
+    /// As if new; lists keep their memory.
+    fn clear(&mut self) {
+        self.mask = [0; IMAGE_WORDS_MAX];
+        (self.image_words, self.l3_checksum, self.l4_checksum, self.ttl) = (0, 0, None, 0);
+        (self.combine_ecn, self.splice, self.exit) = (None, None, Exit::Continue);
+        self.dynamic.clear();
+        self.fixups.clear();
+    }
+}
+
+impl Template {
+    /// As if new.
+    pub(super) fn clear(&mut self) {
+        (self.shape, self.guards, self.ttl_min) = (Shape::default(), Flags::default(), 0);
+        self.trackers = Trackers::default();
+        self.first.clear();
+        self.more.clear();
+    }
+
+    /// A number that templates of different kinds seldom share.
+    fn likeness(&self) -> usize {
+        let port = match &self.first.exit {
+            Exit::Output(port, _) => usize::from(port.0),
+            Exit::Continue | Exit::Drop(_) => 0,
+        };
+        // The mask's words for addresses and ports tell directions of a translation apart.
+        let mask = self.first.mask[3] ^ self.first.mask[4];
+        usize::from(self.shape.0) ^ port << 2 ^ (mask.count_ones() ^ mask.trailing_zeros()) as usize
+    }
+}
+
 /// The part of a template that usual packets need, in two cache lines: one segment that blends an image, updates checksums
 /// and leaves by one port.
 #[derive(Clone, Debug)]
@@ -209,14 +242,6 @@ pub struct Usual {
 impl Usual {
     fn of(template: &Template) -> Self {
         let first = &template.first;
-        let mut keep = [0xff; IMAGE_BYTES];
-        for window in &first.writes {
-            for (i, byte) in window.mask.to_ne_bytes().into_iter().enumerate() {
-                if let Some(kept) = keep.get_mut(usize::from(window.offset) + i) {
-                    *kept &= !byte;
-                }
-            }
-        }
         let port = match &first.exit {
             Exit::Output(port, more) if more.is_empty() && template.more.is_empty() => Some(*port),
             _ => None,
@@ -227,10 +252,10 @@ impl Usual {
             && first.fixups.is_empty();
         let near = usize::from(first.ttl) < IMAGE_BYTES && usize::from(first.l3_checksum) < IMAGE_BYTES - 1;
         Self {
-            keep: std::array::from_fn(|word| u64::from_ne_bytes(std::array::from_fn(|i| keep[8 * word + i]))),
+            keep: std::array::from_fn(|word| !first.mask[word]),
             guards: template.guards,
             ttl_min: template.ttl_min,
-            applies: first.image && plain && near && port.is_some(),
+            applies: usize::from(first.image_words) == IMAGE_WORDS && plain && near && port.is_some(),
             tracks_tcp: template.trackers.tcp,
             udp: first.l4_checksum.is_some_and(|field| field.udp),
             ttl: first.ttl as u8,
@@ -246,23 +271,35 @@ impl Usual {
 pub struct TemplateId(pub u16);
 
 /// The interned templates of a worker.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct Templates {
     list: Vec<Template>,
     usual: Vec<Usual>,
     index: HashMap<Template, TemplateId>,
-    recent: [TemplateId; 8],
-    turn: usize,
+    /// The last one of each likeness: new flows come in kinds.
+    recent: [TemplateId; RECENT],
     tracks_tcp: bool,
+}
+
+impl Default for Templates {
+    fn default() -> Self {
+        Self {
+            list: Vec::new(),
+            usual: Vec::new(),
+            index: HashMap::new(),
+            recent: [TemplateId(0); RECENT],
+            tracks_tcp: false,
+        }
+    }
 }
 
 impl Templates {
     /// The number of a template, new or known; none if the table is full.
     pub fn intern(&mut self, template: &Template) -> Option<TemplateId> {
-        for &id in &self.recent {
-            if self.list.get(usize::from(id.0)) == Some(template) {
-                return Some(id);
-            }
+        let recent = template.likeness() % RECENT;
+        let id = self.recent[recent];
+        if self.list.get(usize::from(id.0)) == Some(template) {
+            return Some(id);
         }
         let id = match self.index.get(template) {
             Some(&id) => id,
@@ -276,8 +313,7 @@ impl Templates {
             }
             None => return None,
         };
-        self.turn = (self.turn + 1) % self.recent.len();
-        self.recent[self.turn] = id;
+        self.recent[recent] = id;
         Some(id)
     }
 
