@@ -111,7 +111,6 @@ pub struct Engine<S: SlowPath> {
     config: EngineConfig,
     counters: EngineCounters,
     events: Vec<Event>,
-    wakes: Vec<Wake>,
 }
 
 impl<S: SlowPath> std::fmt::Debug for Engine<S> {
@@ -145,7 +144,6 @@ impl<S: SlowPath> Engine<S> {
             config,
             counters: EngineCounters::default(),
             events: Vec::with_capacity(1024),
-            wakes: Vec::new(),
         };
         engine.schemas.resize_with(ports, || None);
         (0..ports).for_each(|port| engine.compile_schema(PortId(port as u16)));
@@ -455,7 +453,6 @@ impl<S: SlowPath> Engine<S> {
         self.decision.cacheable &= self.state.validity.changes() == changes;
         self.drain_events();
         self.emit_frames(pool);
-        self.wakes.append(&mut self.decision.wakes);
         match self.decision.fate {
             Fate::Replay => self.leave(layout, key, packet, pool, now, alone),
             Fate::Drop(reason) => self.outputs.drop_packet(packet, reason, pool),
@@ -474,6 +471,8 @@ impl<S: SlowPath> Engine<S> {
                 }
             }
         }
+        // Only now: a packet's own wait may have been refused.
+        self.note_wakes(pool);
     }
 
     /// A walked packet leaves as later ones of its flow do: by its program, through the same trackers (R4).
@@ -537,23 +536,28 @@ impl<S: SlowPath> Engine<S> {
         }
     }
 
-    /// Walks the packets whose wait ended, in the order in which they came.
-    fn finish_wakes(&mut self, pool: &mut Pool, now: Time) {
-        // A released packet may wait again, for something else; it can't wake itself.
-        for _ in 0..64 {
-            let Some(wake) = self.wakes.pop() else { return };
+    /// Waits ended: what is to be dropped is, what is to walk again stands in line.
+    fn note_wakes(&mut self, pool: &mut Pool) {
+        let Self { decision, holds, outputs, .. } = self;
+        for wake in decision.wakes.drain(..) {
             match wake {
                 Wake::Discard(token, reason) => {
-                    for (packet, _) in self.holds.release(token) {
-                        self.outputs.drop_packet(packet, reason, pool);
+                    for (packet, _) in holds.discard(token) {
+                        outputs.drop_packet(packet, reason, pool);
                     }
                 }
-                Wake::Release(token) => {
-                    for (packet, port) in self.holds.release(token) {
-                        self.walk_again(port, packet, pool, now);
-                    }
-                }
+                Wake::Release(token) => holds.release(token),
             }
+        }
+    }
+
+    /// Walks the packets whose wait ended, in the order in which it did. All of them, so that no later packet of their flows
+    /// overtakes them: they are at most as many as can wait. One that waits again and is woken again, by turns with another,
+    /// stays in line for the next call.
+    fn finish_wakes(&mut self, pool: &mut Pool, now: Time) {
+        for _ in 0..self.holds.capacity() {
+            let Some((packet, port)) = self.holds.take_ready() else { return };
+            self.walk_again(port, packet, pool, now);
         }
     }
 
@@ -585,13 +589,13 @@ impl<S: SlowPath> Engine<S> {
         self.slow.tick(now, budget, &mut self.state, &mut self.decision);
         self.drain_events();
         self.emit_frames(pool);
-        self.wakes.append(&mut self.decision.wakes);
+        self.note_wakes(pool);
         self.finish_wakes(pool, now);
     }
 
     /// Drops what is held, with [`DropReason::Shutdown`]: the end of a run.
     pub fn drain(&mut self, pool: &mut Pool) {
-        for (packet, _) in self.holds.release_all() {
+        for (packet, _) in self.holds.discard_all() {
             self.outputs.drop_packet(packet, DropReason::Shutdown, pool);
         }
         for punt in std::mem::take(&mut self.punts) {

@@ -1,4 +1,5 @@
-//! Packets that wait for something, a neighbour's address mostly: bounded in all and for each token.
+//! Packets that wait for something, a neighbour's address mostly: bounded in all and for each token. Those whose wait ended
+//! stand in one line, in the order in which their tokens were released, until they walk again; they count as held until then.
 
 use crate::packet::Packet;
 use crate::port::PortId;
@@ -24,6 +25,9 @@ impl Default for HoldLimits {
 #[derive(Debug, Default)]
 pub struct Holds {
     waiting: HashMap<HoldToken, VecDeque<(Packet, PortId)>>,
+    /// Released, to walk again.
+    ready: VecDeque<(Packet, PortId)>,
+    /// Both kinds.
     count: usize,
     limits: HoldLimits,
 }
@@ -51,17 +55,36 @@ impl Holds {
         Ok(())
     }
 
-    /// The packets of a token, in the order in which they came.
-    pub fn release(&mut self, token: HoldToken) -> VecDeque<(Packet, PortId)> {
+    /// The packets of a token, in the order in which they came: they wait no more.
+    pub fn discard(&mut self, token: HoldToken) -> VecDeque<(Packet, PortId)> {
         let queue = self.waiting.remove(&token).unwrap_or_default();
         self.count -= queue.len();
         queue
     }
 
+    /// The packets of a token stand in line for [`Self::take_ready`], in the order in which they came.
+    pub fn release(&mut self, token: HoldToken) {
+        if let Some(queue) = self.waiting.remove(&token) {
+            self.ready.extend(queue);
+        }
+    }
+
+    /// The first packet in the line of those that were released.
+    pub fn take_ready(&mut self) -> Option<(Packet, PortId)> {
+        let first = self.ready.pop_front()?;
+        self.count -= 1;
+        Some(first)
+    }
+
+    /// Most packets that can wait.
+    pub fn capacity(&self) -> usize {
+        self.limits.total
+    }
+
     /// All packets.
-    pub fn release_all(&mut self) -> Vec<(Packet, PortId)> {
+    pub fn discard_all(&mut self) -> Vec<(Packet, PortId)> {
         self.count = 0;
-        self.waiting.drain().flat_map(|(_, queue)| queue).collect()
+        self.ready.drain(..).chain(self.waiting.drain().flat_map(|(_, queue)| queue)).collect()
     }
 
     /// Packets held.
