@@ -306,6 +306,13 @@ impl FlowCache {
         None
     }
 
+    /// Asks for what taking an entry away will touch.
+    pub(super) fn prefetch_entry(&self, slot: Slot) {
+        prefetch(&self.lines[slot.0 as usize * self.stride]);
+        prefetch(&self.cold[slot.0 as usize]);
+        prefetch(&self.tags[slot.0 as usize / WAYS]);
+    }
+
     /// True if the entry at `slot` has this key.
     #[inline(always)]
     pub fn has_key(&self, slot: Slot, key: &[u64]) -> bool {

@@ -15,3 +15,4 @@ pub mod state;
 pub mod tcp;
 pub mod template;
 pub mod validity;
+mod wheel;

@@ -5,13 +5,14 @@
 //! flow cache hang on the session in a list, so that they fall with it.
 //!
 //! Design: records never move and nothing is rehashed. The index has 10-way buckets of one cache line, two homes a tuple.
-//! A single timer wheel of one-second slots holds every session; a session whose slot comes up is looked at, its true
+//! A single [timer wheel](super::wheel) of one-second slots holds every session; a session whose slot comes up is looked at, its true
 //! deadline computed from the folded last-seen, and put back or ended. All work is done in slices bounded in entries.
 //!
 //! Thread-safety: none needed; a table belongs to one worker.
 
 use super::hash::KeyedHash;
 use super::tcp::{TcpState, TcpTracker};
+use super::wheel::{Timer, TimerWheel};
 use crate::memory::{Arena, ArenaError, ArenaSlice, Pod, prefetch};
 use crate::time::Time;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
@@ -21,7 +22,6 @@ use std::time::Duration;
 pub const NONE: u32 = u32::MAX;
 /// Most words that the functions of a chain keep in one session.
 pub const PARTS_MAX: usize = 12;
-const WHEEL_SLOTS: usize = 1 << 14;
 const WAYS: usize = 10;
 const REPLY_BIT: u32 = 1 << 31;
 /// Most sessions of a table.
@@ -192,9 +192,7 @@ pub struct Hot {
     last_seen: u32,
     /// First entry of the flow cache that belongs to this session.
     pub(super) entries: u32,
-    wheel_next: u32,
-    wheel_previous: u32,
-    wheel_slot: u16,
+    timer: Timer,
     flags: u8,
     protocol: u8,
 }
@@ -215,9 +213,21 @@ struct Cold {
 #[derive(Clone, Copy, Debug)]
 #[repr(C, align(64))]
 struct Bucket {
-    tags: [u16; WAYS],
+    /// The last two are unused, so that all are compared as one vector.
+    tags: [u16; WAYS + 2],
     ids: [u32; WAYS],
-    _spare: u32,
+}
+
+impl Bucket {
+    /// The ways with this tag, as bits.
+    #[inline(always)]
+    fn matches(&self, tag: u16) -> u32 {
+        let mut ways = 0;
+        for (way, &mine) in self.tags.iter().enumerate() {
+            ways |= u32::from(mine == tag) << way;
+        }
+        ways & ((1 << WAYS) - 1)
+    }
 }
 
 #[allow(unsafe_code)]
@@ -258,18 +268,21 @@ pub struct SessionTable {
     cold: ArenaSlice<Cold>,
     parts: ArenaSlice<u64>,
     index: ArenaSlice<Bucket>,
-    wheel: Box<[u32]>,
-    /// The second up to which the wheel was turned.
-    turned: u64,
+    wheel: TimerWheel,
     parts_count: usize,
     mask: usize,
-    free: u32,
+    /// Numbers that are free again, a stack of `free_count`.
+    free: ArenaSlice<u32>,
+    free_count: usize,
     fresh: u32,
     count: usize,
     clock_hand: u32,
     hash: KeyedHash,
     timeouts: Timeouts,
 }
+
+/// Sessions whose timers came up, a few at a time.
+pub(super) type Due = arrayvec::ArrayVec<SessionId, 16>;
 
 /// A session that ended, for the functions to release what they hold for it.
 #[derive(Clone, Debug)]
@@ -295,11 +308,11 @@ impl SessionTable {
             cold: ArenaSlice::zeroed(arena, capacity)?,
             parts: ArenaSlice::zeroed(arena, capacity * config.parts.min(PARTS_MAX))?,
             index: ArenaSlice::zeroed(arena, buckets)?,
-            wheel: vec![NONE; WHEEL_SLOTS].into_boxed_slice(),
-            turned: 0,
+            wheel: TimerWheel::new(arena, capacity)?,
             parts_count: config.parts.min(PARTS_MAX),
             mask: buckets - 1,
-            free: NONE,
+            free: ArenaSlice::zeroed(arena, capacity)?,
+            free_count: 0,
             fresh: 0,
             count: 0,
             clock_hand: 0,
@@ -311,9 +324,10 @@ impl SessionTable {
     /// Bytes that a table of this size takes from the arena.
     pub fn bytes_for(capacity: usize, parts: usize) -> usize {
         let capacity = capacity.clamp(1, SESSIONS_MAX);
-        capacity * (size_of::<Hot>() + size_of::<Cold>() + 8 * parts)
+        capacity * (size_of::<Hot>() + size_of::<Cold>() + 8 * parts + size_of::<u32>())
             + buckets_for(capacity) * size_of::<Bucket>()
-            + 4 * 64
+            + TimerWheel::bytes_for(capacity)
+            + 6 * 64
     }
 
     /// Most sessions.
@@ -344,33 +358,61 @@ impl SessionTable {
         prefetch(&self.index[second]);
     }
 
+    /// Asks for the records that the next `count` sessions will get.
+    pub fn prefetch_free(&self, count: usize) {
+        let recent = self.free.get(self.free_count.saturating_sub(count)..self.free_count).unwrap_or(&[]);
+        recent.iter().for_each(|&id| self.prefetch_record(id));
+        let fresh = count - recent.len().min(count);
+        (self.fresh..self.fresh.saturating_add(fresh as u32)).for_each(|id| self.prefetch_record(id));
+    }
+
+    /// Asks for all of a session's record.
+    pub fn prefetch_record(&self, id: u32) {
+        self.prefetch_hot(id);
+        if let Some(cold) = self.cold.get(id as usize) {
+            prefetch(&cold.tuples[0]);
+            prefetch(&cold.traffic[1]);
+        }
+        if let Some(parts) = self.parts.get(id as usize * self.parts_count) {
+            prefetch(parts);
+        }
+    }
+
     /// The session with this tuple, and whether it is the responder's direction. At most 2 buckets are looked at.
     pub fn find(&self, tuple: &Tuple) -> Option<(SessionId, bool)> {
-        let (first, second, tag) = self.homes(tuple);
+        self.find_at(tuple, self.homes(tuple))
+    }
+
+    #[inline(always)]
+    fn find_at(&self, tuple: &Tuple, (first, second, tag): (usize, usize, u16)) -> Option<(SessionId, bool)> {
         for bucket in [first, second] {
             let bucket = &self.index[bucket];
-            for way in 0..WAYS {
-                if bucket.tags[way] == tag {
-                    let (id, reply) = (bucket.ids[way] & !REPLY_BIT, bucket.ids[way] & REPLY_BIT != 0);
-                    if self.cold[id as usize].tuples[usize::from(reply)] == *tuple {
-                        return Some((SessionId(id), reply));
-                    }
+            let mut ways = bucket.matches(tag);
+            while ways != 0 {
+                let value = bucket.ids[ways.trailing_zeros() as usize % WAYS];
+                ways &= ways - 1;
+                let (id, reply) = (value & !REPLY_BIT, value & REPLY_BIT != 0);
+                if self.cold[id as usize].tuples[usize::from(reply)] == *tuple {
+                    return Some((SessionId(id), reply));
                 }
             }
         }
         None
     }
 
-    fn index_insert(&mut self, tuple: &Tuple, value: u32) -> bool {
-        let (first, second, tag) = self.homes(tuple);
-        let room = |bucket: &Bucket| bucket.tags.iter().filter(|&&tag| tag == 0).count();
+    /// A free place in the index, for a tuple that is not there: bucket and way.
+    #[inline(always)]
+    fn vacancy(&self, (first, second, _): (usize, usize, u16)) -> Option<(usize, usize)> {
+        let (a, b) = (self.index[first].matches(0), self.index[second].matches(0));
         // The fuller home is used last, so that buckets overflow late.
-        let home = if room(&self.index[second]) > room(&self.index[first]) { second } else { first };
+        let (home, ways) = if b.count_ones() > a.count_ones() { (second, b) } else { (first, a) };
+        (ways != 0).then_some((home, ways.trailing_zeros() as usize))
+    }
+
+    fn set_index(&mut self, (home, way): (usize, usize), tag: u16, value: u32) {
         let bucket = &mut self.index[home];
-        let Some(way) = bucket.tags.iter().position(|&tag| tag == 0) else { return false };
-        bucket.tags[way] = tag;
-        bucket.ids[way] = value;
-        true
+        bucket.tags[way % WAYS] = tag;
+        bucket.ids[way % WAYS] = value;
     }
 
     fn index_remove(&mut self, tuple: &Tuple, value: u32) {
@@ -397,28 +439,28 @@ impl SessionTable {
         responder: &Tuple,
         now: Time,
     ) -> Result<SessionId, InsertError> {
-        if self.find(initiator).is_some() || self.find(responder).is_some() {
+        let (homes, answer_homes) = (self.homes(initiator), self.homes(responder));
+        if self.find_at(initiator, homes).is_some() || self.find_at(responder, answer_homes).is_some() {
             return Err(InsertError::Taken);
         }
-        let id = if self.free != NONE {
-            self.free
-        } else if (self.fresh as usize) < self.hot.len() {
-            self.fresh
-        } else {
-            return Err(InsertError::Full);
+        let id = match self.free_count.checked_sub(1) {
+            Some(last) => self.free[last],
+            None if (self.fresh as usize) < self.hot.len() => self.fresh,
+            None => return Err(InsertError::Full),
         };
-        if !self.index_insert(initiator, id) {
-            return Err(InsertError::Full);
-        }
+        let place = self.vacancy(homes).ok_or(InsertError::Full)?;
+        self.set_index(place, homes.2, id);
         // Traffic between equal tuples in both directions (a host to itself) has one index entry.
-        if initiator != responder && !self.index_insert(responder, id | REPLY_BIT) {
-            self.index_remove(initiator, id);
-            return Err(InsertError::Full);
+        if initiator != responder {
+            let Some(answer_place) = self.vacancy(answer_homes) else {
+                self.set_index(place, 0, 0);
+                return Err(InsertError::Full);
+            };
+            self.set_index(answer_place, answer_homes.2, id | REPLY_BIT);
         }
-        if self.free != NONE {
-            self.free = self.hot[id as usize].wheel_next;
-        } else {
-            self.fresh += 1;
+        match self.free_count.checked_sub(1) {
+            Some(last) => self.free_count = last,
+            None => self.fresh += 1,
         }
         let at = id as usize;
         let last_seen = now.as_millis() as u32;
@@ -426,9 +468,7 @@ impl SessionTable {
             tcp: TcpTracker::default(),
             last_seen,
             entries: NONE,
-            wheel_next: NONE,
-            wheel_previous: NONE,
-            wheel_slot: 0,
+            timer: Timer::NONE,
             flags: IN_USE,
             protocol: initiator.protocol,
         };
@@ -442,7 +482,7 @@ impl SessionTable {
         self.parts[parts..parts + self.parts_count].fill(0);
         if self.count == 0 {
             // An empty wheel has nothing to turn through.
-            self.turned = self.turned.max(now.0 / 1_000_000_000);
+            self.wheel.skip_to(now.0 / 1_000_000_000);
         }
         self.count += 1;
         let deadline = now + self.timeout(SessionId(id));
@@ -459,8 +499,8 @@ impl SessionTable {
         self.index_remove(&tuples[1], id.0 | REPLY_BIT);
         self.disarm(id.0);
         self.hot[at].flags = 0;
-        self.hot[at].wheel_next = self.free;
-        self.free = id.0;
+        self.free[self.free_count] = id.0;
+        self.free_count += 1;
         self.count -= 1;
         Ended { id, tuples, parts: self.parts_of(id) }
     }
@@ -500,51 +540,36 @@ impl SessionTable {
         }
     }
 
-    fn slot_of(second: u64) -> usize {
-        second as usize & (WHEEL_SLOTS - 1)
-    }
-
+    /// Moves a session's timer to the second of `deadline`.
     fn arm(&mut self, id: u32, deadline: Time) {
-        let second = deadline.0.div_ceil(1_000_000_000);
-        // A far deadline is looked at once a turn of the wheel.
-        let second = second.clamp(self.turned + 1, self.turned + WHEEL_SLOTS as u64 - 1);
-        let slot = Self::slot_of(second);
-        let head = self.wheel[slot];
-        let hot = &mut self.hot[id as usize];
-        (hot.wheel_next, hot.wheel_previous, hot.wheel_slot) = (head, NONE, slot as u16);
-        if head != NONE {
-            self.hot[head as usize].wheel_previous = id;
+        let slot = self.wheel.slot_for(deadline.0.div_ceil(1_000_000_000));
+        if !TimerWheel::is_in(self.hot[id as usize].timer, slot) {
+            self.disarm(id);
+            self.hot[id as usize].timer = self.wheel.arm(id, slot);
         }
-        self.wheel[slot] = id;
     }
 
     fn disarm(&mut self, id: u32) {
-        let hot = self.hot[id as usize];
-        if hot.wheel_previous != NONE {
-            self.hot[hot.wheel_previous as usize].wheel_next = hot.wheel_next;
-        } else if self.wheel[usize::from(hot.wheel_slot)] == id {
-            self.wheel[usize::from(hot.wheel_slot)] = hot.wheel_next;
-        }
-        if hot.wheel_next != NONE {
-            self.hot[hot.wheel_next as usize].wheel_previous = hot.wheel_previous;
+        let timer = std::mem::replace(&mut self.hot[id as usize].timer, Timer::NONE);
+        if let Some((moved, timer)) = self.wheel.disarm(timer) {
+            self.hot[moved as usize].timer = timer;
         }
     }
 
-    /// The next session whose timer came up; none if there is none at `now`.
-    pub(super) fn due(&mut self, now: Time) -> Option<SessionId> {
+    /// Sessions whose timers came up by `now`, the next of them, with their records asked for; none if there are no more.
+    pub(super) fn due(&mut self, now: Time) -> Due {
         let second = now.0 / 1_000_000_000;
-        while self.turned < second {
-            let head = self.wheel[Self::slot_of(self.turned + 1)];
-            if head != NONE {
-                return Some(SessionId(head));
-            }
-            if self.count == 0 {
-                self.turned = second;
-                return None;
-            }
-            self.turned += 1;
+        if self.count == 0 {
+            self.wheel.skip_to(second);
         }
-        None
+        let due: Due = self.wheel.due(second).iter().rev().map(|&id| SessionId(id)).collect();
+        due.iter().for_each(|id| self.prefetch_record(id.0));
+        due
+    }
+
+    /// Asks for the index entries of a session that may end.
+    pub(super) fn prefetch_index(&self, id: SessionId) {
+        self.cold[id.0 as usize].tuples.iter().for_each(|tuple| self.prefetch(tuple));
     }
 
     /// Puts a session's timer to where its last traffic says, or answers false if it has run out.
@@ -557,7 +582,6 @@ impl SessionTable {
         if deadline.0.div_ceil(1_000_000_000) <= now.0 / 1_000_000_000 {
             return false;
         }
-        self.disarm(id.0);
         self.arm(id.0, deadline);
         true
     }
@@ -570,7 +594,6 @@ impl SessionTable {
             hot.flags |= REPLIED;
         }
         let deadline = now + self.timeout(id);
-        self.disarm(id.0);
         self.arm(id.0, deadline);
     }
 
@@ -713,15 +736,15 @@ mod tests {
     fn timers_come_up_once_and_in_time() {
         let mut table = table(100);
         let id = table.insert(&tuple(1), &tuple(2), Time::from_secs(10)).unwrap();
-        assert_eq!(table.due(Time::from_secs(309)), None);
-        assert_eq!(table.due(Time::from_secs(311)), Some(id));
+        assert!(table.due(Time::from_secs(309)).is_empty());
+        assert_eq!(table.due(Time::from_secs(311))[..], [id]);
         table.credit(id, false, Traffic { packets: 1, bytes: 60 }, 100_000);
         assert!(table.rearm(id, Time::from_secs(311)));
-        assert_eq!(table.due(Time::from_secs(399)), None);
-        assert_eq!(table.due(Time::from_secs(401)), Some(id));
+        assert!(table.due(Time::from_secs(399)).is_empty());
+        assert_eq!(table.due(Time::from_secs(401))[..], [id]);
         assert!(!table.rearm(id, Time::from_secs(401)));
         table.remove(id);
-        assert_eq!(table.due(Time::from_secs(100_000)), None);
+        assert!(table.due(Time::from_secs(100_000)).is_empty());
     }
 
     #[test]
@@ -732,7 +755,7 @@ mod tests {
         let mut now = 0;
         loop {
             now += 5000;
-            match table.due(Time::from_secs(now)) {
+            match table.due(Time::from_secs(now)).first().copied() {
                 Some(due) if !table.rearm(due, Time::from_secs(now)) => break,
                 _ => {}
             }

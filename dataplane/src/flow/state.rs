@@ -199,12 +199,26 @@ impl FlowState {
 
     /// Ends sessions whose time ran out: at most `budget` timers are looked at. True if nothing more is due.
     pub fn expire(&mut self, now: Time, budget: usize) -> bool {
-        for _ in 0..budget {
-            let Some(id) = self.sessions.due(now) else { return true };
-            self.fold_session(id);
-            if !self.sessions.rearm(id, now) {
-                self.end_session(id);
+        let mut left = budget;
+        while left > 0 {
+            let due = self.sessions.due(now);
+            if due.is_empty() {
+                return true;
             }
+            let due = &due[..due.len().min(left)];
+            for &id in due {
+                self.sessions.prefetch_index(id);
+                if let Some(slot) = self.first_entry(id) {
+                    self.cache.prefetch_entry(slot);
+                }
+            }
+            for &id in due {
+                self.fold_session(id);
+                if !self.sessions.rearm(id, now) {
+                    self.end_session(id);
+                }
+            }
+            left -= due.len();
         }
         false
     }
