@@ -209,7 +209,10 @@ impl<S: SlowPath> Engine<S> {
         self.parse_and_hash(port, burst);
         self.match_tags(count);
         let mutations = self.state.cache.mutations();
-        self.compare_keys(count);
+        let misses = self.compare_keys(count);
+        if misses > 0 {
+            self.prefetch_misses(port, burst, misses, now);
+        }
         self.budget.begin(now);
         let hits_before = self.counters.hits;
         let now_millis = now.as_millis() as u32;
@@ -277,16 +280,19 @@ impl<S: SlowPath> Engine<S> {
     }
 
     #[inline(always)]
-    fn compare_keys(&mut self, count: usize) {
+    fn compare_keys(&mut self, count: usize) -> usize {
         let Self { lanes, state, .. } = self;
         let tracks_tcp = state.templates.any_tracks_tcp();
+        let mut misses = 0;
         for lane in lanes.iter_mut().take(count) {
             if lane.slot == NO_SLOT {
+                misses += 1;
                 continue;
             }
             if !state.cache.has_key(Slot(lane.slot), lane.key()) {
                 let Some(found) = state.cache.find(lane.hash, lane.key()) else {
                     lane.slot = NO_SLOT;
+                    misses += 1;
                     continue;
                 };
                 lane.slot = found.0;
@@ -297,6 +303,25 @@ impl<S: SlowPath> Engine<S> {
             {
                 state.sessions.prefetch_hot(owner.session.0);
             }
+        }
+        misses
+    }
+
+    /// Asks for what the walks of this burst will touch: a walk alone would wait for each of some twenty lines.
+    #[cold]
+    #[inline(never)]
+    fn prefetch_misses(&mut self, port: PortId, burst: &Burst, misses: usize, now: Time) {
+        let Self { lanes, state, slow, schemas, .. } = self;
+        state.sessions.prefetch_free(misses);
+        let missing =
+            lanes.iter().zip(burst).filter(|(lane, _)| lane.slot == NO_SLOT && lane.error.is_none());
+        for (lane, packet) in missing {
+            if lane.words != 0 {
+                state.cache.prefetch_place(lane.hash);
+            }
+            let gather = gather_of(schemas, port, &lane.layout);
+            let miss = Miss { bytes: packet.bytes(), layout: lane.layout, port, gather, now };
+            slow.prefetch(&miss, state);
         }
     }
 

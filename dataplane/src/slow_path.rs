@@ -110,6 +110,11 @@ pub trait SlowPath: Send {
     /// True if a session for this packet exists, so that it is no new flow (R12).
     fn is_known(&self, miss: &Miss<'_>, state: &FlowState) -> bool;
 
+    /// Asks for the memory that deciding this packet will need. Called for all misses of a burst before the first walk.
+    fn prefetch(&self, miss: &Miss<'_>, state: &FlowState) {
+        let _ = (miss, state);
+    }
+
     /// Walks the chain for one packet and writes what it decided to `decision`.
     fn decide(&mut self, miss: &Miss<'_>, state: &mut FlowState, decision: &mut Decision);
 

@@ -16,9 +16,11 @@ use millrace_dataplane::flow::field::{Field, Reads};
 use millrace_dataplane::flow::session::{SessionId, Tuple};
 use millrace_dataplane::flow::state::{Event, FlowState};
 use millrace_dataplane::flow::tcp::{Segment, TcpState, TcpTracker, TcpVerdict};
+use millrace_dataplane::packet::{L3, L4};
 use millrace_dataplane::port::PortId;
 use millrace_dataplane::slow_path::{Decision, Fate, Miss, SlowPath};
 use millrace_dataplane::time::Time;
+use std::net::IpAddr;
 
 /// What a chain did.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -405,6 +407,7 @@ impl Chain {
         decision: &mut Decision,
     ) {
         let exits = Exits { ports, length_max: self.record.length_max, tracks_tcp: self.tracks_tcp() };
+        let tuples = if session.is_none() { self.new_tuples(state) } else { None };
         self.count_undeclared();
         let cacheable = self.headers.is_cacheable() && !self.record.uncached && miss.gather.is_some();
         let gather = if cacheable { miss.gather } else { None };
@@ -416,7 +419,7 @@ impl Chain {
         }
         let owner = match session {
             Some(session) => Some((Owner { session: session.id, reply: session.reply }, false)),
-            None => match self.open_session(miss.now, state) {
+            None => match self.open_session(tuples, miss.now, state) {
                 Ok(id) => id.map(|session| (Owner { session, reply: false }, true)),
                 Err(reason) => return self.fail(reason, decision),
             },
@@ -445,16 +448,28 @@ impl Chain {
         TcpTracker::default().peek(false, &segment, self.tcp_header(miss.bytes)) == TcpVerdict::Valid
     }
 
-    fn open_session(&mut self, now: Time, state: &mut FlowState) -> Result<Option<SessionId>, DropReason> {
+    /// What a session of this packet would be found by: what it looked like, and what answers will look like.
+    fn new_tuples(&mut self, state: &FlowState) -> Option<[Tuple; 2]> {
         if !self.record.wants_session || self.parts == 0 {
-            return Ok(None);
+            return None;
         }
-        let Some(initiator) = original_tuple(&self.headers, self.domain) else { return Ok(None) };
-        let Some(sent) = current_tuple(&mut self.headers, self.domain) else { return Ok(None) };
+        let initiator = original_tuple(&self.headers, self.domain)?;
+        let responder = current_tuple(&mut self.headers, self.domain)?.inverse();
+        state.sessions.prefetch(&responder);
+        Some([initiator, responder])
+    }
+
+    fn open_session(
+        &mut self,
+        tuples: Option<[Tuple; 2]>,
+        now: Time,
+        state: &mut FlowState,
+    ) -> Result<Option<SessionId>, DropReason> {
+        let Some([initiator, responder]) = tuples else { return Ok(None) };
         if let Some(old) = self.reopens.take() {
             state.end_session(old);
         }
-        match state.open_session(&initiator, &sent.inverse(), now) {
+        match state.open_session(&initiator, &responder, now) {
             Ok(id) => {
                 self.counters.sessions_opened += 1;
                 Ok(Some(id))
@@ -608,6 +623,32 @@ fn original_tuple(headers: &Headers, domain: u16) -> Option<Tuple> {
     Some(Tuple::new(domain, protocol, (source, ports.0), (destination, ports.1)))
 }
 
+/// The tuple of a regular packet by its layout alone, before its headers are read; only for prefetching.
+fn tuple_of(miss: &Miss<'_>, domain: u16) -> Option<Tuple> {
+    let Miss { bytes, layout, .. } = miss;
+    let (l3, l4) = (usize::from(layout.l3), usize::from(layout.l4));
+    let protocol = match layout.shape.l4() {
+        L4::Tcp => 6,
+        L4::Udp => 17,
+        _ => return None,
+    };
+    let (source, destination): (IpAddr, IpAddr) = match layout.shape.l3() {
+        L3::Ipv4 => {
+            let addresses: &[u8; 8] = bytes.get(l3 + 12..)?.first_chunk()?;
+            let [a, b, c, d, w, x, y, z] = *addresses;
+            ([a, b, c, d].into(), [w, x, y, z].into())
+        }
+        L3::Ipv6 => {
+            let (addresses, _) = bytes.get(l3 + 8..)?.first_chunk::<32>()?.as_chunks::<16>();
+            (addresses[0].into(), addresses[1].into())
+        }
+        L3::Arp | L3::Other => return None,
+    };
+    let &[a, b, c, d] = bytes.get(l4..)?.first_chunk()?;
+    let (from, to) = (u16::from_be_bytes([a, b]), u16::from_be_bytes([c, d]));
+    Some(Tuple::new(domain, protocol, (source, from), (destination, to)))
+}
+
 /// What a port leads to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Attachment {
@@ -746,6 +787,12 @@ impl SlowPath for Chains {
         let mut headers = Headers::empty();
         headers.read(miss.bytes, miss.layout).is_ok()
             && original_tuple(&headers, domain).is_some_and(|tuple| state.sessions.find(&tuple).is_some())
+    }
+
+    fn prefetch(&self, miss: &Miss<'_>, state: &FlowState) {
+        let Some(to) = self.attachment(miss.port) else { return };
+        let Some(tuple) = tuple_of(miss, domain_of(to.chain, to.segment)) else { return };
+        state.sessions.prefetch(&tuple);
     }
 
     fn decide(&mut self, miss: &Miss<'_>, state: &mut FlowState, decision: &mut Decision) {

@@ -306,6 +306,18 @@ impl FlowCache {
         None
     }
 
+    /// Asks for the place that an entry of this hash would get.
+    pub(crate) fn prefetch_place(&self, hash: u64) {
+        let homes = self.homes(hash);
+        prefetch(&self.tags[homes[1]]);
+        let Some(way) = self.tags[homes[0]].iter().position(|&tag| tag == 0) else { return };
+        let slot = homes[0] * WAYS + way;
+        for line in &self.lines[slot * self.stride..][..self.lines_used] {
+            prefetch(line);
+        }
+        prefetch(&self.cold[slot]);
+    }
+
     /// Asks for what taking an entry away will touch.
     pub(super) fn prefetch_entry(&self, slot: Slot) {
         prefetch(&self.lines[slot.0 as usize * self.stride]);

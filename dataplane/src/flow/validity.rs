@@ -46,20 +46,19 @@ pub enum ObjectKind {
     Other,
 }
 
-/// An object, as a decision names it.
+/// An object, as a decision names it: its kind, and its number within the kind.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub struct Watch {
-    kind: ObjectKind,
-    id: u64,
-}
+pub struct Watch(u64);
 
 impl Watch {
     /// What every decision depends on.
-    pub const EVERYTHING: Self = Self { kind: ObjectKind::Everything, id: 0 };
+    pub const EVERYTHING: Self = Self::of(ObjectKind::Everything, 0);
 
-    /// An object by its kind and its number within it.
+    /// An object by its kind and its number within it, below 2^56.
     pub const fn of(kind: ObjectKind, id: u64) -> Self {
-        if matches!(kind, ObjectKind::Everything) { Self::EVERYTHING } else { Self { kind, id } }
+        let id = if matches!(kind, ObjectKind::Everything) { 0 } else { id };
+        debug_assert!(id >> 56 == 0);
+        Self((kind as u64) << 56 | id & (u64::MAX >> 8))
     }
 }
 
@@ -108,66 +107,61 @@ struct Object {
 #[derive(Clone, Debug)]
 struct Keyed(KeyedHash);
 
-struct ObjectHasher<'a>(&'a KeyedHash, [u64; 2]);
-
 impl BuildHasher for Keyed {
-    type Hasher = KeyedHasher;
+    type Hasher = ObjectHasher;
 
-    fn build_hasher(&self) -> KeyedHasher {
-        KeyedHasher(self.0.clone(), [0; 2])
+    fn build_hasher(&self) -> ObjectHasher {
+        ObjectHasher(self.0.clone(), 0)
     }
 
     fn hash_one<T: std::hash::Hash>(&self, value: T) -> u64 {
-        let mut hasher = ObjectHasher(&self.0, [0; 2]);
+        struct One(u64);
+        impl Hasher for One {
+            fn finish(&self) -> u64 {
+                self.0
+            }
+            fn write(&mut self, bytes: &[u8]) {
+                absorb(&mut self.0, bytes);
+            }
+            fn write_u64(&mut self, word: u64) {
+                self.0 ^= word;
+            }
+        }
+        let mut hasher = One(0);
         value.hash(&mut hasher);
-        hasher.finish()
+        self.0.hash(&[hasher.finish()])
     }
 }
 
 /// The owned form, which the trait asks for and the map does not use.
 #[derive(Clone, Debug)]
-struct KeyedHasher(KeyedHash, [u64; 2]);
+struct ObjectHasher(KeyedHash, u64);
 
-fn absorb(words: &mut [u64; 2], bytes: &[u8]) {
-    for &byte in bytes {
-        words[0] = words[0].rotate_left(8) ^ u64::from(byte);
-    }
+fn absorb(word: &mut u64, bytes: &[u8]) {
+    bytes.iter().for_each(|&byte| *word = word.rotate_left(8) ^ u64::from(byte));
 }
 
-impl Hasher for KeyedHasher {
+impl Hasher for ObjectHasher {
     fn finish(&self) -> u64 {
-        self.0.hash(&self.1)
+        self.0.hash(&[self.1])
     }
     fn write(&mut self, bytes: &[u8]) {
         absorb(&mut self.1, bytes);
     }
     fn write_u64(&mut self, word: u64) {
-        self.1[1] ^= word;
-    }
-    fn write_isize(&mut self, word: isize) {
-        self.1[0] ^= word as u64;
+        self.1 ^= word;
     }
 }
 
-impl Hasher for ObjectHasher<'_> {
-    fn finish(&self) -> u64 {
-        self.0.hash(&self.1)
-    }
-    fn write(&mut self, bytes: &[u8]) {
-        absorb(&mut self.1, bytes);
-    }
-    fn write_u64(&mut self, word: u64) {
-        self.1[1] ^= word;
-    }
-    fn write_isize(&mut self, word: isize) {
-        self.1[0] ^= word as u64;
-    }
-}
+/// Places that were asked for of late, by a few bits of the object.
+const RECENT: usize = 256;
 
 /// The objects in use with the epoch of each one's last change.
 #[derive(Debug)]
 pub struct Validity {
     places: HashMap<Watch, u32, Keyed>,
+    /// Decisions of one time name the same objects; a place is right if its object is still this one.
+    recent: Box<[u32; RECENT]>,
     objects: Vec<Object>,
     free: Vec<u32>,
     epoch: u32,
@@ -186,6 +180,7 @@ impl Validity {
         let everything = Object { watch: Watch::EVERYTHING, changed: 0, entries: 1 };
         Self {
             places: HashMap::with_hasher(Keyed(hash)),
+            recent: Box::new([0; RECENT]),
             objects: vec![everything],
             free: Vec::new(),
             epoch: 1,
@@ -257,7 +252,24 @@ impl Validity {
         packed
     }
 
+    #[inline(always)]
     fn place(&mut self, watch: Watch) -> Option<u32> {
+        let recent = (watch.0 ^ watch.0 >> 24 ^ watch.0 >> 49) as usize % RECENT;
+        let place = self.recent[recent];
+        if let Some(object) = self.objects.get_mut(place as usize)
+            && object.watch == watch
+            && object.entries > 0
+        {
+            object.entries += 1;
+            return Some(place);
+        }
+        let place = self.find_place(watch)?;
+        self.recent[recent] = place;
+        Some(place)
+    }
+
+    #[inline(never)]
+    fn find_place(&mut self, watch: Watch) -> Option<u32> {
         if let Some(&place) = self.places.get(&watch) {
             self.objects[place as usize].entries += 1;
             return Some(place);

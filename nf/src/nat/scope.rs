@@ -31,7 +31,7 @@ impl NatConfig {
 }
 
 /// What decisions that translate nothing depend on: it changes when other addresses are translated.
-pub(super) const SCOPE: Watch = Watch::of(ObjectKind::Other, 0x6e61_742d_7363_6f70);
+pub(super) const SCOPE: Watch = Watch::of(ObjectKind::Other, 0x6e_6174_7363_6f70);
 
 /// Which addresses are translated, and between which zones.
 #[derive(Clone, Debug, PartialEq, Eq)]
