@@ -44,6 +44,7 @@ pub struct MissBudget {
     hit_part: u32,
     /// Estimated cost of one walk in nanoseconds.
     walk_nanos: u32,
+    turn: u8,
 }
 
 impl MissBudget {
@@ -59,6 +60,7 @@ impl MissBudget {
             active: 0,
             hit_part: 0,
             walk_nanos: 1000,
+            turn: 0,
         }
     }
 
@@ -111,12 +113,16 @@ impl MissBudget {
         admitted
     }
 
-    /// `walks` walks took `nanos` in all: the estimate follows.
-    pub fn measured(&mut self, walks: u32, nanos: u64) {
-        if walks > 0 {
-            let each = (nanos / u64::from(walks)).clamp(50, 1_000_000) as u32;
-            self.walk_nanos = self.walk_nanos - self.walk_nanos / 16 + each / 16;
-        }
+    /// True if the walk that begins is to be measured: one in eight, as a look at the clock costs as much as a hit.
+    pub fn is_sample(&mut self) -> bool {
+        self.turn = self.turn.wrapping_add(1);
+        self.turn.is_multiple_of(8)
+    }
+
+    /// A walk took `nanos`: the estimate follows.
+    pub fn measured(&mut self, nanos: u64) {
+        let nanos = nanos.clamp(50, 1_000_000) as u32;
+        self.walk_nanos = self.walk_nanos - self.walk_nanos / 16 + nanos / 16;
     }
 
     /// True if walks are to be measured.

@@ -443,10 +443,11 @@ impl<S: SlowPath> Engine<S> {
             if !budget.admit(source_of(packet.bytes(), &layout), || slow.is_known(&miss, state)) {
                 return self.outputs.drop_packet(packet, DropReason::MissBudget, pool);
             }
-            let start = std::time::Instant::now();
+            let start = self.budget.is_sample().then(std::time::Instant::now);
             self.decide_and_apply(layout, &key[..words], port, packet, pool, now, alone);
-            let nanos = start.elapsed().as_nanos();
-            self.budget.measured(1, u64::try_from(nanos).unwrap_or(u64::MAX));
+            if let Some(start) = start {
+                self.budget.measured(u64::try_from(start.elapsed().as_nanos()).unwrap_or(u64::MAX));
+            }
         } else {
             self.decide_and_apply(layout, &key[..words], port, packet, pool, now, alone);
         }
@@ -546,8 +547,8 @@ impl<S: SlowPath> Engine<S> {
     fn drain_events(&mut self) {
         // Telling a function may end further sessions; the bound is the number of sessions.
         while self.state.has_events() {
-            self.events.extend(self.state.take_events());
             let mut events = std::mem::take(&mut self.events);
+            self.state.take_events(&mut events);
             for event in events.drain(..) {
                 self.slow.event(&event, &mut self.state);
             }

@@ -341,7 +341,12 @@ impl FlowCache {
     pub fn find(&self, hash: u64, key: &[u64]) -> Option<Slot> {
         let tag = Self::tag(hash);
         for home in self.homes(hash) {
-            for (way, &candidate) in self.tags[home].iter().enumerate() {
+            let bucket = &self.tags[home];
+            // Most often no tag matches at all.
+            if Self::match_tags(bucket, tag) == [0; 2] {
+                continue;
+            }
+            for (way, &candidate) in bucket.iter().enumerate() {
                 let slot = Slot((home * WAYS + way) as u32);
                 if candidate == tag && self.has_key(slot, key) {
                     return Some(slot);

@@ -122,6 +122,7 @@ pub struct ProgramBuilder<'a> {
 
 impl<'a> ProgramBuilder<'a> {
     /// Builds `program` anew, for a packet `original` of this layout. With `gather`, it serves each packet of the same key.
+    #[inline(always)]
     pub fn new(
         program: &'a mut Program,
         original: &'a [u8],
@@ -396,6 +397,7 @@ impl<'a> ProgramBuilder<'a> {
     ///
     /// # Errors
     /// If it exceeds the bounds of a program.
+    #[inline(always)]
     pub fn finish(mut self) -> Result<&'a Program, ProgramTooLarge> {
         let last = self.program.template.more.last().unwrap_or(&self.program.template.first);
         if !self.untouched || self.segments == 0 || last.exit == Exit::Continue {

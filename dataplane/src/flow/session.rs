@@ -230,6 +230,12 @@ impl Bucket {
     }
 }
 
+/// The lowest of the ways in a mask.
+#[inline(always)]
+const fn way_of(ways: u32) -> usize {
+    ways.trailing_zeros() as usize % WAYS
+}
+
 #[allow(unsafe_code)]
 mod pod {
     use super::{Bucket, Cold, Hot, Pod};
@@ -389,7 +395,7 @@ impl SessionTable {
             let bucket = &self.index[bucket];
             let mut ways = bucket.matches(tag);
             while ways != 0 {
-                let value = bucket.ids[ways.trailing_zeros() as usize % WAYS];
+                let value = bucket.ids[way_of(ways)];
                 ways &= ways - 1;
                 let (id, reply) = (value & !REPLY_BIT, value & REPLY_BIT != 0);
                 if self.cold[id as usize].tuples[usize::from(reply)] == *tuple {
@@ -406,7 +412,7 @@ impl SessionTable {
         let (a, b) = (self.index[first].matches(0), self.index[second].matches(0));
         // The fuller home is used last, so that buckets overflow late.
         let (home, ways) = if b.count_ones() > a.count_ones() { (second, b) } else { (first, a) };
-        (ways != 0).then_some((home, ways.trailing_zeros() as usize))
+        (ways != 0).then_some((home, way_of(ways)))
     }
 
     fn set_index(&mut self, (home, way): (usize, usize), tag: u16, value: u32) {
@@ -419,8 +425,11 @@ impl SessionTable {
         let (first, second, tag) = self.homes(tuple);
         for home in [first, second] {
             let bucket = &mut self.index[home];
-            for way in 0..WAYS {
-                if bucket.tags[way] == tag && bucket.ids[way] == value {
+            let mut ways = bucket.matches(tag);
+            while ways != 0 {
+                let way = way_of(ways);
+                ways &= ways - 1;
+                if bucket.ids[way] == value {
                     bucket.tags[way] = 0;
                     return;
                 }
@@ -664,6 +673,11 @@ impl SessionTable {
     /// The tuples of both directions: as the initiator sent, as the responder answers.
     pub fn tuples(&self, id: SessionId) -> [Tuple; 2] {
         self.cold[id.0 as usize].tuples
+    }
+
+    /// The domain in which its tuples are unique.
+    pub fn domain(&self, id: SessionId) -> u16 {
+        self.cold[id.0 as usize].tuples[0].domain
     }
 
     /// The folded traffic of both directions.

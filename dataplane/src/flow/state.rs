@@ -242,9 +242,11 @@ impl FlowState {
         }
     }
 
-    /// What the functions have to be told; called after each walk and each slice of housekeeping.
-    pub fn take_events(&mut self) -> std::vec::Drain<'_, Event> {
-        self.events.drain(..)
+    /// What the functions have to be told goes to `events`, which is empty; called after each walk and each slice of
+    /// housekeeping.
+    pub fn take_events(&mut self, events: &mut Vec<Event>) {
+        debug_assert!(events.is_empty());
+        std::mem::swap(&mut self.events, events);
     }
 
     /// True if functions have to be told something.
@@ -255,7 +257,7 @@ impl FlowState {
 
 fn traffic_event(sessions: &SessionTable, owner: Owner, traffic: Traffic) -> Event {
     Event::Traffic {
-        domain: sessions.tuples(owner.session)[0].domain,
+        domain: sessions.domain(owner.session),
         parts: sessions.parts_of(owner.session),
         reply: owner.reply,
         traffic,

@@ -14,13 +14,15 @@
 
 use super::hash::KeyedHash;
 use arrayvec::ArrayVec;
-use std::collections::HashMap;
+use std::collections::{HashMap, VecDeque};
 use std::hash::{BuildHasher, Hasher};
 
 /// Most objects that entries may name at a time.
 pub const OBJECTS_MAX: usize = 1 << 20;
 /// Most objects that one entry names; a decision that used more is invalidated by any change.
 pub const WATCHES_MAX: usize = 14;
+/// Most objects that are kept though no entry names them.
+const IDLE_MAX: usize = 1 << 14;
 /// The place of the object that every decision names.
 const EVERYTHING: u32 = 0;
 
@@ -101,6 +103,8 @@ struct Object {
     changed: u32,
     /// Entries that name it.
     entries: u32,
+    /// It waits in [`Validity::idle`].
+    queued: bool,
 }
 
 /// Hashes one object under a secret (R16): ids are made of addresses that the network chooses.
@@ -154,7 +158,7 @@ impl Hasher for ObjectHasher {
 }
 
 /// Places that were asked for of late, by a few bits of the object.
-const RECENT: usize = 256;
+const RECENT: usize = 1024;
 
 /// The objects in use with the epoch of each one's last change.
 #[derive(Debug)]
@@ -164,6 +168,8 @@ pub struct Validity {
     recent: Box<[u32; RECENT]>,
     objects: Vec<Object>,
     free: Vec<u32>,
+    /// Objects that no entry named at some time since: they keep their places for a while, as they will be named again.
+    idle: VecDeque<u32>,
     epoch: u32,
     changes: u64,
 }
@@ -177,12 +183,13 @@ impl Default for Validity {
 impl Validity {
     /// Nothing is in use.
     pub fn new(hash: KeyedHash) -> Self {
-        let everything = Object { watch: Watch::EVERYTHING, changed: 0, entries: 1 };
+        let everything = Object { watch: Watch::EVERYTHING, changed: 0, entries: 1, queued: false };
         Self {
             places: HashMap::with_hasher(Keyed(hash)),
             recent: Box::new([0; RECENT]),
             objects: vec![everything],
             free: Vec::new(),
+            idle: VecDeque::new(),
             epoch: 1,
             changes: 0,
         }
@@ -201,7 +208,7 @@ impl Validity {
 
     /// Objects that entries name.
     pub fn objects_in_use(&self) -> usize {
-        self.places.len()
+        self.objects.iter().skip(1).filter(|object| object.entries > 0).count()
     }
 
     /// An object changed: decisions that used it are void.
@@ -218,7 +225,9 @@ impl Validity {
                 Watch::EVERYTHING => Some(EVERYTHING),
                 watch => self.places.get(&watch).copied(),
             };
-            if let Some(object) = place.and_then(|place| self.objects.get_mut(place as usize)) {
+            if let Some(object) = place.and_then(|place| self.objects.get_mut(place as usize))
+                && object.entries > 0
+            {
                 object.changed = epoch;
                 self.epoch = epoch;
             }
@@ -258,7 +267,7 @@ impl Validity {
         let place = self.recent[recent];
         if let Some(object) = self.objects.get_mut(place as usize)
             && object.watch == watch
-            && object.entries > 0
+            && (object.entries > 0 || object.queued)
         {
             object.entries += 1;
             return Some(place);
@@ -275,9 +284,12 @@ impl Validity {
             return Some(place);
         }
         if self.places.len() >= OBJECTS_MAX {
+            self.forget_idle();
+        }
+        if self.places.len() >= OBJECTS_MAX {
             return None;
         }
-        let object = Object { watch, changed: self.epoch, entries: 1 };
+        let object = Object { watch, changed: self.epoch, entries: 1, queued: false };
         let place = if let Some(place) = self.free.pop() {
             self.objects[place as usize] = object;
             place
@@ -289,16 +301,28 @@ impl Validity {
         Some(place)
     }
 
+    fn forget_idle(&mut self) {
+        let Some(place) = self.idle.pop_front() else { return };
+        let object = &mut self.objects[place as usize];
+        object.queued = false;
+        if object.entries == 0 {
+            self.places.remove(&object.watch);
+            self.free.push(place);
+        }
+    }
+
     /// An entry fell: its objects are in use by one fewer.
     pub(super) fn release(&mut self, packed: &PackedWatches) {
         for &place in &packed.places[..usize::from(packed.count)] {
             let object = &mut self.objects[place as usize];
             object.entries -= 1;
-            if object.entries == 0 {
-                let watch = object.watch;
-                self.places.remove(&watch);
-                self.free.push(place);
+            if object.entries == 0 && !object.queued {
+                object.queued = true;
+                self.idle.push_back(place);
             }
+        }
+        while self.idle.len() > IDLE_MAX {
+            self.forget_idle();
         }
         if packed.overflow != 0 {
             self.objects[EVERYTHING as usize].entries -= 1;

@@ -49,7 +49,8 @@ pub struct Headers {
     /// Ports of a later fragment, known from the first one.
     fragment_ports: Option<(u16, u16)>,
     original_fragment_ports: Option<(u16, u16)>,
-    declared: Reads,
+    /// Fields that were declared whole.
+    declared: u64,
     /// Fields whose value is known because a function set it.
     set: u64,
     undeclared: Option<Field>,
@@ -72,7 +73,7 @@ impl Headers {
             embedded_checksum: 0,
             fragment_ports: None,
             original_fragment_ports: None,
-            declared: Reads::none(),
+            declared: 0,
             set: 0,
             undeclared: None,
             reads: 0,
@@ -84,7 +85,8 @@ impl Headers {
 
     /// What the functions of the chain declared; kept from packet to packet.
     pub fn declare(&mut self, reads: &Reads) {
-        self.declared = reads.clone();
+        let whole = Field::ALL.iter().filter(|&&field| reads.mask(field) == u128::MAX);
+        self.declared = whole.fold(0, |bits, &field| bits | 1 << field as u64);
     }
 
     /// Reads the headers of a frame with this layout.
@@ -96,6 +98,7 @@ impl Headers {
         self.embedded = Embedded::parse(&self.original, bytes)?;
         self.embedded_checksum = self
             .embedded
+            .as_ref()
             .and_then(|embedded| embedded.transport_checksum_at)
             .and_then(|at| bytes.get(usize::from(at)..usize::from(at) + 2))
             .map_or(0, |field| u16::from_be_bytes([field[0], field[1]]));
@@ -112,9 +115,11 @@ impl Headers {
         Ok(())
     }
 
+    #[inline]
     fn note(&mut self, field: Field) {
-        self.reads |= 1 << field as u64;
-        if self.set & (1 << field as u64) == 0 && self.declared.mask(field) != u128::MAX {
+        let bit = 1 << field as u64;
+        self.reads |= bit;
+        if (self.set | self.declared) & bit == 0 {
             self.undeclared.get_or_insert(field);
         }
     }

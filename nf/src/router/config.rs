@@ -190,6 +190,7 @@ impl Router {
         self.change_interfaces(&new.interfaces, &mut watches, &mut actions);
         self.interfaces = new.interfaces;
         self.routes = new.routes;
+        self.forget_recent();
         self.change_neighbours(&config, now, &mut actions);
         actions.retain(|action| match action {
             Action::Invalidate(id) => {
@@ -222,6 +223,7 @@ impl Router {
         }
         let route = Route { origin: RouteOrigin::Static, ..route };
         let prefix = route.prefix.trunc();
+        self.forget_recent();
         let change = self.routes.insert(route).map_err(|error| vec![RouterError::Route(error)])?;
         Ok(touched(change.best_changed, prefix))
     }
@@ -229,6 +231,7 @@ impl Router {
     /// Removes the static route of a prefix and metric. Returns what changed; none if there is no such route.
     pub fn remove_route(&mut self, prefix: IpNet, metric: u32) -> Option<Vec<Watch>> {
         let identity = RouteIdentity { prefix: prefix.trunc(), origin: RouteOrigin::Static, metric };
+        self.forget_recent();
         let change = self.routes.remove(identity)?;
         Some(touched(change.best_changed, identity.prefix))
     }

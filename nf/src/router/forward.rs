@@ -5,7 +5,7 @@ use super::addressing::is_link_local;
 use super::effects::Staged;
 use super::function::{Outcome, Router, dropped, neighbour_watch, port_watch};
 use super::interface::{AddressClass, InterfaceId};
-use super::lpm::{NextHop, RouteKind};
+use super::lpm::{NextHop, Route, RouteKind};
 use super::neighbour::{Event, Needs};
 use crate::function::Verdict;
 use crate::headers::answer::{IcmpError, icmp_error, may_answer_with_error};
@@ -32,7 +32,8 @@ impl Router {
         };
         let link_group = ethernet::is_group(walk.headers.original().ethernet.destination);
         depend_on_route(walk, destination);
-        match self.interfaces.classify(ingress, destination) {
+        let (class, route) = self.destination(ingress, destination);
+        match class {
             AddressClass::JoinedGroup => return self.admit_local(walk, ingress, true),
             // RFC 1122 section 3.3.6, RFC 1812 section 5.3.4: link broadcasts are not for unicast packets.
             _ if link_group => return dropped(DropReason::NotForUs),
@@ -55,7 +56,7 @@ impl Router {
         if !walk.headers.may_be_forwarded() {
             return self.report(walk, ingress, IcmpError::HopLimitExceeded, DropReason::TtlExceeded);
         }
-        self.route(walk, ingress, destination)
+        self.route(walk, ingress, destination, route)
     }
 
     /// Whether no packet from elsewhere may have this source. Our own addresses are among those (RFC 1812 section 5.3.7).
@@ -64,9 +65,15 @@ impl Router {
         class.is_martian_source() || matches!(class, AddressClass::Own(_))
     }
 
-    fn route(&self, walk: &mut Walk<'_>, ingress: InterfaceId, destination: IpAddr) -> Outcome {
+    fn route(
+        &self,
+        walk: &mut Walk<'_>,
+        ingress: InterfaceId,
+        destination: IpAddr,
+        route: Option<&Route>,
+    ) -> Outcome {
         let no_route = DropReason::NoRoute;
-        let Some(route) = self.routes.lookup(destination) else {
+        let Some(route) = route else {
             return self.report(walk, ingress, IcmpError::NoRoute, no_route);
         };
         match route.kind {
@@ -79,7 +86,7 @@ impl Router {
             RouteKind::Local => return self.admit_local(walk, ingress, false),
             RouteKind::Unicast => {}
         }
-        match route.next_hop(self.path_hash(walk, destination)) {
+        match self.next_hop(route, walk, destination) {
             Some(hop) => self.send(walk, ingress, hop, destination),
             None => self.report(walk, ingress, IcmpError::NoRoute, no_route),
         }

@@ -22,7 +22,7 @@ use super::config::{RouterConfig, Tables, check_and_build};
 use super::effects::{OnFail, Staged, carry_out};
 use super::icmp_limit::IcmpLimit;
 use super::interface::{AddressClass, InterfaceId, Interfaces};
-use super::lpm::{RouteKind, RouteTable};
+use super::lpm::{NextHop, Route, RouteId, RouteKind, RouteTable};
 use super::neighbour::{Action, NeighbourInfo, NeighbourTable};
 use super::{RouterError, neighbour};
 use crate::function::{FlowFunction, Forwarder, Verdict};
@@ -36,6 +36,7 @@ use millrace_dataplane::flow::hash::KeyedHash;
 use millrace_dataplane::flow::validity::{ObjectKind, Watch};
 use millrace_dataplane::port::PortId;
 use std::any::Any;
+use std::cell::Cell;
 use std::net::IpAddr;
 
 /// What the router did by itself, as counters.
@@ -71,6 +72,16 @@ pub struct Router {
     pub(super) actions: Vec<Action>,
     /// Chooses among equal next hops (R16).
     hash: KeyedHash,
+    /// The destination looked up last: functions ask for its zone before the packet is forwarded there.
+    recent: Cell<Option<Recent>>,
+}
+
+/// What a destination was found to be.
+#[derive(Clone, Copy, Debug)]
+struct Recent {
+    address: IpAddr,
+    class: AddressClass,
+    route: Option<RouteId>,
 }
 
 /// What [`Router::admit`] returns.
@@ -118,6 +129,7 @@ impl Router {
             pending: Vec::new(),
             actions: Vec::new(),
             hash: hash(),
+            recent: Cell::new(None),
         })
     }
 
@@ -146,6 +158,35 @@ impl Router {
         self.counters
     }
 
+    /// What `address` is as a destination of what came in by `ingress`, and the route that leads there.
+    pub(super) fn destination(
+        &self,
+        ingress: InterfaceId,
+        address: IpAddr,
+    ) -> (AddressClass, Option<&Route>) {
+        let found = match self.recent.get() {
+            Some(recent) if recent.address == address => recent,
+            _ => {
+                let class = self.interfaces.classify(ingress, address);
+                let route = match class {
+                    AddressClass::Unicast | AddressClass::Proxy => self.routes.lookup_id(address),
+                    _ => None,
+                };
+                let found = Recent { address, class, route };
+                // Of other addresses it depends on the interface what they are.
+                let everywhere = matches!(class, AddressClass::Unicast | AddressClass::Proxy);
+                self.recent.set(everywhere.then_some(found));
+                found
+            }
+        };
+        (found.class, found.route.and_then(|id| self.routes.route(id)))
+    }
+
+    /// Routes or interfaces changed.
+    pub(super) fn forget_recent(&self) {
+        self.recent.set(None);
+    }
+
     /// The interface that the packet came in by; none for tagged frames and for frames to other stations.
     fn ingress(&self, walk: &mut Walk<'_>) -> Option<InterfaceId> {
         if !walk.headers.original().tags.is_empty() {
@@ -157,9 +198,15 @@ impl Router {
         (to == self.interfaces.get(id)?.mac || ethernet::is_group(to)).then_some(id)
     }
 
-    /// Chooses among the next hops of a route: by the source as it came and the destination as it is now, so that
+    /// Chooses among the next hops of a route: see [`Self::path_hash`].
+    pub(super) fn next_hop(&self, route: &Route, walk: &Walk<'_>, destination: IpAddr) -> Option<NextHop> {
+        let hash = if route.next_hops.len() > 1 { self.path_hash(walk, destination) } else { 0 };
+        route.next_hop(hash)
+    }
+
+    /// A hash by which to choose among next hops: by the source as it came and the destination as it is now, so that
     /// the zone that functions were told and the way that the packet takes are the same.
-    pub(super) fn path_hash(&self, walk: &Walk<'_>, destination: IpAddr) -> u32 {
+    fn path_hash(&self, walk: &Walk<'_>, destination: IpAddr) -> u32 {
         let source = walk.headers.original().addresses().map(|(source, _)| bits(source)).unwrap_or_default();
         let destination = bits(destination);
         (self.hash.hash(&[source[0], source[1], destination[0], destination[1]]) >> 32) as u32
@@ -241,7 +288,8 @@ impl Forwarder for Router {
         let destination = walk.headers.destination()?;
         walk.depend(port_watch(walk.port));
         depend_on_route(walk, destination);
-        match self.interfaces.classify(ingress, destination) {
+        let (class, route) = self.destination(ingress, destination);
+        match class {
             AddressClass::Own(_)
             | AddressClass::JoinedGroup
             | AddressClass::Broadcast
@@ -249,11 +297,11 @@ impl Forwarder for Router {
             AddressClass::Unicast | AddressClass::Proxy => {}
             _ => return None,
         }
-        let route = self.routes.lookup(destination)?;
+        let route = route?;
         if route.kind == RouteKind::Local {
             return Some(ZoneId::LOCAL);
         }
-        let hop = route.next_hop(self.path_hash(walk, destination))?;
+        let hop = self.next_hop(route, walk, destination)?;
         self.interfaces.get(hop.interface).map(|it| it.zone)
     }
 }

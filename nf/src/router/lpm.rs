@@ -185,6 +185,12 @@ impl RouteTable {
         self.route(RouteId(self.best.lookup(address)?))
     }
 
+    /// The number of the best route of the longest prefix that contains `address`.
+    #[inline]
+    pub fn lookup_id(&self, address: IpAddr) -> Option<RouteId> {
+        self.best.lookup(address).map(RouteId)
+    }
+
     /// As [`RouteTable::lookup`], with the route's number and its prefix without host bits.
     pub fn lookup_with_prefix(&self, address: IpAddr) -> Option<(RouteId, IpNet, &Route)> {
         let id = RouteId(self.best.lookup(address)?);
