@@ -5,4 +5,5 @@ pub mod commands;
 pub mod config;
 pub mod instance;
 pub mod management;
+pub mod supervised;
 pub mod table;

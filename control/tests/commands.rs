@@ -1,11 +1,12 @@
 //! The command as people use it: run, show, clear, apply and replay, as processes.
 
+mod common;
+
 use std::fs::{self, File};
 use std::io::{Read, Write};
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::UnixStream;
-use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Output, Stdio};
+use std::path::Path;
 use std::time::{Duration, Instant};
 
 use etherparse::PacketBuilder;
@@ -13,132 +14,7 @@ use pcap_file::pcap::{PcapHeader, PcapPacket, PcapReader, PcapWriter};
 use pcap_file::{DataLink, TsResolution};
 use serde_json::Value;
 
-fn millrace() -> Command {
-    Command::new(env!("CARGO_BIN_EXE_millrace"))
-}
-
-/// A directory with a configuration: a generator sends through all functions into a sink.
-struct Site {
-    directory: tempfile::TempDir,
-}
-
-impl Site {
-    fn new() -> Self {
-        let site = Self { directory: tempfile::tempdir().unwrap() };
-        site.write("run.toml", &site.text());
-        site
-    }
-
-    fn path(&self, name: &str) -> PathBuf {
-        self.directory.path().join(name)
-    }
-
-    fn write(&self, name: &str, text: &str) -> PathBuf {
-        fs::write(self.path(name), text).unwrap();
-        self.path(name)
-    }
-
-    fn text(&self) -> String {
-        format!(
-            r#"
-[memory]
-hugepages = "off"
-[management]
-socket = "{}"
-[sessions]
-capacity = 4096
-[ports.source]
-kind = "generator"
-flows = 3000
-rate = 50000
-[ports.drain]
-kind = "sink"
-[chains.measured]
-functions = ["firewall", "nat", "router"]
-zones.inside = ["source"]
-zones.outside = ["drain"]
-[functions.firewall]
-kind = "firewall"
-[[functions.firewall.rules]]
-name = "all"
-action = "allow"
-from = "inside"
-[functions.nat]
-kind = "nat"
-pool = ["203.0.113.16/28"]
-[functions.router]
-kind = "router"
-routes = [{{ prefix = "198.19.0.0/16", via = "203.0.113.2" }}]
-[functions.router.interfaces.source]
-addresses = ["192.0.2.1/24"]
-[functions.router.interfaces.drain]
-addresses = ["203.0.113.1/24"]
-neighbours = [{{ address = "203.0.113.2", mac = "02:00:00:00:01:02" }}]
-"#,
-            self.path("m.sock").display()
-        )
-    }
-
-    fn start(&self) -> Running {
-        let child = millrace()
-            .args(["run", "--json", "--interval", "0"])
-            .arg(self.path("run.toml"))
-            .stdout(Stdio::piped())
-            .stderr(Stdio::piped())
-            .spawn()
-            .unwrap();
-        let mut running = Running(Some(child));
-        let deadline = Instant::now() + Duration::from_secs(20);
-        while UnixStream::connect(self.path("m.sock")).is_err() || self.show("ports").is_none() {
-            assert!(Instant::now() < deadline, "the instance did not start");
-            let child = running.0.as_mut().unwrap();
-            assert!(child.try_wait().unwrap().is_none(), "the instance ended");
-            std::thread::sleep(Duration::from_millis(20));
-        }
-        running
-    }
-
-    fn ask(&self, arguments: &[&str]) -> Output {
-        millrace().args(arguments).arg("--socket").arg(self.path("m.sock")).output().unwrap()
-    }
-
-    fn show(&self, topic: &str) -> Option<Vec<Value>> {
-        let output = self.ask(&["show", topic, "--json", "--limit", "10000"]);
-        let answer: Value = serde_json::from_slice(&output.stdout).ok()?;
-        Some(answer["rows"].as_array()?.clone())
-    }
-}
-
-/// A running instance; killed if the test fails.
-struct Running(Option<Child>);
-
-impl Drop for Running {
-    fn drop(&mut self) {
-        if let Some(mut child) = self.0.take() {
-            let _ = child.kill();
-            let _ = child.wait();
-        }
-    }
-}
-
-impl Running {
-    /// SIGTERM, and the accounting that it prints. Fails unless the status is 0.
-    fn stop(mut self) -> Value {
-        let child = self.0.take().unwrap();
-        let status = Command::new("kill").arg(child.id().to_string()).status().unwrap();
-        assert!(status.success());
-        accounting(&child.wait_with_output().unwrap())
-    }
-}
-
-fn accounting(output: &Output) -> Value {
-    let text = String::from_utf8_lossy(&output.stdout);
-    assert!(output.status.success(), "{text}{}", String::from_utf8_lossy(&output.stderr));
-    let accounting: Value = serde_json::from_str(text.lines().last().unwrap()).unwrap();
-    assert_eq!(accounting["sums_hold"], true, "{accounting}");
-    assert_eq!(accounting["pool"]["free"], accounting["pool"]["frames"]);
-    accounting
-}
+use common::{Site, accounting, millrace};
 
 #[test]
 fn run_ends_by_duration_with_sums_that_hold() {
@@ -262,7 +138,7 @@ fn garbage_slow_and_too_many_clients_harm_nobody() {
 fn after_a_kill_the_next_start_works() {
     let site = Site::new();
     let mut running = site.start();
-    let child = running.0.as_mut().unwrap();
+    let child = running.child();
     child.kill().unwrap();
     child.wait().unwrap();
     assert!(site.path("m.sock").exists());
@@ -425,4 +301,50 @@ fn replay_resolves_neighbours_translates_and_repeats() {
         frame
     };
     assert_eq!(lan[2], (Duration::from_millis(330), forwarded));
+}
+
+#[test]
+fn replay_fails_when_a_capture_is_not_read_or_written_whole() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = |name: &str| directory.path().join(name);
+    fs::write(path("edge.toml"), EDGE).unwrap();
+    capture(&path("lan.pcap"), &[(0, arp(1, (INSIDE, [10, 0, 0, 2]), ([0; 6], [10, 0, 0, 1])))]);
+    let replay = |input: &str, output: &str| {
+        let (input, output) = (format!("lan={}", path(input).display()), format!("lan={output}"));
+        let arguments =
+            ["replay", "--json", "--mac", "lan=02:00:00:00:01:01", "--input", &input, "--output", &output];
+        millrace().args(arguments).arg(path("edge.toml")).output().unwrap()
+    };
+    let whole = path("whole.pcap").display().to_string();
+    accounting(&replay("lan.pcap", &whole));
+    // A disk without room, and a capture that ends in the middle of a packet.
+    let bytes = fs::read(path("lan.pcap")).unwrap();
+    fs::write(path("cut.pcap"), &bytes[..bytes.len() - 5]).unwrap();
+    for (input, output, said) in [
+        ("lan.pcap", "/dev/full", "port lan: /dev/full could not be written whole: No space left on device"),
+        ("cut.pcap", whole.as_str(), "cut.pcap could not be read to its end: the file ends at byte"),
+    ] {
+        let ended = replay(input, output);
+        let error = String::from_utf8_lossy(&ended.stderr).into_owned();
+        assert_eq!(ended.status.code(), Some(1), "{error}");
+        assert!(error.contains(said), "{error}");
+        let accounting: Value = serde_json::from_slice(&ended.stdout).unwrap();
+        assert_eq!(
+            (&accounting["sums_hold"], accounting["failures"].as_array().unwrap().len()),
+            (&true.into(), 1)
+        );
+    }
+}
+
+#[test]
+fn memory_is_shown_as_configured_and_as_it_is() {
+    let site = Site::new();
+    let running = site.start();
+    let rows = site.show("memory").unwrap();
+    let row = |what: &str| rows.iter().find(|row| row["what"] == what).unwrap();
+    assert_eq!(row("sessions")["configured"], 4_096);
+    assert_eq!(row("flow cache entries")["configured"], 8_192);
+    assert!(row("flow cache entries")["places"].as_u64().unwrap() >= 8_192 * 4 / 3);
+    assert_eq!(row("arena bytes")["note"], "plain pages of 4 KiB");
+    running.stop();
 }

@@ -9,6 +9,8 @@ use crate::time::Time;
 
 const SOURCES: usize = 256;
 const WINDOW_NANOS: u64 = 10_000_000;
+/// How many times the estimate of a walk's cost one measurement may be.
+const RISE_MAX: u64 = 4;
 
 /// Sizes of the budget.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -121,7 +123,8 @@ impl MissBudget {
 
     /// A walk took `nanos`: the estimate follows.
     pub fn measured(&mut self, nanos: u64) {
-        let nanos = nanos.clamp(50, 1_000_000) as u32;
+        // A pause of the thread in one of them must not count as what walks cost.
+        let nanos = nanos.clamp(50, 1_000_000).min(u64::from(self.walk_nanos) * RISE_MAX) as u32;
         self.walk_nanos = self.walk_nanos - self.walk_nanos / 16 + nanos / 16;
     }
 
@@ -164,6 +167,17 @@ mod tests {
             quiet += (0..5u64).filter(|i| budget.admit(2 + i, || false)).count();
         }
         assert!(quiet > 4900, "{quiet} of 4995, beside {loud}");
+    }
+
+    #[test]
+    fn a_pause_of_the_thread_is_not_the_price_of_a_walk() {
+        let mut budget = busy();
+        (0..1_000).for_each(|_| budget.measured(1_000));
+        budget.measured(10_000_000);
+        assert!(budget.walk_nanos < 1_500, "{}", budget.walk_nanos);
+        // What walks really cost is found soon.
+        (0..200).for_each(|_| budget.measured(20_000));
+        assert!((18_000..=20_000).contains(&budget.walk_nanos), "{}", budget.walk_nanos);
     }
 
     #[test]

@@ -50,6 +50,8 @@ pub struct PortReport {
     pub counters: PortCounters,
     /// What it holds.
     pub buffered: u64,
+    /// What it could not do.
+    pub failure: Option<String>,
 }
 
 /// A worker's state, for people and for the final accounting.
@@ -153,8 +155,10 @@ impl<S: SlowPath> Worker<S> {
         let now = self.clock.now();
         self.send(id, now);
         if let Some(mut port) = self.ports.get_mut(usize::from(id.0)).and_then(Option::take) {
+            // As it was while it was open: a closed port has no link.
+            let info = port.info().clone();
             port.close(&mut self.pool);
-            self.removed.push(report_of(id, port.as_mut()));
+            self.removed.push(PortReport { info, ..report_of(id, port.as_mut()) });
         }
     }
 
@@ -330,5 +334,6 @@ impl<S: SlowPath> Worker<S> {
 
 fn report_of(id: PortId, port: &mut dyn Port) -> PortReport {
     let counters = port.counters();
-    PortReport { id, info: port.info().clone(), counters, buffered: port.buffered() }
+    let failure = port.failure().map(str::to_owned);
+    PortReport { id, info: port.info().clone(), counters, buffered: port.buffered(), failure }
 }

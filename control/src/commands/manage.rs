@@ -7,7 +7,9 @@ use std::process::ExitCode;
 use clap::{Args, Subcommand};
 
 use super::load_or_report;
+use super::values::integer;
 use crate::config::{Host, Management};
+use crate::management::protocol::{ROWS_DEFAULT, ROWS_MAX};
 use crate::management::{Answer, Request, Topic, client};
 use crate::table::Table;
 
@@ -29,11 +31,11 @@ pub struct Show {
     /// others the columns.
     #[arg(long, num_args = 1.., value_name = "KEY=VALUE")]
     pub filter: Vec<String>,
-    /// Most rows (100 unless told otherwise).
-    #[arg(long)]
-    pub limit: Option<usize>,
+    /// Most rows, 1 to 10000.
+    #[arg(long, value_name = "ROWS", default_value_t = ROWS_DEFAULT, value_parser = limit)]
+    pub limit: usize,
     /// Rows that are left out at the beginning.
-    #[arg(long, default_value_t = 0)]
+    #[arg(long, value_name = "ROWS", default_value_t = 0, value_parser = offset)]
     pub offset: usize,
     /// Print JSON.
     #[arg(long)]
@@ -70,6 +72,15 @@ pub enum ClearWhat {
 pub struct Apply {
     /// The configuration, a TOML file. Its `management.socket` says which instance is changed.
     pub config: PathBuf,
+}
+
+fn limit(text: &str) -> Result<usize, String> {
+    integer(text, &(1..=ROWS_MAX))
+}
+
+fn offset(text: &str) -> Result<usize, String> {
+    // No table has more rows.
+    integer(text, &(0..=u32::MAX as usize))
 }
 
 fn ask(socket: &Path, request: &Request) -> Option<Answer> {
@@ -119,7 +130,7 @@ pub fn show(arguments: &Show) -> ExitCode {
     let request = Request::Show {
         topic: arguments.topic,
         filter: arguments.filter.clone(),
-        limit: arguments.limit,
+        limit: Some(arguments.limit),
         offset: arguments.offset,
     };
     finish(ask(&arguments.instance.socket, &request), arguments.json)

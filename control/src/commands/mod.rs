@@ -1,9 +1,11 @@
 //! The commands of `millrace`, one file each.
 
 pub mod check;
+mod lines;
 pub mod manage;
 pub mod replay;
 pub mod run;
+mod values;
 
 use std::path::Path;
 use std::process::ExitCode;

@@ -12,7 +12,7 @@ use millrace_dataplane::port::{MacAddress, Port as _, PortId};
 use millrace_dataplane::time::Time;
 
 use super::load_or_report;
-use super::run::print_accounting;
+use super::run::conclude;
 use crate::config::ports::{Link, Pcap, Sink};
 use crate::config::settings::Hugepages;
 use crate::config::sizing::mtu;
@@ -75,16 +75,12 @@ fn mac_assignment(text: &str) -> Result<(String, MacAddress), String> {
     Ok((port, mac))
 }
 
-/// Status 0 when every packet and every frame is accounted for.
+/// Status 0 when every packet and every frame is accounted for, and all captures were read and written whole.
 pub fn run(arguments: &Arguments) -> ExitCode {
     // Cores, interfaces and groups of this machine don't matter.
     let Some(config) = load_or_report(&arguments.config, &Host::default()) else { return ExitCode::FAILURE };
     match replay(config, arguments) {
-        Ok(accounting) => {
-            let complete = accounting.is_complete();
-            let printed = print_accounting(&accounting, arguments.json);
-            if complete && printed.is_ok() { ExitCode::SUCCESS } else { ExitCode::FAILURE }
-        }
+        Ok(accounting) => conclude(&accounting, arguments.json),
         Err(error) => {
             tracing::error!("{error}");
             ExitCode::FAILURE

@@ -55,6 +55,11 @@ pub(crate) fn duration(scalar: Scalar<'_>) -> Result<Duration, Invalid> {
     Ok(Duration::from_millis(milliseconds))
 }
 
+/// A duration that stands outside a configuration.
+pub(crate) fn duration_of(text: &str) -> Option<Duration> {
+    duration(Scalar::Text(text)).ok()
+}
+
 /// A duration as configurations write it: `2h4m`.
 pub fn show_duration(duration: Duration) -> String {
     let mut rest = u64::try_from(duration.as_millis()).unwrap_or(u64::MAX);

@@ -29,6 +29,8 @@ pub struct Accounting {
     pub sums_hold: bool,
     /// Frames in the pool at the end, and in all.
     pub pool: (usize, usize),
+    /// What ports were to do and could not: captures that were not read or written whole.
+    pub failures: Vec<String>,
 }
 
 impl Accounting {
@@ -49,7 +51,12 @@ impl Accounting {
             from = next;
         }
         let engine = report.engine;
+        let failed = report.ports.iter().filter_map(|port| {
+            let failure = port.failure.as_ref()?;
+            Some(format!("port {}: {failure}", port.info.name))
+        });
         Self {
+            failures: failed.collect(),
             ports: show::ports(&report),
             functions,
             chains: show::chains(worker),
@@ -66,6 +73,15 @@ impl Accounting {
         self.sums_hold && self.pool.0 == self.pool.1
     }
 
+    /// True if all went well; says what did not.
+    pub fn judge(&self) -> bool {
+        if !self.is_complete() {
+            tracing::error!("the accounting does not hold: packets or frames are missing");
+        }
+        self.failures.iter().for_each(|failure| tracing::error!("{failure}"));
+        self.is_complete() && self.failures.is_empty()
+    }
+
     /// As JSON.
     pub fn to_json(&self) -> Value {
         json!({
@@ -78,6 +94,7 @@ impl Accounting {
             "looked_up": self.hits.1,
             "sums_hold": self.sums_hold,
             "pool": { "free": self.pool.0, "frames": self.pool.1 },
+            "failures": self.failures,
         })
     }
 }

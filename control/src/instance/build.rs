@@ -8,7 +8,6 @@ use millrace_dataplane::budget::BudgetConfig;
 use millrace_dataplane::engine::{Engine, EngineConfig};
 use millrace_dataplane::flow::state::FlowState;
 use millrace_dataplane::idle::IdlePolicy;
-use millrace_dataplane::memory::{Arena, ArenaReport};
 use millrace_dataplane::packet::Verify;
 use millrace_dataplane::time::{Clock, SystemClock};
 use millrace_dataplane::worker::Worker;
@@ -22,7 +21,6 @@ use super::numbers::PortNumbers;
 use super::ports::{OpenPort, Opener};
 use super::{InstanceError, memory};
 use crate::config::settings::Idle;
-use crate::config::units::show_size;
 use crate::config::{Config, FunctionKind, VerifyChecksums};
 
 /// How an instance runs beside its configuration.
@@ -103,11 +101,12 @@ impl Instance {
         let (mut worker, sender) = Worker::new(engine, pool, options.clock, idle(&config));
         worker.set_burst_packets(config.workers.burst_packets);
         open.into_iter().for_each(|port| worker.add_port(port.id, port.port));
+        let facts_of_memory = memory::Facts::of(&config, &arena);
         let running = Running { config, numbers, facts, policies };
         let control = Control {
             worker: WorkerHandle::new(sender),
             core,
-            memory: Arc::new(describe(&arena)),
+            memory: Arc::new(facts_of_memory),
             opener,
             seed: options.seed,
             running: Mutex::new(running),
@@ -165,26 +164,4 @@ fn idle(config: &Config) -> IdlePolicy {
         Idle::Poll => IdlePolicy::Poll,
         Idle::Sleep => IdlePolicy::Sleep,
     }
-}
-
-/// What the arena got and why, for people.
-fn describe(arena: &Arena) -> Vec<(String, String)> {
-    let ArenaReport { bytes, page_bytes, backing, failed_steps, .. } = arena.report();
-    let mut rows = vec![
-        ("arena".to_owned(), show_size(*bytes as u64)),
-        (
-            "arena pages".to_owned(),
-            format!("{} of {}", backing_name(*backing), show_size(*page_bytes as u64)),
-        ),
-        ("arena free".to_owned(), show_size(arena.free_bytes() as u64)),
-    ];
-    let failed = failed_steps
-        .iter()
-        .map(|step| ("not possible".to_owned(), format!("{}: {}", step.step, step.reason)));
-    rows.extend(failed);
-    rows
-}
-
-fn backing_name(backing: millrace_dataplane::memory::Backing) -> String {
-    format!("{backing:?}").to_lowercase()
 }

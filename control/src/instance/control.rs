@@ -7,6 +7,7 @@ use millrace_nf::firewall::Policy;
 
 use super::functions::PortFacts;
 use super::handle::WorkerHandle;
+use super::memory;
 use super::numbers::PortNumbers;
 use super::ports::Opener;
 use crate::config::Config;
@@ -29,7 +30,7 @@ pub(crate) struct Running {
 pub struct Control {
     pub(crate) worker: WorkerHandle,
     pub(crate) core: Option<usize>,
-    pub(crate) memory: Arc<Vec<(String, String)>>,
+    pub(crate) memory: Arc<memory::Facts>,
     pub(crate) opener: Opener,
     pub(crate) seed: Option<u64>,
     pub(crate) running: Mutex<Running>,
@@ -46,8 +47,8 @@ impl Control {
         self.core
     }
 
-    /// What the arena got, for people.
-    pub fn memory(&self) -> &Arc<Vec<(String, String)>> {
+    /// What is known of the memory.
+    pub fn memory(&self) -> &Arc<memory::Facts> {
         &self.memory
     }
 }

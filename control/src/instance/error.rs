@@ -54,6 +54,14 @@ pub enum InstanceError {
     /// The worker does not answer.
     #[error("the worker does not answer")]
     WorkerGone,
+    /// A thread panicked.
+    #[error("{what} panicked: {panic}")]
+    Panicked {
+        /// What the thread was doing.
+        what: &'static str,
+        /// What it said.
+        panic: String,
+    },
 }
 
 impl InstanceError {

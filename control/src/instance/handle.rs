@@ -1,5 +1,6 @@
 //! How control threads talk to the worker.
 
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::mpsc::{Sender, sync_channel};
 use std::time::Duration;
 
@@ -7,6 +8,7 @@ use millrace_dataplane::worker::{Command, Worker};
 use millrace_nf::chain::Chains;
 
 use super::InstanceError;
+use crate::supervised::panic_message;
 
 /// The worker of an instance.
 pub type NfWorker = Worker<Chains>;
@@ -24,7 +26,26 @@ impl WorkerHandle {
         Self(sender)
     }
 
+    /// As [`Self::call`], for work that only looks: if it panics, packets flow on.
+    ///
+    /// # Errors
+    /// As for [`Self::call`]; `work` panicked.
+    pub fn ask<T: Send + 'static>(
+        &self,
+        work: impl FnOnce(&mut NfWorker) -> T + Send + 'static,
+    ) -> Result<T, InstanceError> {
+        let caught = move |worker: &mut NfWorker| {
+            // It changes nothing, so that nothing is half changed.
+            catch_unwind(AssertUnwindSafe(|| work(worker)))
+        };
+        self.call(caught)?.map_err(|panic| InstanceError::Panicked {
+            what: "a look at the worker",
+            panic: panic_message(panic.as_ref()).to_owned(),
+        })
+    }
+
     /// Runs `work` on the worker between two turns and waits for what it says. `work` must be short: it holds up packets.
+    /// If it panics, the worker ends: nobody knows what is half changed.
     ///
     /// # Errors
     /// The worker has ended or does not answer.

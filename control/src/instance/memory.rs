@@ -1,13 +1,15 @@
 //! The arena and the pool of an instance.
 
-use millrace_dataplane::flow::session::{PARTS_MAX, SessionConfig, Timeouts};
+use millrace_dataplane::flow::cache::FlowCache;
+use millrace_dataplane::flow::session::{PARTS_MAX, SessionConfig, SessionTable, Timeouts};
 use millrace_dataplane::flow::state::FlowConfig;
-use millrace_dataplane::memory::{Arena, ArenaConfig, PageSize, Pool, PoolConfig};
+use millrace_dataplane::memory::{Arena, ArenaConfig, ArenaReport, Backing, PageSize, Pool, PoolConfig};
 
 use super::InstanceError;
 use crate::config::Config;
 use crate::config::settings::{self, Hugepages};
 use crate::config::sizing::Sizing;
+use crate::config::units::show_size;
 
 /// Words of a key and of a program's operands. Sums to what the plan of the configuration counts with.
 const KEY_WORDS: usize = 12;
@@ -69,5 +71,55 @@ pub fn timeouts(config: &settings::Timeouts) -> Timeouts {
         udp: config.udp,
         icmp: config.icmp,
         other: config.other,
+    }
+}
+
+/// What is known of the memory once it is mapped and carved; none of it changes while the instance runs.
+#[derive(Clone, Debug)]
+pub struct Facts {
+    /// What the arena got, and why nothing better.
+    pub arena: ArenaReport,
+    /// Bytes of the arena that nothing was carved from.
+    pub arena_free_bytes: usize,
+    /// Bytes of a packet buffer.
+    pub frame_bytes: usize,
+    /// `sessions.capacity`.
+    pub sessions: usize,
+    /// Bytes of the session table.
+    pub session_bytes: usize,
+    /// `sessions.flow_cache_entries`.
+    pub flow_cache_entries: usize,
+    /// Bytes of the flow cache.
+    pub flow_cache_bytes: usize,
+}
+
+impl Facts {
+    /// Of an arena from which everything that `config` needs was carved.
+    pub fn of(config: &Config, arena: &Arena) -> Self {
+        let flow = flow_config(config);
+        Self {
+            arena: arena.report().clone(),
+            arena_free_bytes: arena.free_bytes(),
+            frame_bytes: Sizing::of(config).frame_bytes as usize,
+            sessions: flow.sessions.capacity,
+            session_bytes: SessionTable::bytes_for(flow.sessions.capacity, flow.sessions.parts),
+            flow_cache_entries: flow.cache_entries,
+            flow_cache_bytes: FlowCache::bytes_for(flow.cache_entries, flow.key_words + flow.operand_words),
+        }
+    }
+
+    /// The pages, for people: `huge pages of 2 MiB`.
+    pub fn pages(&self) -> String {
+        let kind = match self.arena.backing {
+            Backing::HugePages => "huge pages",
+            Backing::TransparentHugePages => "transparent huge pages",
+            Backing::PlainPages => "plain pages",
+        };
+        format!("{kind} of {}", show_size(self.arena.page_bytes as u64))
+    }
+
+    /// What was tried for better pages and why it failed, for people.
+    pub fn failed_steps(&self) -> impl Iterator<Item = String> + '_ {
+        self.arena.failed_steps.iter().map(|step| format!("{}: {}", step.step, step.reason))
     }
 }

@@ -18,6 +18,7 @@ pub mod numbers;
 pub mod ports;
 mod queues;
 mod shifted;
+pub mod thread;
 
 pub use build::{Instance, Options};
 pub use control::Control;

@@ -11,6 +11,7 @@ use millrace_dataplane::time::Time;
 pub struct Queues {
     first: Box<dyn Port>,
     others: Vec<Box<dyn Port>>,
+    info: PortInfo,
     /// The queue that is asked first, so that a busy one can't starve the rest.
     turn: usize,
 }
@@ -18,7 +19,18 @@ pub struct Queues {
 impl Queues {
     /// Joins `first` with `others`; alone it stays as it is.
     pub fn join(first: Box<dyn Port>, others: Vec<Box<dyn Port>>) -> Box<dyn Port> {
-        if others.is_empty() { first } else { Box::new(Self { first, others, turn: 0 }) }
+        if others.is_empty() {
+            return first;
+        }
+        let mut info = first.info().clone();
+        info.description = format!("{} and {} more", info.description, others.len());
+        Box::new(Self { first, others, info, turn: 0 })
+    }
+
+    /// The queues have one link; its news are those of the first.
+    fn take_over_news(&mut self) {
+        let PortInfo { mac, mtu, link_up, .. } = *self.first.info();
+        (self.info.mac, self.info.mtu, self.info.link_up) = (mac, mtu, link_up);
     }
 
     fn all(&mut self) -> impl Iterator<Item = &mut Box<dyn Port>> {
@@ -39,10 +51,11 @@ impl Port for Queues {
         // The others send nothing, and may have work of their own to finish.
         let mut none = Burst::new();
         self.others.iter_mut().for_each(|port| port.tx(pool, now, &mut none));
+        self.take_over_news();
     }
 
     fn info(&self) -> &PortInfo {
-        self.first.info()
+        &self.info
     }
 
     fn counters(&mut self) -> PortCounters {
@@ -67,6 +80,10 @@ impl Port for Queues {
     /// None: a sleep on one queue would be deaf to the others; an idle worker's sleep is short all the same.
     fn wait_fd(&self) -> Option<RawFd> {
         None
+    }
+
+    fn failure(&self) -> Option<&str> {
+        std::iter::once(&self.first).chain(&self.others).find_map(|port| port.failure())
     }
 
     fn close(&mut self, pool: &mut Pool) {

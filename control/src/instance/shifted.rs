@@ -45,6 +45,10 @@ impl Port for Shifted {
         self.port.next_timestamp().map(|time| Time(time.0.saturating_sub(self.ahead_ns)))
     }
 
+    fn failure(&self) -> Option<&str> {
+        self.port.failure()
+    }
+
     fn close(&mut self, pool: &mut Pool) {
         self.port.close(pool);
     }

@@ -2,15 +2,16 @@
 
 use std::io::{self, BufReader, Write};
 use std::os::unix::net::UnixStream;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::thread::JoinHandle;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use super::protocol::{Answer, REQUEST_BYTES_MAX, Request, read_line};
 use super::socket::Socket;
 use super::{clear, show};
 use crate::instance::Control;
+use crate::supervised::{Pulse, Supervised, panic_message};
 
 /// Most connections at a time; more are told so and closed.
 const CONNECTIONS_MAX: usize = 8;
@@ -20,24 +21,12 @@ const CLIENT_TIMEOUT: Duration = Duration::from_secs(5);
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(10);
 /// How often the server looks whether it shall end.
 const ACCEPT_EVERY: Duration = Duration::from_millis(20);
+/// Longest time between two looks at the socket, before another thread takes over.
+const STALL_TIME: Duration = Duration::from_secs(5);
 
 /// A running server; it ends, and its socket goes, when this is dropped.
 #[derive(Debug)]
-pub struct Server {
-    stop: Arc<AtomicBool>,
-    thread: Option<JoinHandle<()>>,
-}
-
-impl Drop for Server {
-    fn drop(&mut self) {
-        self.stop.store(true, Ordering::Relaxed);
-        if let Some(thread) = self.thread.take()
-            && thread.join().is_err()
-        {
-            tracing::error!("the management thread had panicked");
-        }
-    }
-}
+pub struct Server(Supervised);
 
 /// A connection's place among the few; given back however its thread ends.
 struct Place(Arc<AtomicUsize>);
@@ -62,21 +51,22 @@ impl Server {
     /// # Errors
     /// No thread can be made.
     pub fn start(socket: Socket, control: Arc<Control>) -> io::Result<Self> {
-        let stop = Arc::new(AtomicBool::new(false));
-        let stopped = Arc::clone(&stop);
-        let thread = std::thread::Builder::new()
-            .name("management".to_owned())
-            .spawn(move || accept(&socket, &control, &stopped))?;
-        Ok(Self { stop, thread: Some(thread) })
+        let open = Arc::new(AtomicUsize::new(0));
+        let body = move |pulse: &Pulse| accept(&socket, &control, &open, pulse);
+        Supervised::start("management", STALL_TIME, body).map(Self)
+    }
+
+    /// Starts the thread again if it has panicked or stalls. To be called now and then; never blocks.
+    pub fn look(&mut self) {
+        self.0.look();
     }
 }
 
-fn accept(socket: &Socket, control: &Arc<Control>, stop: &AtomicBool) {
-    let open = Arc::new(AtomicUsize::new(0));
-    while !stop.load(Ordering::Relaxed) {
+fn accept(socket: &Socket, control: &Arc<Control>, open: &Arc<AtomicUsize>, pulse: &Pulse) {
+    while pulse.goes_on() {
         match socket.listener.accept() {
             Ok((stream, _)) => {
-                let Some(place) = Place::take(&open) else {
+                let Some(place) = Place::take(open) else {
                     refuse(&stream, "too many connections are open");
                     continue;
                 };
@@ -141,7 +131,7 @@ fn serve(stream: &UnixStream, control: &Control) -> io::Result<()> {
             }
         };
         let said = match serde_json::from_str::<Request>(&line) {
-            Ok(request) => handle(control, request),
+            Ok(request) => handle_or_refuse(control, request),
             Err(error) => Answer::Refused(format!("no request: {error}")),
         };
         answer(stream, &said)?;
@@ -152,6 +142,16 @@ fn answer(mut stream: &UnixStream, answer: &Answer) -> io::Result<()> {
     let mut line = serde_json::to_vec(answer).map_err(io::Error::from)?;
     line.push(b'\n');
     stream.write_all(&line)
+}
+
+/// A request whose handling panics is refused; the connection, the instance and its packets go on.
+fn handle_or_refuse(control: &Control, request: Request) -> Answer {
+    // What a request changes is changed by the worker, or replaced whole at its end (see `Control::apply`).
+    catch_unwind(AssertUnwindSafe(|| handle(control, request))).unwrap_or_else(|panic| {
+        let panic = panic_message(panic.as_ref());
+        tracing::error!(panic, "a management request panicked");
+        Answer::Refused(format!("the request failed inside Millrace, which goes on: {panic}"))
+    })
 }
 
 fn handle(control: &Control, request: Request) -> Answer {

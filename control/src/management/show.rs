@@ -11,7 +11,7 @@ use super::Topic;
 use super::filter::{RowFilter, SessionFilter, state_of};
 use super::protocol::{Listing, ROWS_DEFAULT, ROWS_MAX};
 use crate::config::network::show_protocol;
-use crate::instance::{Control, NfWorker, functions};
+use crate::instance::{Control, NfWorker, functions, memory};
 
 /// Objects that one command looks at.
 pub const SLICE: usize = 1_024;
@@ -52,7 +52,7 @@ pub fn show(
             Topic::Routes => functions::routes(worker, from),
             Topic::Nat => functions::mappings(worker, from),
         };
-        let (rows, next) = control.worker().call(slice).map_err(|error| error.to_string())?;
+        let (rows, next) = control.worker().ask(slice).map_err(|error| error.to_string())?;
         let terms = if by_session { &[] } else { filter };
         let matching = RowFilter::parse(terms, &rows.columns)?;
         let all = all.get_or_insert_with(|| Listing { columns: rows.columns, ..Listing::default() });
@@ -200,19 +200,34 @@ fn workers(worker: &mut NfWorker, core: Option<usize>) -> Listing {
     listing
 }
 
-fn memory_rows(worker: &mut NfWorker, arena: &[(String, String)]) -> Listing {
-    let mut listing = Listing::new(&["what", "value"]);
-    for (what, value) in arena {
-        listing.push([what.as_str().into(), value.as_str().into()]);
-    }
-    let state = &worker.engine.state;
-    let pool = &worker.pool;
-    for (what, used, all) in [
-        ("frames in use", pool.capacity() - pool.available(), pool.capacity()),
-        ("sessions", state.sessions.count(), state.sessions.capacity()),
-        ("flow cache entries", state.cache.count(), state.cache.places()),
-    ] {
-        listing.push([what.into(), format!("{used} of {all}").into()]);
+fn memory_rows(worker: &mut NfWorker, memory: &memory::Facts) -> Listing {
+    let mut listing = Listing::new(&["what", "used", "configured", "places", "bytes", "note"]);
+    let (state, pool) = (&worker.engine.state, &worker.pool);
+    let arena_used = memory.arena.bytes - memory.arena_free_bytes;
+    let (frames, frame_bytes) = (pool.capacity(), memory.frame_bytes);
+    let note = format!("{frame_bytes} bytes each");
+    let (sessions, entries) = (memory.sessions, memory.flow_cache_entries);
+    listing.push([
+        "arena bytes".into(),
+        arena_used.into(),
+        Value::Null,
+        Value::Null,
+        memory.arena.bytes.into(),
+        memory.pages().into(),
+    ]);
+    // Configured is what the file says or what was computed; places are what the table has for it.
+    let mut table = |what: &str, used: usize, configured: usize, places: usize, bytes: usize, note: &str| {
+        listing.push([what.into(), used.into(), configured.into(), places.into(), bytes.into(), note.into()]);
+    };
+    table("frames", frames - pool.available(), frames, frames, frames * frame_bytes, &note);
+    let (count, places) = (state.sessions.count(), state.sessions.capacity());
+    table("sessions", count, sessions, places, memory.session_bytes, "");
+    let (count, places) = (state.cache.count(), state.cache.places());
+    let note = "spare places keep look-ups short";
+    table("flow cache entries", count, entries, places, memory.flow_cache_bytes, note);
+    for step in memory.failed_steps() {
+        let none = || Value::Null;
+        listing.push(["not possible".into(), none(), none(), none(), none(), step.into()]);
     }
     listing
 }

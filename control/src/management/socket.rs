@@ -77,7 +77,13 @@ impl Socket {
                 let error = io::Error::new(io::ErrorKind::AddrInUse, "another instance listens there");
                 return Err(failed("listen at", error));
             }
-            _ => {}
+            Ok(_) => {
+                tracing::warn!(
+                    "replacing the socket {}, left by an instance that was killed",
+                    path.display()
+                );
+            }
+            Err(_) => {}
         }
         let group = group_id(&settings.group).map_err(|e| failed("find the group of", e))?;
         // Made under another name, so that nobody can connect before its owner and mode are right.

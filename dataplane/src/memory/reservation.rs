@@ -1,8 +1,8 @@
 //! Huge pages added to the system's pool, and given back: on drop, or by the next start after a crash.
 //!
 //! Each reservation has a ledger file that says what was added where; its owner holds a lock on it. A ledger
-//! that can be locked has lost its owner, and what it says is given back. One lock file orders all changes, since
-//! the pool's size is read, changed and written.
+//! that can be locked has lost its owner, and what it says is given back. A lock on their directory orders all
+//! changes, since the pool's size is read, changed and written.
 
 use std::fs::{self, File, TryLockError};
 use std::io::{self, Read, Seek, Write};
@@ -134,9 +134,9 @@ fn read_number(path: &Path) -> io::Result<usize> {
     fs::read_to_string(path)?.trim().parse().map_err(io::Error::other)
 }
 
+/// The directory itself is what is locked: no file stays behind.
 fn lock(directory: &Path) -> io::Result<File> {
-    let file =
-        File::options().write(true).create(true).truncate(false).open(directory.join("hugepages.lock"))?;
+    let file = File::open(directory)?;
     file.lock()?;
     Ok(file)
 }
@@ -236,7 +236,7 @@ mod tests {
         }
 
         fn ledgers(&self) -> usize {
-            fs::read_dir(&self.ledgers).unwrap().count() - 1
+            fs::read_dir(&self.ledgers).unwrap().count()
         }
     }
 
@@ -258,7 +258,6 @@ mod tests {
     fn orphaned_pages_are_given_back_once() {
         let fixture = Fixture::new(30, 4);
         fs::create_dir(&fixture.ledgers).unwrap();
-        drop(lock(&fixture.ledgers).unwrap());
         let pool = fixture.pool.display();
         let write = |name: &str, text: String| fs::write(fixture.ledgers.join(name), text).unwrap();
         write("hugepages-1", format!("added 5 10 {pool}\n"));

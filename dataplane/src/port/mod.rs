@@ -94,6 +94,11 @@ pub trait Port: Send {
         None
     }
 
+    /// What the port was to do and could not, for people; said at the end of a run. What it lost by it is counted too.
+    fn failure(&self) -> Option<&str> {
+        None
+    }
+
     /// Packets that this port took and has neither sent nor dropped yet.
     fn buffered(&self) -> u64 {
         0

@@ -8,7 +8,7 @@ mod writer;
 
 use std::fs::File;
 use std::io;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 pub use reader::{CaptureError, CaptureReader, Record};
 pub use writer::CaptureWriter;
@@ -81,6 +81,8 @@ pub struct PcapPort {
     output: Option<Output>,
     pace: Pace,
     epoch_ns: u64,
+    /// The first thing that went wrong with a file.
+    failure: Option<String>,
 }
 
 impl PcapPort {
@@ -129,7 +131,19 @@ impl PcapPort {
             mtu: config.mtu,
             link_up: true,
         };
-        Ok(Self { info, counters, input, output, pace: config.pace, epoch_ns: config.epoch_ns })
+        let (pace, epoch_ns) = (config.pace, config.epoch_ns);
+        let mut port = Self { info, counters, input, output, pace, epoch_ns, failure: None };
+        port.note_input();
+        Ok(port)
+    }
+
+    /// Remembers what ended the input early.
+    fn note_input(&mut self) {
+        if let Some(Input { path, problem: Some(problem), .. }) = &self.input
+            && self.failure.is_none()
+        {
+            self.failure = Some(format!("{} could not be read to its end: {problem}", path.display()));
+        }
     }
 
     /// What ended the input before its end, if something did.
@@ -204,6 +218,9 @@ impl Port for PcapPort {
                 pool.put(packet);
             }
             input.advance(&self.info.name, &mut self.counters);
+            if input.problem.is_some() {
+                return self.note_input();
+            }
         }
     }
 
@@ -231,6 +248,7 @@ impl Port for PcapPort {
                     take_back(&mut self.counters, output.writer.unflushed());
                     let (port, file) = (&self.info.name, output.path.display());
                     tracing::error!(port, %file, %error, "the capture can't be written; packets are dropped");
+                    self.failure.get_or_insert_with(|| not_whole(&output.path, &error));
                 }
             }
         }
@@ -253,6 +271,10 @@ impl Port for PcapPort {
         Some(self.input.as_ref()?.pending?.time)
     }
 
+    fn failure(&self) -> Option<&str> {
+        self.failure.as_deref()
+    }
+
     fn close(&mut self, _pool: &mut Pool) {
         self.input = None;
         if let Some(mut output) = self.output.take()
@@ -262,8 +284,13 @@ impl Port for PcapPort {
             take_back(&mut self.counters, output.writer.unflushed());
             let (port, file) = (&self.info.name, output.path.display());
             tracing::error!(port, %file, %error, "the end of the capture could not be written");
+            self.failure.get_or_insert_with(|| not_whole(&output.path, &error));
         }
     }
+}
+
+fn not_whole(path: &Path, error: &io::Error) -> String {
+    format!("{} could not be written whole: {error}", path.display())
 }
 
 /// Frames that were counted as sent did not reach the file.
