@@ -3,6 +3,13 @@
 //! State follows RFC 9293 section 3.3.2 as seen from the middle; the window checks are those of van Rooij's "Real Stateful
 //! TCP Packet Filtering in IP Filter" (2001), which Netfilter's conntrack uses, too: a segment is valid if its data lies
 //! within what the receiver offered and its acknowledgment within what the other side sent.
+//!
+//! A reset ends an established connection only at exactly the sequence number that the receiver expects (RFC 5961 section
+//! 3.2). The middle knows two such numbers: the last that the receiver acknowledged, and the end of all that the sender sent.
+//! Any other reset inside the window goes on to the receiver, which answers it with a challenge; it changes no state, but the
+//! connection is doubted, and lives no longer than a closing one, until another segment shows that it lives. One below what was
+//! acknowledged is invalid. A closing connection takes any reset, since its ports may be in use again already. All this is as in
+//! conntrack, but that conntrack takes the sender's end for the expected number only right behind the sender's last segment.
 
 use crate::packet::Layout;
 
@@ -95,10 +102,14 @@ struct Side {
 const HAS_SCALE: u8 = 1;
 const SENT_FIN: u8 = 2;
 const SEEN: u8 = 4;
+/// The responder took the SYN for one of an older connection, and acknowledged what that one sent.
+const CHALLENGED: u8 = 8;
+/// In `state`: a reset went by that its receiver may not have believed.
+const DOUBTED: u8 = 0x80;
 /// An acknowledgment may lag this far behind at least, whatever the window (as in conntrack).
 const ACK_WINDOW_MIN: u32 = 66_000;
 
-/// The tracker of one connection: 40 bytes.
+/// The tracker of one connection: 44 bytes.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[repr(C)]
 pub struct TcpTracker {
@@ -106,9 +117,10 @@ pub struct TcpTracker {
     state: u8,
     /// The sides whose FIN was acknowledged, one bit each.
     fins_acknowledged: u8,
-    _spare: u16,
-    /// What the responder acknowledged, when it took the SYN for one of an older connection; 0: it did not.
-    challenged: u32,
+    /// Low half of the end of a SYN that passed an established connection; 0: none did.
+    late_syn: u16,
+    /// What each side acknowledged last, of what the other sent.
+    acknowledged: [u32; 2],
 }
 
 /// The parts of a segment that the tracker looks at, in host order.
@@ -194,12 +206,18 @@ pub fn window_scale(header: &[u8]) -> Option<u8> {
 impl TcpTracker {
     /// The state now.
     pub fn state(&self) -> TcpState {
-        TcpState::from_bits(self.state)
+        TcpState::from_bits(self.state & !DOUBTED)
     }
 
     /// True once both sides agreed to the connection.
     pub fn is_assured(&self) -> bool {
-        self.state >= TcpState::Established as u8 && self.state != TcpState::Closed as u8
+        let state = self.state();
+        state >= TcpState::Established && state != TcpState::Closed
+    }
+
+    /// True if a reset went by, and nothing since that shows whether it was believed.
+    pub fn is_doubted(&self) -> bool {
+        self.state & DOUBTED != 0
     }
 
     /// What this segment would mean, without changing anything: for the slow path, before it decides.
@@ -242,7 +260,8 @@ impl TcpTracker {
         if self.state() == TcpState::SynSent && reply && !fin && self.sides[1].flags & SEEN == 0 {
             // The responder has an older connection on these ports: the initiator must see that, to reset it (RFC 9293
             // section 3.5.1).
-            self.challenged = segment.acknowledgment;
+            self.acknowledged[1] = segment.acknowledgment;
+            self.sides[1].flags |= CHALLENGED;
             return TcpVerdict::Valid;
         }
         if self.state() == TcpState::None || self.state() == TcpState::SynSent {
@@ -251,6 +270,7 @@ impl TcpTracker {
         if !self.in_window(reply, segment) {
             return TcpVerdict::Invalid;
         }
+        self.state &= !DOUBTED;
         self.advance(reply, segment);
         self.close(reply, segment, fin);
         TcpVerdict::Valid
@@ -270,6 +290,8 @@ impl TcpTracker {
                 if state == TcpState::None || unanswered {
                     self.open(0, segment, header);
                     self.state = TcpState::SynSent as u8;
+                } else {
+                    self.late_syn = segment.end() as u16;
                 }
                 TcpVerdict::Valid
             }
@@ -296,6 +318,7 @@ impl TcpTracker {
                     self.open(me, segment, header);
                     self.state = TcpState::SynReceived as u8;
                     self.agree_on_scale();
+                    self.acknowledged[me] = segment.acknowledgment;
                 }
                 self.allow(1 - me, segment);
                 TcpVerdict::Valid
@@ -307,6 +330,10 @@ impl TcpTracker {
     fn open(&mut self, side: usize, segment: &Segment, header: &[u8]) {
         let scale = window_scale(header);
         let window = u32::from(segment.window).max(1);
+        if self.sides[1 - side].flags & CHALLENGED == 0 {
+            // The least that the other side can acknowledge.
+            self.acknowledged[1 - side] = segment.sequence;
+        }
         self.sides[side] = Side {
             end: segment.end(),
             end_max: segment.end(),
@@ -332,28 +359,50 @@ impl TcpTracker {
     fn reset(&mut self, reply: bool, segment: &Segment) -> TcpVerdict {
         let me = usize::from(reply);
         let (mine, other) = (self.sides[me], self.sides[1 - me]);
-        if self.state() == TcpState::SynSent
-            && !reply
-            && self.challenged != 0
-            && segment.sequence == self.challenged
-        {
-            // It ends the responder's older connection, not this one.
-            return TcpVerdict::Valid;
-        }
-        let acceptable = if self.state() == TcpState::SynSent && reply {
-            // RFC 9293 section 3.10.7.3: in SYN-SENT a reset counts if it acknowledges our SYN.
-            segment.flags & ACK != 0 && segment.acknowledgment == other.end
-        } else {
-            // RFC 5961 section 3.2, as far as the middle can tell: inside the window.
-            mine.flags & SEEN != 0
-                && !after(mine.end_max, segment.sequence)
-                && !after(segment.sequence, mine.end.wrapping_sub(other.window_max.max(1)))
+        let state = self.state();
+        let expected = self.acknowledged[1 - me];
+        let ack = segment.flags & ACK != 0;
+        // Who has nothing left of the connection refuses a new one like this (RFC 9293 section 3.10.7.1).
+        let refuses = reply && ack && segment.sequence == 0;
+        let refuses = refuses && self.late_syn != 0 && segment.acknowledgment as u16 == self.late_syn;
+        let acceptable = match state {
+            TcpState::None => false,
+            TcpState::SynSent if reply => {
+                // RFC 9293 section 3.10.7.3: in SYN-SENT a reset counts if it acknowledges our SYN.
+                let unacknowledged = other.end.wrapping_sub(segment.acknowledgment);
+                ack && unacknowledged <= u32::from(other.syn_payload)
+            }
+            TcpState::SynSent if other.flags & CHALLENGED != 0 && segment.sequence == expected => {
+                // It ends the responder's older connection, not this one.
+                return TcpVerdict::Valid;
+            }
+            TcpState::SynSent | TcpState::SynReceived | TcpState::Established => {
+                refuses || !after(segment.sequence, expected) && self.reset_in_window(me, segment)
+            }
+            // The ports may be in use again by a connection that passes elsewhere.
+            TcpState::FinWait
+            | TcpState::CloseWait
+            | TcpState::LastAck
+            | TcpState::TimeWait
+            | TcpState::Closed => true,
         };
-        if self.state() == TcpState::None || !acceptable {
+        if !acceptable {
             return TcpVerdict::Invalid;
         }
-        self.state = TcpState::Closed as u8;
+        let exact = segment.sequence == expected || segment.sequence == mine.end;
+        if state == TcpState::Established && !exact && !refuses {
+            self.state |= DOUBTED;
+        } else {
+            self.state = TcpState::Closed as u8;
+        }
         TcpVerdict::Valid
+    }
+
+    /// As [`Self::in_window`]; some stacks acknowledge nothing with a reset, or zero.
+    fn reset_in_window(&self, me: usize, segment: &Segment) -> bool {
+        let ignored = segment.flags & ACK == 0 || segment.acknowledgment == 0;
+        let acknowledgment = if ignored { self.sides[1 - me].end } else { segment.acknowledgment };
+        self.sides[me].flags & SEEN != 0 && self.in_window(me == 1, &Segment { acknowledgment, ..*segment })
     }
 
     /// The four checks: data not beyond what was allowed nor long past; acknowledgment not of what was not sent, nor
@@ -376,6 +425,9 @@ impl TcpTracker {
         let end = segment.end();
         if after(self.sides[me].end, end) {
             self.sides[me].end = end;
+        }
+        if after(self.acknowledged[me], segment.acknowledgment) {
+            self.acknowledged[me] = segment.acknowledgment;
         }
         self.allow(1 - me, segment);
     }
@@ -416,7 +468,7 @@ impl TcpTracker {
     }
 }
 
-const _: () = assert!(size_of::<TcpTracker>() == 40);
+const _: () = assert!(size_of::<TcpTracker>() == 44);
 
 #[cfg(test)]
 mod tests {
@@ -514,7 +566,7 @@ mod tests {
     #[test]
     fn a_half_open_connection_recovers() {
         let mut tracker = established();
-        let before = tracker;
+        let before = TcpTracker { late_syn: 70_000_001u32 as u16, ..tracker };
         let syn = segment(SYN, 70_000_000, 0, 0);
         assert_eq!(tracker.segment(false, &syn, &[]), TcpVerdict::Valid);
         assert_eq!(tracker, before, "only the responder knows what it means");
@@ -580,6 +632,64 @@ mod tests {
         assert_eq!(tracker.segment(false, &segment(ACK, 101, 501, 1000), &[]), TcpVerdict::Valid);
         assert_eq!(tracker.segment(true, &closed, &[]), TcpVerdict::Valid);
         assert_eq!(tracker.segment(false, &segment(ACK, 1101, 501, 1), &[]), TcpVerdict::Valid);
+    }
+
+    /// RFC 5961 section 3.2: a reset counts at exactly the expected sequence number; elsewhere in the window its receiver is asked
+    /// first, and below what was acknowledged it is stale.
+    #[test]
+    fn a_reset_inside_the_window_does_not_close() {
+        let mut tracker = established();
+        assert_eq!(tracker.segment(false, &segment(ACK, 101, 501, 300), &[]), TcpVerdict::Valid);
+        assert_eq!(tracker.segment(true, &segment(ACK, 501, 251, 0), &[]), TcpVerdict::Valid);
+        // 251 is acknowledged, 401 is sent, 1251 is allowed.
+        for sequence in [252, 400, 402, 1000, 1251] {
+            for flags in [RST, RST | ACK] {
+                let mut it = tracker;
+                assert_eq!(it.segment(false, &segment(flags, sequence, 501, 0), &[]), TcpVerdict::Valid);
+                assert_eq!(it.state(), TcpState::Established, "{sequence}");
+                assert!(it.is_doubted() && it.is_assured());
+                // The challenge shows that the connection lives; the reset that it provokes is exact.
+                let mut lives = it;
+                assert_eq!(lives.segment(true, &segment(ACK, 501, 251, 0), &[]), TcpVerdict::Valid);
+                assert_eq!((lives.state(), lives.is_doubted()), (TcpState::Established, false));
+                assert_eq!(it.segment(false, &segment(RST, 251, 0, 0), &[]), TcpVerdict::Valid);
+                assert_eq!((it.state(), it.is_doubted()), (TcpState::Closed, false));
+            }
+        }
+        for sequence in [101, 250, 1252, 5_000_000] {
+            let before = tracker;
+            let stale = segment(RST, sequence, 0, 0);
+            assert_eq!(tracker.segment(false, &stale, &[]), TcpVerdict::Invalid, "{sequence}");
+            assert_eq!(tracker, before);
+        }
+        for sequence in [251, 401] {
+            let mut it = tracker;
+            assert_eq!(it.segment(false, &segment(RST, sequence, 0, 0), &[]), TcpVerdict::Valid);
+            assert_eq!(it.state(), TcpState::Closed, "{sequence}");
+        }
+        let unsent = segment(RST | ACK, 251, 501 + 5_000_000, 0);
+        assert_eq!(tracker.segment(false, &unsent, &[]), TcpVerdict::Invalid);
+    }
+
+    /// What is closing may be a new connection already, elsewhere.
+    #[test]
+    fn a_closing_connection_takes_any_reset() {
+        let mut tracker = established();
+        assert_eq!(tracker.segment(false, &segment(FIN | ACK, 101, 501, 0), &[]), TcpVerdict::Valid);
+        assert_eq!(tracker.segment(true, &segment(RST, 77_000_000, 0, 0), &[]), TcpVerdict::Valid);
+        assert_eq!(tracker.state(), TcpState::Closed);
+    }
+
+    /// The responder lost the connection and has nobody to accept a new one: the initiator must be told.
+    #[test]
+    fn a_refusal_of_a_late_syn_passes() {
+        let mut tracker = established();
+        let refusal = segment(RST | ACK, 0, 70_000_001, 0);
+        assert_eq!(tracker.segment(true, &refusal, &[]), TcpVerdict::Invalid);
+        assert_eq!(tracker.segment(false, &segment(SYN, 70_000_000, 0, 0), &[]), TcpVerdict::Valid);
+        assert_eq!(tracker.segment(true, &segment(RST | ACK, 0, 9, 0), &[]), TcpVerdict::Invalid);
+        assert_eq!(tracker.segment(true, &refusal, &[]), TcpVerdict::Valid);
+        assert_eq!(tracker.state(), TcpState::Closed);
     }
 
     #[test]
