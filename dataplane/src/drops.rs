@@ -53,6 +53,8 @@ drop_reasons! {
     HoldFull = "hold_full",
     /// A firewall rule, or the default, denies it.
     FirewallDenied = "firewall_denied",
+    /// The connection that the packet claims to belong to has that end in another zone.
+    WrongZone = "wrong_zone",
     /// The packet does not belong to the state of its TCP connection.
     TcpInvalid = "tcp_invalid",
     /// An ICMP error whose embedded packet belongs to no session.

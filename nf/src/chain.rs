@@ -13,7 +13,7 @@ use crate::zone::ZoneId;
 use millrace_dataplane::drops::DropReason;
 use millrace_dataplane::flow::cache::Owner;
 use millrace_dataplane::flow::field::{Field, Reads};
-use millrace_dataplane::flow::session::{SessionId, Tuple};
+use millrace_dataplane::flow::session::{ANYWHERE, SessionId, Tuple};
 use millrace_dataplane::flow::state::{Event, FlowState};
 use millrace_dataplane::flow::tcp::{Segment, TcpState, TcpTracker, TcpVerdict};
 use millrace_dataplane::packet::{L3, L4};
@@ -206,11 +206,12 @@ impl Chain {
     fn decide(
         &mut self,
         miss: &Miss<'_>,
-        zone: ZoneId,
-        segment: usize,
+        entry: Attachment,
+        ports: &[Option<Attachment>],
         state: &mut FlowState,
         decision: &mut Decision,
     ) {
+        let Attachment { zone, segment, .. } = entry;
         self.counters.walks += 1;
         self.domain = domain_of(usize::from(self.domain & 0xff), segment);
         self.reopens = None;
@@ -230,14 +231,20 @@ impl Chain {
                 return;
             }
         };
-        let related = self.find_related(state);
+        if session.as_ref().is_some_and(|session| !session.sends_from(session.reply, zone)) {
+            decision.fate = Fate::Drop(DropReason::WrongZone);
+            return;
+        }
+        let related = self.find_related(zone, state);
         let end = self.walk(miss, zone, segment, session.as_ref(), related.as_ref());
-        let tcp_is_new = session.is_none();
         match end.verdict {
-            Verdict::Forward(port) => self.leave(miss, &[port], session, tcp_is_new, state, decision),
+            Verdict::Forward(port) => {
+                let to = self.zone_behind(entry.chain, port, ports);
+                self.leave(miss, &[port], [zone.0, to], session, state, decision);
+            }
             Verdict::Flood => {
                 let ports = std::mem::take(&mut self.record.flood);
-                self.leave(miss, &ports, session, tcp_is_new, state, decision);
+                self.leave(miss, &ports, [zone.0, ANYWHERE], session, state, decision);
                 self.record.flood = ports;
             }
             Verdict::Continue => {
@@ -311,8 +318,15 @@ impl Chain {
         bytes.get(usize::from(layout.l4)..usize::from(layout.end)).unwrap_or(&[])
     }
 
+    /// The zone whose hosts a port leads to. What is behind a packet function is not known yet: the segment behind it knows.
+    fn zone_behind(&self, chain: usize, port: PortId, ports: &[Option<Attachment>]) -> u8 {
+        let attached = ports.get(usize::from(port.0)).copied().flatten().filter(|to| to.chain == chain);
+        let logical = self.boundaries.iter().any(|boundary| boundary.ports.contains(&port));
+        attached.filter(|_| !logical).map_or(ANYWHERE, |to| to.zone.0)
+    }
+
     /// The session that an ICMP error is about: that of the packet it quotes, seen from where the error came.
-    fn find_related(&mut self, state: &FlowState) -> Option<SessionView> {
+    fn find_related(&mut self, zone: ZoneId, state: &FlowState) -> Option<SessionView> {
         let quoted = self.headers.embedded_tuple(self.domain)?;
         // It is told to who sent that packet; to anyone else it would be a way past the rules.
         let (_, told) = self.headers.original().addresses()?;
@@ -320,7 +334,9 @@ impl Chain {
             return None;
         }
         let (id, reply) = state.sessions.find(&quoted.inverse())?;
-        Some(SessionView::new(id, reply, state))
+        let session = SessionView::new(id, reply, state);
+        // Only what lies on the packet's way can tell of it: beyond us, where the other end is.
+        session.sends_from(reply, zone).then_some(session)
     }
 
     fn walk(
@@ -401,8 +417,8 @@ impl Chain {
         &mut self,
         miss: &Miss<'_>,
         ports: &[PortId],
+        zones: [u8; 2],
         session: Option<SessionView>,
-        tcp_is_new: bool,
         state: &mut FlowState,
         decision: &mut Decision,
     ) {
@@ -414,12 +430,19 @@ impl Chain {
         if compile(&mut decision.program, miss.bytes, &self.headers, gather, exits).is_err() {
             return self.fail(DropReason::NoHeadroom, decision);
         }
-        if exits.tracks_tcp && tcp_is_new && !self.opens_tcp(miss) {
+        if exits.tracks_tcp && session.is_none() && !self.opens_tcp(miss) {
             return self.fail(DropReason::TcpInvalid, decision);
         }
         let owner = match session {
-            Some(session) => Some((Owner { session: session.id, reply: session.reply }, false)),
-            None => match self.open_session(tuples, miss.now, state) {
+            Some(session) => {
+                if !session.reply && session.zones != zones {
+                    // Another way leads to the responder now, and its answers come back by it.
+                    state.kill_entries(session.id);
+                    state.sessions.set_zones(session.id, zones);
+                }
+                Some((Owner { session: session.id, reply: session.reply }, false))
+            }
+            None => match self.open_session(tuples, zones, miss.now, state) {
                 Ok(id) => id.map(|session| (Owner { session, reply: false }, true)),
                 Err(reason) => return self.fail(reason, decision),
             },
@@ -462,15 +485,14 @@ impl Chain {
     fn open_session(
         &mut self,
         tuples: Option<[Tuple; 2]>,
+        zones: [u8; 2],
         now: Time,
         state: &mut FlowState,
     ) -> Result<Option<SessionId>, DropReason> {
         let Some([initiator, responder]) = tuples else { return Ok(None) };
-        if let Some(old) = self.reopens.take() {
-            state.end_session(old);
-        }
-        match state.open_session(&initiator, &responder, now) {
+        match state.open_session(&initiator, &responder, self.reopens.take(), now) {
             Ok(id) => {
+                state.sessions.set_zones(id, zones);
                 self.counters.sessions_opened += 1;
                 Ok(Some(id))
             }
@@ -802,7 +824,7 @@ impl SlowPath for Chains {
             return;
         };
         match self.chains.get_mut(to.chain) {
-            Some(chain) => chain.decide(miss, to.zone, to.segment, state, decision),
+            Some(chain) => chain.decide(miss, to, &self.ports, state, decision),
             None => decision.fate = Fate::Drop(DropReason::NoOutput),
         }
     }

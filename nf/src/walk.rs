@@ -4,7 +4,7 @@ use crate::function::Verdict;
 use crate::headers::Headers;
 use crate::zone::ZoneId;
 use arrayvec::ArrayVec;
-use millrace_dataplane::flow::session::{PARTS_MAX, SessionId, Tuple};
+use millrace_dataplane::flow::session::{ANYWHERE, PARTS_MAX, SessionId, Tuple};
 use millrace_dataplane::flow::state::FlowState;
 use millrace_dataplane::flow::validity::{Watch, Watches};
 use millrace_dataplane::port::PortId;
@@ -31,6 +31,8 @@ pub struct SessionView {
     pub assured: bool,
     /// The tuples as received: the initiator's, the responder's.
     pub tuples: [Tuple; 2],
+    /// The zones of initiator and responder, or [`ANYWHERE`](millrace_dataplane::flow::session::ANYWHERE).
+    pub zones: [u8; 2],
     parts: ArrayVec<u64, PARTS_MAX>,
 }
 
@@ -41,8 +43,15 @@ impl SessionView {
             reply,
             assured: state.sessions.is_assured(id),
             tuples: state.sessions.tuples(id),
+            zones: state.sessions.zones(id),
             parts: state.sessions.parts_of(id),
         }
+    }
+
+    /// True if the side `reply` may send from `zone`.
+    pub(crate) fn sends_from(&self, reply: bool, zone: ZoneId) -> bool {
+        let expected = self.zones[usize::from(reply)];
+        expected == ANYWHERE || expected == zone.0
     }
 
     /// A function's word.

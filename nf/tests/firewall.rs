@@ -630,7 +630,7 @@ fn another_zone_can_not_speak_for_the_initiator() {
     assert!(it.passes(INSIDE, &query(1000)));
     assert!(it.passes(OUTSIDE, &answer(1000)));
     assert_eq!(it.send_one(OUTSIDE, &query(1000)), []);
-    assert_eq!(it.drops(DropReason::FirewallDenied), 1);
+    assert_eq!(it.drops(DropReason::WrongZone), 1);
     assert!(it.passes(INSIDE, &query(1000)));
     it.finish();
 }

@@ -197,6 +197,9 @@ pub struct Hot {
     protocol: u8,
 }
 
+/// The zone of an end that may be in any.
+pub const ANYWHERE: u8 = u8::MAX;
+
 const IN_USE: u8 = 1;
 const REPLIED: u8 = 2;
 
@@ -207,7 +210,9 @@ struct Cold {
     traffic: [Traffic; 2],
     /// Milliseconds.
     created: u32,
-    _spare: u32,
+    /// Where the initiator and the responder are, or [`ANYWHERE`].
+    zones: [u8; 2],
+    _spare: u16,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -261,8 +266,11 @@ pub struct SessionConfig {
 /// The table has no room for another session, or the tuple is taken.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum InsertError {
-    /// Full.
+    /// All records are in use.
     Full,
+    /// A tuple has no room in the index: both its buckets are full. With keyed hashes and the index at most 80 % full this does
+    /// not happen in practice.
+    Crowded,
     /// One of the tuples belongs to another session.
     Taken,
 }
@@ -351,7 +359,7 @@ impl SessionTable {
         self.timeouts = timeouts;
     }
 
-    fn homes(&self, tuple: &Tuple) -> (usize, usize, u16) {
+    pub(super) fn homes(&self, tuple: &Tuple) -> (usize, usize, u16) {
         let hash = self.hash.hash(&tuple.words());
         let tag = (hash >> 48) as u16;
         (hash as usize & self.mask, (hash >> 24) as usize & self.mask, if tag == 0 { 1 } else { tag })
@@ -437,11 +445,44 @@ impl SessionTable {
         }
     }
 
+    /// Whether [`Self::insert`] would add a session of these tuples, once the session `replaces` has ended.
+    ///
+    /// # Errors
+    /// As [`Self::insert`].
+    pub fn may_insert(
+        &self,
+        initiator: &Tuple,
+        responder: &Tuple,
+        replaces: Option<SessionId>,
+    ) -> Result<(), InsertError> {
+        let taken = |tuple| self.find(tuple).is_some_and(|(id, _)| Some(id) != replaces);
+        if taken(initiator) || taken(responder) {
+            return Err(InsertError::Taken);
+        }
+        // As `vacancy` will choose.
+        let room = |at: usize| {
+            let Bucket { tags, ids, .. } = &self.index[at];
+            let leaves = |id: u32| replaces.is_some_and(|old| id & !REPLY_BIT == old.0);
+            tags.iter().zip(ids).filter(|&(&tag, &id)| tag == 0 || leaves(id)).count()
+        };
+        let (first, second, _) = self.homes(initiator);
+        let home = if room(second) > room(first) { second } else { first };
+        let room_left = |at: usize| room(at) - usize::from(at == home && room(at) > 0);
+        let (first, second, _) = self.homes(responder);
+        let crowded =
+            room(home) == 0 || initiator != responder && room_left(first).max(room_left(second)) == 0;
+        if crowded {
+            return Err(InsertError::Crowded);
+        }
+        let full = self.free_count == 0 && self.fresh as usize >= self.hot.len() && replaces.is_none();
+        if full { Err(InsertError::Full) } else { Ok(()) }
+    }
+
     /// Adds a session. `initiator` is what its first packet looked like, `responder` what answers will look like, both as
     /// received.
     ///
     /// # Errors
-    /// If the table is full (see [`Self::victim`]) or a tuple is taken.
+    /// If the table is full (see [`Self::victim`]), the index has no room for a tuple, or a tuple is taken.
     pub fn insert(
         &mut self,
         initiator: &Tuple,
@@ -457,13 +498,13 @@ impl SessionTable {
             None if (self.fresh as usize) < self.hot.len() => self.fresh,
             None => return Err(InsertError::Full),
         };
-        let place = self.vacancy(homes).ok_or(InsertError::Full)?;
+        let place = self.vacancy(homes).ok_or(InsertError::Crowded)?;
         self.set_index(place, homes.2, id);
         // Traffic between equal tuples in both directions (a host to itself) has one index entry.
         if initiator != responder {
             let Some(answer_place) = self.vacancy(answer_homes) else {
                 self.set_index(place, 0, 0);
-                return Err(InsertError::Full);
+                return Err(InsertError::Crowded);
             };
             self.set_index(answer_place, answer_homes.2, id | REPLY_BIT);
         }
@@ -485,6 +526,7 @@ impl SessionTable {
             tuples: [*initiator, *responder],
             traffic: [Traffic::default(); 2],
             created: last_seen,
+            zones: [ANYWHERE; 2],
             _spare: 0,
         };
         let parts = at * self.parts_count;
@@ -539,6 +581,7 @@ impl SessionTable {
         let hot = &self.hot[id.0 as usize];
         match hot.protocol {
             6 => match hot.tcp.state() {
+                TcpState::Established if hot.tcp.is_doubted() => self.timeouts.tcp_closed,
                 TcpState::Established => self.timeouts.tcp_established,
                 TcpState::TimeWait | TcpState::Closed => self.timeouts.tcp_closed,
                 _ => self.timeouts.tcp_transitory,
@@ -680,6 +723,16 @@ impl SessionTable {
         self.cold[id.0 as usize].tuples[0].domain
     }
 
+    /// The zones from which the initiator and the responder send; [`ANYWHERE`]: any.
+    pub fn zones(&self, id: SessionId) -> [u8; 2] {
+        self.cold[id.0 as usize].zones
+    }
+
+    /// Sets the zones of the initiator and the responder. Entries made before don't know: they are to be killed if this matters.
+    pub fn set_zones(&mut self, id: SessionId, zones: [u8; 2]) {
+        self.cold[id.0 as usize].zones = zones;
+    }
+
     /// The folded traffic of both directions.
     pub fn traffic(&self, id: SessionId) -> [Traffic; 2] {
         self.cold[id.0 as usize].traffic
@@ -744,6 +797,25 @@ mod tests {
         assert_eq!(ended.tuples[0], tuple(7));
         assert_eq!(table.find(&tuple(7)), None);
         assert_eq!(table.insert(&tuple(5000), &tuple(5000).inverse(), Time(0)), Ok(ids[7]));
+    }
+
+    /// What is foretold comes true, up to the last place and with a session that gives way.
+    #[test]
+    fn whether_there_is_room_is_foretold() {
+        for capacity in [1usize, 4, 8, 64, 500] {
+            let mut table = table(capacity);
+            let mut refused = 0;
+            for i in 0..2 * capacity as u32 {
+                let (initiator, responder) = (tuple(i), tuple(i).inverse());
+                let foretold = table.may_insert(&initiator, &responder, None);
+                refused += usize::from(foretold.is_err());
+                assert_eq!(table.insert(&initiator, &responder, Time(0)).is_ok(), foretold.is_ok());
+                if let Some((old, _)) = table.find(&tuple(i / 2)) {
+                    assert_eq!(table.may_insert(&tuple(i / 2), &tuple(i / 2).inverse(), Some(old)), Ok(()));
+                }
+            }
+            assert_eq!(refused, 2 * capacity - table.count());
+        }
     }
 
     #[test]

@@ -84,24 +84,33 @@ impl FlowState {
         })
     }
 
-    /// Adds a session; if the table is full, one that is not assured gives way.
+    /// Adds a session. It takes the place of `replaces`, an ended connection on the same tuples; otherwise, if the table is full, one
+    /// that is not assured gives way. Neither ends unless the new one is certain (R6).
     ///
     /// # Errors
-    /// If there is none, or a tuple is taken.
+    /// If there is no room, or a tuple is taken. Nothing has changed then.
     pub fn open_session(
         &mut self,
         initiator: &Tuple,
         responder: &Tuple,
+        replaces: Option<SessionId>,
         now: Time,
     ) -> Result<SessionId, InsertError> {
-        match self.sessions.insert(initiator, responder, now) {
-            Err(InsertError::Full) => {
-                let victim = self.sessions.victim().ok_or(InsertError::Full)?;
-                self.end_session(victim);
-                self.sessions.insert(initiator, responder, now)
+        if replaces.is_none() {
+            match self.sessions.insert(initiator, responder, now) {
+                Err(InsertError::Full) => {}
+                result => return result,
             }
-            result => result,
         }
+        let leaves = match self.sessions.may_insert(initiator, responder, replaces) {
+            Ok(()) => replaces,
+            Err(InsertError::Full) => Some(self.sessions.victim().ok_or(InsertError::Full)?),
+            Err(error) => return Err(error),
+        };
+        if let Some(id) = leaves {
+            self.end_session(id);
+        }
+        self.sessions.insert(initiator, responder, now)
     }
 
     /// Ends a session: its entries fall first, then its tuples and number are free (R8).
@@ -261,5 +270,82 @@ fn traffic_event(sessions: &SessionTable, owner: Owner, traffic: Traffic) -> Eve
         parts: sessions.parts_of(owner.session),
         reply: owner.reply,
         traffic,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::flow::session::Timeouts;
+    use std::net::Ipv4Addr;
+
+    fn state(capacity: usize) -> FlowState {
+        let arena = Arena::anonymous(16 << 20).unwrap();
+        let sessions = SessionConfig { capacity, parts: 0, timeouts: Timeouts::default() };
+        let config = FlowConfig { sessions, cache_entries: 64, key_words: 8, operand_words: 8 };
+        FlowState::new(&arena, &config, Some(7)).unwrap()
+    }
+
+    fn tuple(n: u32) -> Tuple {
+        let source = (Ipv4Addr::from(0x0a00_0000 | n >> 12).into(), n as u16 & 0xfff);
+        Tuple::new(0, 17, source, (Ipv4Addr::new(192, 0, 2, 1).into(), 53))
+    }
+
+    fn open(state: &mut FlowState, tuple: &Tuple) -> Result<SessionId, InsertError> {
+        state.open_session(tuple, &tuple.inverse(), None, Time(0))
+    }
+
+    /// R6: a connection that is opened anew ends the old one only if there will be a new one.
+    #[test]
+    fn the_old_session_ends_when_the_new_one_is_certain() {
+        let mut state = state(16);
+        let old = open(&mut state, &tuple(1)).unwrap();
+        let other = open(&mut state, &tuple(2)).unwrap();
+        let taken = tuple(2).inverse();
+        assert_eq!(state.open_session(&tuple(1), &taken, Some(old), Time(0)), Err(InsertError::Taken));
+        assert_eq!(state.sessions.find(&tuple(1)), Some((old, false)), "it lives");
+        assert!(!state.has_events());
+        state.open_session(&tuple(1), &tuple(1).inverse(), Some(old), Time(0)).unwrap();
+        assert!(matches!(state.take_events().next(), Some(Event::Ended(ended)) if ended.id == old));
+        assert_eq!(state.sessions.count(), 2);
+        assert!(state.sessions.get(other.0).is_some());
+    }
+
+    /// In a full table, the place of the old session is the new one's: nobody else gives way.
+    #[test]
+    fn a_reopened_connection_displaces_nobody_else() {
+        let mut state = state(3);
+        let ids = [1, 2, 3].map(|n| open(&mut state, &tuple(n)).unwrap());
+        state.open_session(&tuple(2), &tuple(2).inverse(), Some(ids[1]), Time(0)).unwrap();
+        let ended: Vec<_> = state.take_events().collect();
+        assert!(matches!(&ended[..], [Event::Ended(ended)] if ended.id == ids[1]));
+        open(&mut state, &tuple(4)).unwrap();
+        assert_eq!((state.take_events().count(), state.sessions.count()), (1, 3));
+    }
+
+    /// Where the index has no room for a tuple, no session ends in vain.
+    #[test]
+    fn nobody_gives_way_in_vain() {
+        let mut state = state(64);
+        // All tuples of one bucket: both homes of both directions.
+        let bucket = |state: &FlowState, tuple: &Tuple| state.sessions.homes(tuple).0;
+        let alone = |state: &FlowState, tuple: &Tuple| {
+            let (first, second, _) = state.sessions.homes(tuple);
+            first == 0 && second == 0
+        };
+        let full: Vec<_> =
+            (0..).map(tuple).filter(|t| alone(&state, t) && alone(&state, &t.inverse())).take(6).collect();
+        for tuple in &full[..5] {
+            open(&mut state, tuple).unwrap();
+        }
+        assert_eq!(open(&mut state, &full[5]), Err(InsertError::Crowded));
+        let rest = (1 << 30..).map(tuple).filter(|t| bucket(&state, t) != 0);
+        for tuple in rest.take(59).collect::<Vec<_>>() {
+            open(&mut state, &tuple).unwrap();
+        }
+        assert_eq!(state.sessions.count(), state.sessions.capacity());
+        assert_eq!(open(&mut state, &full[5]), Err(InsertError::Crowded));
+        assert!(!state.has_events());
+        assert_eq!(state.sessions.count(), state.sessions.capacity());
     }
 }

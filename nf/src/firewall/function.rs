@@ -174,10 +174,6 @@ impl Firewall {
         reply: bool,
         word: Word,
     ) -> (Verdict, Option<Staged>) {
-        // What another zone sends in the initiator's name is not the initiator's.
-        if !reply && word.from.is_some_and(|from| from != walk.from_zone) {
-            return (Verdict::Drop(DropReason::FirewallDenied), None);
-        }
         // A session of echoes lets its responder answer, not ask.
         if is_echo_reply(walk.headers) != (reply && is_echo(walk.headers)) {
             return (Verdict::Drop(DropReason::IcmpUnrelated), None);

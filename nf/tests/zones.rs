@@ -1,0 +1,171 @@
+//! A session has its ends in zones: what a third one sends in the name of either is no part of it, whoever keeps the session.
+
+mod common;
+
+use common::*;
+use millrace_dataplane::drops::DropReason;
+use millrace_dataplane::flow::field::{Field, Reads};
+use millrace_dataplane::flow::validity::{ObjectKind, Watch};
+use millrace_dataplane::port::PortId;
+use millrace_nf::chain::{Chain, ChainBuilder};
+use millrace_nf::firewall::rule_set::RuleSet;
+use millrace_nf::firewall::rules::{Action, Rule, RuleId};
+use millrace_nf::firewall::{Firewall, Policy};
+use millrace_nf::function::{FlowFunction, Forwarder, Verdict};
+use millrace_nf::router::icmp_limit::IcmpLimitConfig;
+use millrace_nf::walk::Walk;
+use millrace_nf::zone::ZoneId;
+use std::any::Any;
+
+const CLIENT: &str = "10.0.0.5";
+const SERVER: &str = "198.51.100.7";
+const THIRD: u16 = 2;
+/// Which uplink it is.
+const UPLINK: Watch = Watch::of(ObjectKind::Other, 1);
+
+/// 10.0.0.0/8 is behind port 0, everything else behind port `uplink`.
+struct Uplinks {
+    uplink: u16,
+}
+
+impl FlowFunction for Uplinks {
+    type Staged = ();
+    fn kind(&self) -> &'static str {
+        "uplinks"
+    }
+    fn reads(&self) -> Reads {
+        Reads::none().with(&[Field::Ipv4Destination])
+    }
+    fn admit(&self, walk: &mut Walk<'_>) -> (Verdict, Option<()>) {
+        match self.destination_zone(walk) {
+            Some(zone) => (Verdict::Forward(PortId(u16::from(zone.0))), None),
+            None => (Verdict::Drop(DropReason::NoRoute), None),
+        }
+    }
+    fn as_any(&mut self) -> &mut dyn Any {
+        self
+    }
+}
+
+impl Forwarder for Uplinks {
+    fn destination_zone(&self, walk: &mut Walk<'_>) -> Option<ZoneId> {
+        let inside = walk.headers.destination()?.to_string().starts_with("10.");
+        if !inside {
+            walk.depend(UPLINK);
+        }
+        Some(ZoneId(if inside { 0 } else { self.uplink as u8 }))
+    }
+}
+
+/// Keeps a session for everything, and asks nothing.
+struct Keeper;
+
+impl FlowFunction for Keeper {
+    type Staged = ();
+    fn kind(&self) -> &'static str {
+        "keeper"
+    }
+    fn reads(&self) -> Reads {
+        Reads::none()
+    }
+    fn keeps_part(&self) -> bool {
+        true
+    }
+    fn admit(&self, walk: &mut Walk<'_>) -> (Verdict, Option<()>) {
+        walk.want_session();
+        (Verdict::Continue, None)
+    }
+    fn as_any(&mut self) -> &mut dyn Any {
+        self
+    }
+}
+
+fn firewall() -> Firewall {
+    let out = Rule { from_zone: Some(ZoneId(0)), ..Rule::any(RuleId(1), 1 << 32, "out", Action::Allow) };
+    let policy = Policy::new(&RuleSet::new(vec![out]).unwrap(), Action::Deny).unwrap();
+    Firewall::new(policy, IcmpLimitConfig::default())
+}
+
+fn harness(chain: Chain) -> Harness {
+    let mut it = Harness::new(chain);
+    it.engine.slow.attach(PortId(THIRD), 0, ZoneId(2));
+    it.engine.compile_schema(PortId(THIRD));
+    it
+}
+
+fn chain() -> ChainBuilder {
+    ChainBuilder::new("edge", &["inside", "outside", "third"])
+}
+
+fn ask() -> Vec<u8> {
+    udp(CLIENT, SERVER, (1000, 53), b"query")
+}
+
+fn answer() -> Vec<u8> {
+    udp(SERVER, CLIENT, (53, 1000), b"answer")
+}
+
+#[test]
+fn a_third_zone_can_not_answer() {
+    for chain in [
+        chain().function("firewall", firewall()).forwarder("uplinks", Uplinks { uplink: 1 }),
+        chain().function("keeper", Keeper).forwarder("uplinks", Uplinks { uplink: 1 }),
+    ] {
+        let mut it = harness(chain);
+        assert!(it.passes(INSIDE, &ask()));
+        assert_eq!(it.send_one(THIRD, &answer()), [], "before the first answer");
+        for _ in 0..3 {
+            assert!(it.passes(OUTSIDE, &answer()));
+            assert_eq!(it.send_one(THIRD, &answer()), [], "behind it");
+            assert_eq!(it.send_one(THIRD, &ask()), [], "nor ask");
+        }
+        assert_eq!(it.drops(DropReason::WrongZone), 7);
+        it.finish();
+    }
+}
+
+#[test]
+fn a_third_zone_can_not_reset() {
+    let chain = chain().function("firewall", firewall()).forwarder("uplinks", Uplinks { uplink: 1 });
+    let mut it = harness(chain);
+    let (out, back) = ((1000, 80), (80, 1000));
+    assert!(it.passes(INSIDE, &tcp(CLIENT, SERVER, out, segment("S", 100, 0))));
+    assert!(it.passes(OUTSIDE, &tcp(SERVER, CLIENT, back, segment("SA", 500, 101))));
+    assert!(it.passes(INSIDE, &tcp(CLIENT, SERVER, out, segment("A", 101, 501))));
+    assert_eq!(it.send_one(THIRD, &tcp(SERVER, CLIENT, back, segment("R", 501, 0))), []);
+    assert_eq!(it.drops(DropReason::WrongZone), 1);
+    assert!(it.passes(OUTSIDE, &tcp(SERVER, CLIENT, back, segment("R", 501, 0))));
+    it.finish();
+}
+
+#[test]
+fn a_third_zone_can_not_report_errors() {
+    let chain = chain().function("firewall", firewall()).forwarder("uplinks", Uplinks { uplink: 1 });
+    let mut it = harness(chain);
+    assert!(it.passes(INSIDE, &ask()));
+    let error = port_unreachable(SERVER, CLIENT, &ask());
+    assert_eq!(it.send_one(THIRD, &error), []);
+    assert_eq!(it.drops(DropReason::IcmpUnrelated), 1);
+    assert!(it.passes(OUTSIDE, &error));
+    it.finish();
+}
+
+/// Routes change: the responder's zone is the one that the initiator's packets leave to.
+#[test]
+fn the_responders_zone_follows_the_route() {
+    let chain = chain().function("firewall", firewall()).forwarder("uplinks", Uplinks { uplink: 2 });
+    let mut it = harness(chain);
+    assert_eq!(it.send_one(INSIDE, &ask()), [], "it leaves by the third port");
+    assert_eq!(it.send_one(THIRD, &answer()).len(), 1);
+    assert_eq!(it.send_one(OUTSIDE, &answer()), []);
+    it.function::<Uplinks>("uplinks").uplink = 1;
+    it.engine.state.validity.change(UPLINK);
+    assert!(it.passes(INSIDE, &ask()));
+    assert!(it.passes(OUTSIDE, &answer()));
+    assert_eq!(it.send_one(THIRD, &answer()), [], "not even by the entry that it had");
+    assert_eq!(it.drops(DropReason::WrongZone), 2);
+    let left = it.engine.outputs.burst(PortId(THIRD)).unwrap();
+    assert_eq!(left.len(), 1);
+    it.pool.put_all(left);
+    it.finish();
+}
