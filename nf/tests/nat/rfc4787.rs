@@ -252,7 +252,7 @@ fn inside_addresses_from_outside_are_refused() {
     let frame = udp(HOST, REMOTE, (5000, 53), b"data");
     let external = port_of(&out(&mut bench, HOST, REMOTE, (5000, 53)).source);
     assert!(bench.send_one(OUTSIDE, &frame).is_empty());
-    assert_eq!(bench.drops(DropReason::NatFiltered), 1);
+    assert_eq!(bench.drops(DropReason::WrongZone), 1);
     let reply = udp(REMOTE, HOST, (53, 5000), b"data");
     assert!(bench.send_one(OUTSIDE, &common::port_unreachable(HOST, REMOTE, &reply)).is_empty());
     assert_eq!(bench.drops(DropReason::IcmpUnrelated), 1);
