@@ -231,11 +231,13 @@ impl Chain {
                 return;
             }
         };
-        if session.as_ref().is_some_and(|session| !session.sends_from(session.reply, zone)) {
+        let related = self.find_related(state);
+        // Only what lies beyond us on a packet's way can report an error about it: there, where its receiver is.
+        let elsewhere = |of: &SessionView| !of.sends_from(of.reply, zone);
+        if session.as_ref().is_some_and(elsewhere) || related.as_ref().is_some_and(elsewhere) {
             decision.fate = Fate::Drop(DropReason::WrongZone);
             return;
         }
-        let related = self.find_related(zone, state);
         let end = self.walk(miss, zone, segment, session.as_ref(), related.as_ref());
         match end.verdict {
             Verdict::Forward(port) => {
@@ -326,7 +328,7 @@ impl Chain {
     }
 
     /// The session that an ICMP error is about: that of the packet it quotes, seen from where the error came.
-    fn find_related(&mut self, zone: ZoneId, state: &FlowState) -> Option<SessionView> {
+    fn find_related(&mut self, state: &FlowState) -> Option<SessionView> {
         let quoted = self.headers.embedded_tuple(self.domain)?;
         // It is told to who sent that packet; to anyone else it would be a way past the rules.
         let (_, told) = self.headers.original().addresses()?;
@@ -334,9 +336,7 @@ impl Chain {
             return None;
         }
         let (id, reply) = state.sessions.find(&quoted.inverse())?;
-        let session = SessionView::new(id, reply, state);
-        // Only what lies on the packet's way can tell of it: beyond us, where the other end is.
-        session.sends_from(reply, zone).then_some(session)
+        Some(SessionView::new(id, reply, state))
     }
 
     fn walk(
