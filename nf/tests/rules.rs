@@ -27,10 +27,11 @@ use millrace_dataplane::port::PortId;
 use millrace_dataplane::slow_path::Wake;
 use millrace_dataplane::time::Time;
 use millrace_nf::chain::{Chain, ChainBuilder};
-use millrace_nf::firewall::classifier::{Classifier, ClassifierError};
+use millrace_nf::firewall::classifier::{Classifier, ClassifierError, PROBES_MAX};
 use millrace_nf::firewall::query::{Addresses, Query, Transport};
 use millrace_nf::firewall::rule_set::RuleSet;
 use millrace_nf::firewall::rules::{Action, Rule, RuleId};
+use millrace_nf::firewall::slots::RuleSlot;
 use millrace_nf::firewall::{Firewall, Policy};
 use millrace_nf::fragments::DATAGRAMS_MAX;
 use millrace_nf::function::{FlowFunction, Forwarder, Verdict};
@@ -42,7 +43,7 @@ use millrace_nf::router::{Router, RouterConfig, StaticNeighbour};
 use millrace_nf::walk::{Commit, HoldKind, Walk, hold_token};
 use millrace_nf::zone::ZoneId;
 use std::any::Any;
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::sync::atomic::{AtomicU16, Ordering};
 use std::sync::{Arc, Mutex};
 
@@ -684,30 +685,33 @@ fn r14_wider_state() {
 /// A classifier says what a look-up may cost; a rule that would cost more is refused, and no packet costs more.
 #[test]
 fn r15_bounded_lookups() {
-    const BOUND: usize = 24;
-    let net = |address: Ipv4Addr, length: u8| ipnet::Ipv4Net::new(address, length).unwrap().trunc().into();
-    let mut classifier = Classifier::new([1, 2], BOUND);
+    const RULES: u32 = 8192;
+    let net = |address: u128, length: u8| {
+        ipnet::IpNet::from(ipnet::Ipv6Net::new(Ipv6Addr::from_bits(address), length).unwrap().trunc())
+    };
+    let (source, destination): (u128, u128) = (0x2001_0db8 << 96 | 5, 0x2001_0db8_0001 << 80 | 7);
+    let mut classifier = Classifier::new([1, 2]);
     let (mut accepted, mut refused) = (0, 0);
-    for id in 0..1024_u32 {
-        let mut rule = Rule::any(RuleId(id), u64::from(1024 - id), format!("rule {id}"), Action::Deny);
-        rule.sources = vec![net(Ipv4Addr::new(10, 0, 0, 5), (id % 32) as u8 + 1)];
-        rule.destinations = vec![net(Ipv4Addr::new(198, 51, 100, 7), (id / 32) as u8 + 1)];
-        match classifier.insert(&rule) {
+    for id in 0..RULES {
+        let mut rule = Rule::any(RuleId(id), u64::from(RULES - id), format!("rule {id}"), Action::Deny);
+        rule.sources = vec![net(source, (id % 128) as u8 + 1)];
+        rule.destinations = vec![net(destination, (id / 128) as u8 + 1)];
+        match classifier.insert(&rule, RuleSlot::DEFAULT) {
             Ok(()) => accepted += 1,
             Err(ClassifierError::TooCostly { probes_max, .. }) => {
-                assert_eq!(probes_max, BOUND);
+                assert_eq!(probes_max, PROBES_MAX);
                 refused += 1;
             }
             Err(error) => panic!("{error}"),
         }
-        assert!(classifier.worst_case_probes() <= BOUND);
+        assert!(classifier.worst_case_probes() <= PROBES_MAX);
     }
-    assert!(accepted > 0 && refused > 0, "{accepted} accepted, {refused} refused");
+    assert!(accepted > 4096 && refused > 0, "{accepted} accepted, {refused} refused");
     assert_eq!(classifier.len(), accepted);
     for n in 0..20_000_u32 {
-        let addresses = Addresses::V4 {
-            source: Ipv4Addr::from(0x0a00_0005 ^ (1 << (n % 32)) ^ (n / 1024)),
-            destination: Ipv4Addr::from(0xc633_6407 ^ (1 << (n / 32 % 32))),
+        let addresses = Addresses::V6 {
+            source: Ipv6Addr::from_bits(source ^ 1 << (n % 128)),
+            destination: Ipv6Addr::from_bits(destination ^ 1 << (n / 128 % 128)),
         };
         let (from_zone, to_zone) = (ZoneId(0), ZoneId(1));
         let transport = Transport::Ports { source: 1, destination: 2 };

@@ -1,6 +1,9 @@
 //! Which rule decides about a packet: the first in order that matches, at a stated worst-case cost (R15).
 //!
-//! **Design.** Tuple space search (Srinivasan, Suri and Varghese 1999; the classifiers of Open vSwitch and of
+//! **Design.** Two parts, chosen for each rule by what it says. *Tables* take the rules that name hosts, networks or services
+//! and are many; the *matrix* takes the rest, which no hash tells apart, and all rules of a small set.
+//!
+//! Tables are tuple space search (Srinivasan, Suri and Varghese 1999; the classifiers of Open vSwitch and of
 //! VPP's hash-based ACLs) with merged tuples (Daly and others, "TupleMerge", 2019). A table hashes a *tuple* of leading
 //! address bits, leading port bits, protocol, version and zones; a rule lives in one table, whose tuple is a part
 //! of what the rule demands, in the short list of the rules that have the same hashed fields; a comparison of
@@ -10,15 +13,20 @@
 //! The hash is linear, so that the share of each address at each length in use is computed once a look-up
 //! (see `classifier/hash.rs`, also for why it is safe against chosen packets).
 //!
-//! **Cost.** A *probe* is the reading of one bucket or the comparison with one rule. [`Classifier::worst_case_probes`]
-//! counts, for each table, one bucket and its longest list, exactly. A rule that would raise this above the bound is
-//! refused and nothing changes; which, does not depend on the secret (but for hash collisions, 2^-32 a pair). Which
-//! rules are refused: those of which hundreds overlap in one packet without a field that tells them apart.
+//! The matrix (see `classifier/matrix.rs`) searches each field by itself and joins the rows of bits that it finds, 64 rules to a
+//! word. Its cost depends on how many rules it holds and not on how they overlap, so it has room for any of them.
 //!
-//! **Changes** touch the tables and lists of the rule concerned: tens of microseconds at most, but for the amortised
-//! doubling of a table. Look-ups allocate nothing and write nothing.
+//! **Cost.** A *probe* is the reading of one bucket or of one block of 64 rules, the comparison with one rule, or one step of a
+//! binary search. [`Classifier::worst_case_probes`] counts them for the worst packet, and is never above [`PROBES_MAX`]. A rule that
+//! would raise it above is refused and nothing changes. Which rules are refused: those that come when thousands of rules are
+//! there already that no hash tells apart.
+//!
+//! **Changes** touch the tables and lists of the rule concerned, or a word or two of each row of the matrix: microseconds, but for
+//! the amortised doubling of a table. Look-ups allocate nothing and write nothing.
 
+mod axis;
 mod hash;
+mod matrix;
 mod pack;
 mod table;
 #[cfg(test)]
@@ -30,17 +38,27 @@ use std::collections::HashMap;
 use arrayvec::ArrayVec;
 
 use self::hash::HashKeys;
+use self::matrix::Matrix;
 use self::pack::{PackedQuery, Pattern, address_mask};
 use self::table::{Entry, LIST_RULES_MAX, NONE, Table};
 use self::tuple::Tuple;
 use super::query::Query;
-use super::rule_set::RuleSet;
-use super::rules::{Action, Rule, RuleError, RuleId};
+use super::rules::{Action, RULE_MATCHES_MAX, Rule, RuleError, RuleId};
+use super::slots::RuleSlot;
 
-/// The usual bound on a look-up's cost: about two microseconds with a cold cache.
-pub const PROBES_MAX: usize = 256;
-/// Most patterns in one classifier (a rule has at least one).
+/// No look-up needs more probes.
+pub const PROBES_MAX: usize = 512;
+/// Most patterns in the tables (a rule has at least one).
 pub const PATTERNS_MAX: usize = 1 << 20;
+/// Most probes of the tables together.
+const TABLE_PROBES_MAX: usize = 256;
+/// With no more rules than this the matrix takes them all: a few words for each field are cheaper than tables.
+const SMALL_RULES: usize = 256;
+/// A rule that multiplies to more patterns is a bit of the matrix, if that has room.
+const RULE_PATTERNS_MAX: usize = 256;
+/// Leading bits of an address or a destination port by which hashing tells rules apart well.
+const SELECTIVE_BITS: u8 = 16;
+
 /// Most prefix lengths that tables hash, for each of the two addresses.
 const LENGTHS_MAX: usize = 32;
 
@@ -58,6 +76,8 @@ pub struct Found {
     pub action: Action,
     /// Whether it is logged.
     pub log: bool,
+    /// What it was inserted with.
+    pub slot: RuleSlot,
 }
 
 /// Why a rule does not enter the classifier.
@@ -76,23 +96,22 @@ pub enum ClassifierError {
     },
     /// The rule would make look-ups slower than the bound.
     #[error(
-        "rule \"{name}\": with it one packet could need more than {probes_max} comparisons, because too many \
-         rules overlap it that differ only in prefix lengths or in wide port ranges; merge or remove overlapping \
-         rules, or tell them apart by protocol, zone, address or a narrower range of ports"
+        "rule \"{name}\": with it one packet could need more than {probes_max} comparisons: there are {broad} rules \
+         already that name no network of /16 or longer and no single port, or have lists of hundreds; of these at most \
+         {broad_max} fit, with {ranges_max} different prefixes and ranges; merge rules that say the same of neighbouring \
+         networks or ports, remove those that others cover, or name longer prefixes"
     )]
     TooCostly {
         /// The rule's name.
         name: String,
         /// The bound.
         probes_max: usize,
-    },
-    /// The classifier is full.
-    #[error(
-        "rule \"{name}\": the rules expand to more than {PATTERNS_MAX} combinations; aggregate prefixes or ports"
-    )]
-    Full {
-        /// The rule's name.
-        name: String,
+        /// Rules that no hash tells apart.
+        broad: usize,
+        /// The most of them.
+        broad_max: usize,
+        /// About how many ranges they may name.
+        ranges_max: usize,
     },
 }
 
@@ -107,96 +126,167 @@ struct Length {
 /// The lengths in use; a table refers to one by its index here.
 type Lengths = ArrayVec<Length, LENGTHS_MAX>;
 
+/// Where the patterns or members of a rule are.
+#[derive(Clone)]
+enum Placed {
+    Tables(Vec<u32>),
+    Matrix(Vec<u32>),
+}
+
+/// What tests make smaller.
+#[derive(Clone, Copy, Debug)]
+struct Limits {
+    table_probes: usize,
+    matrix_rules: usize,
+    matrix_rows: usize,
+    small: usize,
+}
+
+const LIMITS: Limits = Limits {
+    table_probes: TABLE_PROBES_MAX,
+    matrix_rules: matrix::RULES_MAX,
+    matrix_rows: matrix::ROWS_MAX,
+    small: SMALL_RULES,
+};
+
+// Blocks of the matrix: two for each 49 rules. Steps of its searches: 8 for each byte, at most 15 for each other field.
+const _: () = assert!(TABLE_PROBES_MAX + 2 * matrix::RULES_MAX.div_ceil(49) + 3 * 8 + 4 * 15 <= PROBES_MAX);
+
 /// See the module.
 #[derive(Clone)]
 pub struct Classifier {
     keys: HashKeys,
-    probes_max: usize,
+    limits: Limits,
+    matrix: Matrix,
     /// Sorted by their best rule.
     tables: Vec<Table>,
     source_lengths: Lengths,
     destination_lengths: Lengths,
     entries: Vec<Entry>,
     free: Vec<u32>,
-    entries_of: HashMap<RuleId, Vec<u32>>,
+    placed: HashMap<RuleId, Placed>,
     next_table: u32,
 }
 
 impl Classifier {
-    /// An empty classifier. `seed` must be random and secret; `probes_max` is the bound on
-    /// [`worst_case_probes`](Self::worst_case_probes), usually [`PROBES_MAX`].
-    pub fn new(seed: [u64; 2], probes_max: usize) -> Self {
-        Self::with_keys(HashKeys::new(seed), probes_max)
+    /// An empty classifier. `seed` must be random and secret.
+    pub fn new(seed: [u64; 2]) -> Self {
+        Self::with_limits(seed, LIMITS)
     }
 
-    /// A classifier of all rules of a set.
-    ///
-    /// # Errors
-    /// The first rule in order that does not fit.
-    pub fn of(rules: &RuleSet, seed: [u64; 2], probes_max: usize) -> Result<Self, ClassifierError> {
-        let mut classifier = Self::new(seed, probes_max);
-        rules.rules().iter().try_for_each(|rule| classifier.insert(rule))?;
-        Ok(classifier)
+    fn with_limits(seed: [u64; 2], limits: Limits) -> Self {
+        Self {
+            keys: HashKeys::new(seed),
+            limits,
+            matrix: Matrix::new(),
+            tables: Vec::new(),
+            source_lengths: Lengths::new(),
+            destination_lengths: Lengths::new(),
+            entries: Vec::new(),
+            free: Vec::new(),
+            placed: HashMap::new(),
+            next_table: 0,
+        }
     }
 
-    /// The most probes that any packet's look-up can need.
+    /// The most probes that any packet's look-up can need; at most [`PROBES_MAX`].
     pub fn worst_case_probes(&self) -> usize {
-        self.tables.iter().map(|table| 1 + table.longest()).sum()
+        self.table_probes() + self.matrix.steps()
     }
 
     /// The number of rules.
     pub fn len(&self) -> usize {
-        self.entries_of.len()
+        self.placed.len()
     }
 
     /// Whether there are no rules.
     pub fn is_empty(&self) -> bool {
-        self.entries_of.is_empty()
+        self.placed.is_empty()
     }
 
     /// The rule that decides about `query`; none where no rule matches.
     #[inline]
     pub fn find(&self, query: &Query) -> Option<Found> {
-        self.search(query, || ())
+        self.search(query, |_| ())
     }
 
     /// Like [`find`](Self::find), with the number of probes that it took.
     pub fn find_counting(&self, query: &Query) -> (Option<Found>, usize) {
         let mut probes = 0;
-        (self.search(query, || probes += 1), probes)
+        (self.search(query, |more| probes += more), probes)
     }
 
-    /// Adds a rule, whole or not at all. The layout depends on what was there before: where this refuses a rule,
-    /// [`Classifier::of`] the whole set may still accept it. That takes milliseconds for 10,000 rules, so it is
-    /// done off the packet path and the result swapped in.
+    /// Adds a rule, whole or not at all. `slot` is what look-ups say of it beside its identity. Where a rule goes depends on what was
+    /// there before, what look-ups find does not.
     ///
     /// # Errors
     /// See [`ClassifierError`]; the classifier is as it was.
-    pub fn insert(&mut self, rule: &Rule) -> Result<(), ClassifierError> {
-        if self.entries_of.contains_key(&rule.id) {
+    pub fn insert(&mut self, rule: &Rule, slot: RuleSlot) -> Result<(), ClassifierError> {
+        if self.placed.contains_key(&rule.id) {
             return Err(ClassifierError::Present { name: rule.name.clone(), id: rule.id });
         }
-        let patterns: Vec<Pattern> = rule.matches()?.iter().flat_map(Pattern::pieces).collect();
-        if self.entries.len() - self.free.len() + patterns.len() > PATTERNS_MAX {
-            return Err(ClassifierError::Full { name: rule.name.clone() });
-        }
-        let found = Found { rule: rule.id, order: rule.order, action: rule.action, log: rule.log };
-        if self.insert_patterns(&patterns, found) {
-            return Ok(());
-        }
-        Err(ClassifierError::TooCostly { name: rule.name.clone(), probes_max: self.probes_max })
+        rule.check()?;
+        let found = Found { rule: rule.id, order: rule.order, action: rule.action, log: rule.log, slot };
+        let Some(placed) = self.place(rule, found) else {
+            return Err(ClassifierError::TooCostly {
+                name: rule.name.clone(),
+                probes_max: PROBES_MAX,
+                broad: self.matrix.len(),
+                broad_max: self.limits.matrix_rules,
+                ranges_max: self.limits.matrix_rows / 2,
+            });
+        };
+        self.placed.insert(rule.id, placed);
+        Ok(())
     }
 
     /// Removes a rule. False where it was not there.
     pub fn remove(&mut self, rule: RuleId) -> bool {
-        let Some(indices) = self.entries_of.remove(&rule) else { return false };
-        indices.into_iter().for_each(|index| self.remove_entry(index));
-        self.sort_tables();
+        match self.placed.remove(&rule) {
+            None => return false,
+            Some(Placed::Matrix(members)) => members.into_iter().for_each(|index| self.matrix.remove(index)),
+            Some(Placed::Tables(entries)) => {
+                entries.into_iter().for_each(|index| self.remove_entry(index));
+                self.sort_tables();
+            }
+        }
         true
     }
 
+    fn table_probes(&self) -> usize {
+        self.tables.iter().map(|table| 1 + table.longest()).sum()
+    }
+
+    fn place(&mut self, rule: &Rule, found: Found) -> Option<Placed> {
+        let is_small = self.matrix.len() < self.limits.small;
+        if !is_small && rule.combinations() <= RULE_PATTERNS_MAX {
+            let patterns = patterns_of(rule);
+            if patterns.iter().all(is_selective)
+                && let Some(placed) = self.insert_patterns(&patterns, found)
+            {
+                return Some(Placed::Tables(placed));
+            }
+        }
+        let limits = [self.limits.matrix_rules, self.limits.matrix_rows];
+        if let Some(placed) = self.matrix.insert(rule, rank(&found), found, limits) {
+            return Some(Placed::Matrix(placed));
+        }
+        // Better a table for a few than no room.
+        if rule.combinations() > RULE_MATCHES_MAX {
+            return None;
+        }
+        self.insert_patterns(&patterns_of(rule), found).map(Placed::Tables)
+    }
+
     #[inline]
-    fn search(&self, query: &Query, mut probe: impl FnMut()) -> Option<Found> {
+    fn search(&self, query: &Query, mut probe: impl FnMut(usize)) -> Option<Found> {
+        let (mut best, mut found) = match self.matrix.find(query, &mut probe) {
+            Some((rank, found)) => (rank, Some(found)),
+            None => (Rank::MAX, None),
+        };
+        if self.tables.first().is_none_or(|table| table.first >= best) {
+            return found;
+        }
         let query = PackedQuery::new(query);
         let sources: ArrayVec<u128, LENGTHS_MAX> =
             self.source_lengths.iter().map(|length| self.keys.source(query.source & length.mask)).collect();
@@ -205,13 +295,11 @@ impl Classifier {
             .iter()
             .map(|length| self.keys.destination(query.destination & length.mask))
             .collect();
-        let mut best = Rank::MAX;
-        let mut found = None;
         for table in &self.tables {
             if table.first >= best {
                 break;
             }
-            probe();
+            probe(1);
             let hash = hash::finish(
                 sources[usize::from(table.source_slot)],
                 destinations[usize::from(table.destination_slot)],
@@ -219,7 +307,7 @@ impl Classifier {
             );
             let mut at = table.list(hash);
             while at != NONE {
-                probe();
+                probe(1);
                 let entry = &self.entries[at as usize];
                 if entry.rank >= best {
                     break;
@@ -235,22 +323,11 @@ impl Classifier {
         found
     }
 
-    fn with_keys(keys: HashKeys, probes_max: usize) -> Self {
-        Self {
-            keys,
-            probes_max,
-            tables: Vec::new(),
-            source_lengths: Lengths::new(),
-            destination_lengths: Lengths::new(),
-            entries: Vec::new(),
-            free: Vec::new(),
-            entries_of: HashMap::new(),
-            next_table: 0,
+    /// Adds all patterns of a rule to the tables or none.
+    fn insert_patterns(&mut self, patterns: &[Pattern], found: Found) -> Option<Vec<u32>> {
+        if self.entries.len() - self.free.len() + patterns.len() > PATTERNS_MAX {
+            return None;
         }
-    }
-
-    /// Adds all patterns of a rule or none.
-    fn insert_patterns(&mut self, patterns: &[Pattern], found: Found) -> bool {
         let mut placed = Vec::with_capacity(patterns.len());
         let all = patterns.iter().all(|pattern| match self.insert_pattern(pattern, found) {
             Some(index) => {
@@ -259,13 +336,11 @@ impl Classifier {
             }
             None => false,
         });
-        if all {
-            self.entries_of.insert(found.rule, placed);
-        } else {
-            placed.into_iter().for_each(|index| self.remove_entry(index));
+        if !all {
+            placed.drain(..).for_each(|index| self.remove_entry(index));
         }
         self.sort_tables();
-        all
+        all.then_some(placed)
     }
 
     fn insert_pattern(&mut self, pattern: &Pattern, found: Found) -> Option<u32> {
@@ -288,10 +363,10 @@ impl Classifier {
     /// Among the tables that hash at least `shortest` and at most `exact`, the one that hashes most and takes the
     /// pattern within the bound.
     fn table_with_room(&self, pattern: &Pattern, shortest: &Tuple, exact: &Tuple) -> Option<usize> {
-        let probes = self.worst_case_probes();
+        let probes = self.table_probes();
         let has_room = |table: &Table| {
             let length = table.list_length(self.keys.pattern(pattern, &table.tuple), &self.entries);
-            length < LIST_RULES_MAX && (length < table.longest() || probes < self.probes_max)
+            length < LIST_RULES_MAX && (length < table.longest() || probes < self.limits.table_probes)
         };
         let suits = |table: &Table| shortest.is_part_of(&table.tuple) && table.tuple.is_part_of(exact);
         (0..self.tables.len())
@@ -302,7 +377,7 @@ impl Classifier {
     /// Makes a table of the first candidate that has none yet. None where the bound leaves no room for it.
     fn add_table(&mut self, candidates: &[Tuple]) -> Option<usize> {
         // A table with one rule costs two probes: its bucket and that rule.
-        if self.worst_case_probes() + 2 > self.probes_max {
+        if self.table_probes() + 2 > self.limits.table_probes {
             return None;
         }
         let is_new = |tuple: &&Tuple| self.tables.iter().all(|table| table.tuple != **tuple);
@@ -327,8 +402,7 @@ impl Classifier {
     }
 
     fn add_entry(&mut self, pattern: &Pattern, found: Found) -> u32 {
-        let rank = Rank::from(found.order) << 32 | Rank::from(found.rule.0);
-        let entry = Entry { pattern: pattern.clone(), rank, found, next: NONE, table: 0 };
+        let entry = Entry { pattern: pattern.clone(), rank: rank(&found), found, next: NONE, table: 0 };
         match self.free.pop() {
             Some(index) => {
                 self.entries[index as usize] = entry;
@@ -353,6 +427,21 @@ impl Classifier {
     fn sort_tables(&mut self) {
         self.tables.sort_by_key(|table| table.first);
     }
+}
+
+fn rank(found: &Found) -> Rank {
+    Rank::from(found.order) << 32 | Rank::from(found.rule.0)
+}
+
+/// The patterns of a rule that was checked and multiplies to few enough.
+fn patterns_of(rule: &Rule) -> Vec<Pattern> {
+    rule.matches().unwrap_or_default().iter().flat_map(Pattern::pieces).collect()
+}
+
+/// Whether hashing tells this pattern from most others.
+fn is_selective(pattern: &Pattern) -> bool {
+    let exact = Tuple::exact(pattern);
+    exact.source_bits.max(exact.destination_bits).max(exact.destination_port_bits()) >= SELECTIVE_BITS
 }
 
 /// The index of this length, one table more using it. None where there are too many lengths.

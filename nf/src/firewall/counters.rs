@@ -2,8 +2,8 @@
 
 use super::policy::{DEFAULT_RULE, Policy};
 use super::rules::{Action, RuleId};
+use super::slots::RuleSlot;
 use millrace_dataplane::flow::session::Traffic;
-use std::collections::HashMap;
 
 /// What a rule did.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -48,28 +48,35 @@ pub struct RuleReport {
 /// The counters of one firewall.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Counters {
-    rules: HashMap<RuleId, RuleCounters>,
+    /// By the rules' places.
+    rules: Vec<RuleCounters>,
     default: RuleCounters,
     /// Traffic of connections whose rule is gone.
     removed: RuleCounters,
 }
 
 impl Counters {
+    /// Makes room for the rules of `policy`.
+    pub(super) fn fit(&mut self, policy: &Policy) {
+        self.rules.resize(self.rules.len().max(policy.places()), RuleCounters::default());
+    }
+
     /// The counters of a rule of `policy`, of the default, or of what is gone.
-    pub(super) fn of(&mut self, policy: &Policy, rule: RuleId) -> &mut RuleCounters {
-        if rule == DEFAULT_RULE {
-            &mut self.default
-        } else if policy.rule(rule).is_some() {
-            self.rules.entry(rule).or_default()
-        } else {
-            &mut self.removed
+    #[inline]
+    pub(super) fn of(&mut self, policy: &Policy, slot: RuleSlot) -> &mut RuleCounters {
+        if slot == RuleSlot::DEFAULT {
+            return &mut self.default;
+        }
+        match self.rules.get_mut(slot.index()) {
+            Some(counters) if policy.rule_at(slot).is_some() => counters,
+            _ => &mut self.removed,
         }
     }
 
     /// A rule is gone: what it did is kept in one sum.
-    pub(super) fn retire(&mut self, rule: RuleId) {
-        if let Some(counters) = self.rules.remove(&rule) {
-            self.removed.add(&counters);
+    pub(super) fn retire(&mut self, slot: RuleSlot) {
+        if let Some(counters) = self.rules.get_mut(slot.index()) {
+            self.removed.add(&std::mem::take(counters));
         }
     }
 
@@ -101,8 +108,13 @@ impl Counters {
             order: rule.order,
             name: rule.name.clone(),
             action: rule.action,
-            counters: self.rules.get(&rule.id).copied().unwrap_or_default(),
+            counters: self.rules_of(policy, rule.id),
         };
         policy.rules_after(after).take(count).map(report).collect()
+    }
+
+    fn rules_of(&self, policy: &Policy, rule: RuleId) -> RuleCounters {
+        let slot = policy.slot(rule);
+        slot.and_then(|slot| self.rules.get(slot.index())).copied().unwrap_or_default()
     }
 }

@@ -4,7 +4,7 @@ use std::ops::RangeInclusive;
 
 use ipnet::IpNet;
 
-use super::rules::{RuleMatch, TransportMatch};
+use super::rules::Rule;
 
 /// Shortest IPv4 prefix that counts as selective.
 pub const FOOTPRINT_BITS_MIN_V4: u8 = 24;
@@ -13,7 +13,7 @@ pub const FOOTPRINT_BITS_MIN_V6: u8 = 48;
 /// Widest range of ports that counts as selective.
 pub const FOOTPRINT_PORTS_MAX: u16 = 16;
 
-/// A bounded over-approximation of the packets that a match can concern.
+/// A bounded over-approximation of the packets that an alternative of a rule can concern.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Footprint {
     /// Packets to this prefix.
@@ -31,28 +31,34 @@ pub enum Footprint {
     Any,
 }
 
-impl RuleMatch {
-    /// What a change of this match can touch, for the invalidation of cached decisions (R8): the dimension that
-    /// names the fewest flows, or [`Footprint::Any`] where none is selective. It describes packets in the
+impl Rule {
+    /// What a change of this rule can touch, for the invalidation of cached decisions (R8): the first dimension all of whose
+    /// alternatives are selective, or [`Footprint::Any`] where there is none. It describes packets in the
     /// direction that the rule sees; replies fall with their session.
-    pub fn footprint(&self) -> Footprint {
-        let selective = |net: &IpNet| match net {
-            IpNet::V4(net) => net.prefix_len() >= FOOTPRINT_BITS_MIN_V4,
-            IpNet::V6(net) => net.prefix_len() >= FOOTPRINT_BITS_MIN_V6,
-        };
-        if let Some(prefix) = self.destination.filter(selective) {
-            return Footprint::Destination(prefix);
+    pub fn footprints(&self) -> Vec<Footprint> {
+        if is_selective(&self.destinations) {
+            return self.destinations.iter().copied().map(Footprint::Destination).collect();
         }
-        if let Some(prefix) = self.source.filter(selective) {
-            return Footprint::Source(prefix);
+        if is_selective(&self.sources) {
+            return self.sources.iter().copied().map(Footprint::Source).collect();
         }
-        match (&self.transport, self.protocol) {
-            (TransportMatch::Ports { destination, .. }, Some(protocol))
-                if destination.end() - destination.start() < FOOTPRINT_PORTS_MAX =>
-            {
-                Footprint::Service { protocol, ports: destination.clone() }
-            }
-            _ => Footprint::Any,
+        let ports = &self.destination_ports;
+        let few =
+            |range: &RangeInclusive<u16>| range.end().saturating_sub(*range.start()) < FOOTPRINT_PORTS_MAX;
+        if self.protocols.is_empty() || ports.is_empty() || !ports.iter().all(few) {
+            return vec![Footprint::Any];
         }
+        let services =
+            |protocol| ports.iter().map(move |ports| Footprint::Service { protocol, ports: ports.clone() });
+        self.protocols.iter().copied().flat_map(services).collect()
     }
+}
+
+/// Whether there are prefixes and each of them names few hosts.
+fn is_selective(nets: &[IpNet]) -> bool {
+    let few = |net: &IpNet| match net {
+        IpNet::V4(net) => net.prefix_len() >= FOOTPRINT_BITS_MIN_V4,
+        IpNet::V6(net) => net.prefix_len() >= FOOTPRINT_BITS_MIN_V6,
+    };
+    !nets.is_empty() && nets.iter().all(few)
 }

@@ -5,6 +5,7 @@ use super::counters::{Counters, RuleCounters, RuleReport};
 use super::policy::{Change, DEFAULT_RULE, Judgement, Policy, touched_by};
 use super::query::{Addresses, Query, Transport};
 use super::rules::{Action, PROTOCOL_ICMP, PROTOCOL_ICMPV6, Rule, RuleId};
+use super::slots::RuleSlot;
 use super::word::{NOWHERE, Version, Word};
 use crate::function::{FlowFunction, Verdict};
 use crate::headers::answer::{IcmpError, icmp_error, tcp_reset};
@@ -33,8 +34,8 @@ pub struct Firewall {
 /// What one walk proposes: which rule decided, and what follows from it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Staged {
-    /// The rule; [`DEFAULT_RULE`] where none matched.
-    pub rule: RuleId,
+    /// The rule's place; [`RuleSlot::DEFAULT`] where none matched.
+    rule: RuleSlot,
     /// Bytes of the frame.
     bytes: u64,
     outcome: Outcome,
@@ -71,12 +72,9 @@ struct Ends {
 impl Firewall {
     /// A firewall with these rules, whose answers to rejected packets are limited like ICMP errors.
     pub fn new(policy: Policy, answers: IcmpLimitConfig) -> Self {
-        Self {
-            policy,
-            version: Version::FIRST,
-            counters: Counters::default(),
-            answers: IcmpLimit::new(answers),
-        }
+        let mut counters = Counters::default();
+        counters.fit(&policy);
+        Self { policy, version: Version::FIRST, counters, answers: IcmpLimit::new(answers) }
     }
 
     /// The rules in force.
@@ -89,8 +87,10 @@ impl Firewall {
     /// # Errors
     /// Why the rule can't be used; nothing has changed then.
     pub fn insert(&mut self, rule: Rule, validity: &mut Validity) -> Result<(), ClassifierError> {
-        let touched = touched_by(&rule)?;
+        rule.check()?;
+        let touched = touched_by(&rule);
         self.policy.insert(rule)?;
+        self.counters.fit(&self.policy);
         self.version = self.version.next();
         validity.change_all(&touched);
         Ok(())
@@ -98,13 +98,10 @@ impl Firewall {
 
     /// Removes a rule and returns it. Sessions that it admitted, and that no other rule admits, end with their next packet.
     pub fn remove(&mut self, id: RuleId, validity: &mut Validity) -> Option<Arc<Rule>> {
-        let rule = self.policy.remove(id)?;
-        self.counters.retire(id);
+        let (slot, rule) = self.policy.remove(id)?;
+        self.counters.retire(slot);
         self.version = self.version.next();
-        // A rule of the policy expanded when it came.
-        if let Ok(touched) = touched_by(&rule) {
-            validity.change_all(&touched);
-        }
+        validity.change_all(&touched_by(&rule));
         Some(rule)
     }
 
@@ -115,6 +112,7 @@ impl Firewall {
             self.version = self.version.next();
             validity.change_all(&change.touched);
         }
+        self.counters.fit(&change.policy);
         std::mem::replace(&mut self.policy, change.policy)
     }
 
@@ -155,9 +153,9 @@ impl Firewall {
             return (Verdict::Drop(DropReason::IcmpUnrelated), None);
         }
         let reply = walk.session.is_some_and(|session| session.reply);
-        let word = |from, to| Word { rule: DEFAULT_RULE, version: self.version, from, to, turns: false };
+        let word = |from, to| Word { rule: RuleSlot::DEFAULT, version: self.version, from, to, turns: false };
         let Some(ends) = ends_of(walk, reply) else {
-            let judgement = Judgement { rule: DEFAULT_RULE, action: self.policy.default_action() };
+            let judgement = self.policy.default_judgement();
             return self.conclude(walk, judgement, word(Some(walk.from_zone), None), walk.hairpin, None);
         };
         depend(walk, &ends);
@@ -211,7 +209,7 @@ impl Firewall {
         turned: bool,
         known: Option<SessionId>,
     ) -> (Verdict, Option<Staged>) {
-        let rule = judgement.rule;
+        let rule = judgement.slot;
         let bytes = walk.frame.len() as u64;
         if judgement.action == Action::Allow {
             walk.want_session();

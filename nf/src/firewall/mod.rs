@@ -48,6 +48,7 @@ pub mod policy;
 pub mod query;
 pub mod rule_set;
 pub mod rules;
+pub mod slots;
 mod word;
 
 pub use function::Firewall;

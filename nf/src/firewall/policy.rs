@@ -1,13 +1,14 @@
 //! Rules ready to decide, and the change from one such policy to the next (R8).
 
-use super::classifier::{Classifier, ClassifierError, PROBES_MAX};
+use super::classifier::{Classifier, ClassifierError};
 use super::footprint::Footprint;
 use super::query::Query;
 use super::rule_set::RuleSet;
 use super::rules::{Action, Rule, RuleError, RuleId};
+use super::slots::{RuleSlot, Slots};
 use crate::slices::{changed_prefix, changed_service, wide};
 use millrace_dataplane::flow::validity::{ObjectKind, Watch};
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeSet, HashMap, HashSet};
 use std::hash::{BuildHasher, RandomState};
 use std::sync::Arc;
 
@@ -19,17 +20,20 @@ const TOUCHED_MAX: usize = 4096;
 /// What the rules say of a connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Judgement {
-    /// The rule that matched; [`DEFAULT_RULE`] where none did.
-    pub rule: RuleId,
+    /// The place of the rule that matched; [`RuleSlot::DEFAULT`] where none did.
+    pub slot: RuleSlot,
     /// What it wants.
     pub action: Action,
+    /// Whether the decision is logged.
+    pub log: bool,
 }
 
 /// The rules of a firewall with their classifier. Built off the packet path.
 #[derive(Clone)]
 pub struct Policy {
     classifier: Classifier,
-    rules: HashMap<RuleId, Arc<Rule>>,
+    slots: Slots,
+    by_id: HashMap<RuleId, RuleSlot>,
     order: BTreeSet<(u64, RuleId)>,
     default: Action,
     /// Where to look for an identity that no rule had before.
@@ -38,7 +42,7 @@ pub struct Policy {
 
 impl std::fmt::Debug for Policy {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        let (rules, default) = (self.rules.len(), self.default);
+        let (rules, default) = (self.len(), self.default);
         f.debug_struct("Policy").field("rules", &rules).field("default", &default).finish_non_exhaustive()
     }
 }
@@ -49,12 +53,27 @@ impl Policy {
     /// # Errors
     /// The first rule in order that the classifier refuses.
     pub fn new(rules: &RuleSet, default: Action) -> Result<Self, ClassifierError> {
-        // The classifier's layout does not depend on the secret, so neither does any decision.
-        let secret = RandomState::new();
-        let classifier = Classifier::new([secret.hash_one(1u8), secret.hash_one(2u8)], PROBES_MAX);
-        let mut policy =
-            Self { classifier, rules: HashMap::new(), order: BTreeSet::new(), default, fresh: 0 };
+        let mut policy = Self::empty(default);
         rules.rules().iter().try_for_each(|rule| policy.insert(rule.clone()))?;
+        Ok(policy)
+    }
+
+    fn empty(default: Action) -> Self {
+        // What look-ups find does not depend on the secret.
+        let secret = RandomState::new();
+        let classifier = Classifier::new([secret.hash_one(1u8), secret.hash_one(2u8)]);
+        let (slots, by_id, order) = (Slots::default(), HashMap::new(), BTreeSet::new());
+        Self { classifier, slots, by_id, order, default, fresh: 0 }
+    }
+
+    /// The rules of `new` under the identities that they have there. Rules that `old` has too keep their places.
+    fn after(old: &Self, new: &RuleSet, default: Action) -> Result<Self, ClassifierError> {
+        let mut policy = Self { slots: old.slots.clone(), fresh: old.fresh, ..Self::empty(default) };
+        let stays: HashSet<RuleId> = new.rules().iter().map(|rule| rule.id).collect();
+        let (stay, gone): (Vec<_>, Vec<_>) = old.by_id.iter().partition(|(id, _)| stays.contains(id));
+        policy.by_id = stay.into_iter().map(|(id, slot)| (*id, *slot)).collect();
+        gone.into_iter().for_each(|(_, slot)| policy.slots.give_back(*slot));
+        new.rules().iter().try_for_each(|rule| policy.insert(rule.clone()))?;
         Ok(policy)
     }
 
@@ -66,41 +85,69 @@ impl Policy {
         if rule.id == DEFAULT_RULE {
             return Err(RuleError::DuplicateId { name: rule.name, id: rule.id }.into());
         }
-        self.classifier.insert(&rule)?;
+        let known = self.by_id.get(&rule.id).copied();
+        let too_many = || RuleError::TooManyRules { name: rule.name.clone() };
+        let slot = known.or_else(|| self.slots.next()).ok_or_else(too_many)?;
+        self.classifier.insert(&rule, slot)?;
         self.fresh = self.fresh.max(rule.id.0.wrapping_add(1));
         self.order.insert((rule.order, rule.id));
-        self.rules.insert(rule.id, Arc::new(rule));
+        let (id, rule) = (rule.id, Arc::new(rule));
+        match known {
+            Some(slot) => self.slots.replace(slot, rule),
+            None => {
+                self.slots.take(rule);
+            }
+        }
+        self.by_id.insert(id, slot);
         Ok(())
     }
 
-    /// Removes a rule and returns it.
-    pub fn remove(&mut self, id: RuleId) -> Option<Arc<Rule>> {
-        let rule = self.rules.remove(&id)?;
+    /// Removes a rule and returns it with the place that it had.
+    pub fn remove(&mut self, id: RuleId) -> Option<(RuleSlot, Arc<Rule>)> {
+        let slot = self.by_id.remove(&id)?;
+        let rule = Arc::clone(self.slots.rule(slot)?);
+        self.slots.give_back(slot);
         self.classifier.remove(id);
         self.order.remove(&(rule.order, id));
-        Some(rule)
+        Some((slot, rule))
     }
 
     /// A rule by its identity.
     pub fn rule(&self, id: RuleId) -> Option<&Arc<Rule>> {
-        self.rules.get(&id)
+        self.slots.rule(self.slot(id)?)
+    }
+
+    /// The rule in a place, if it is still there.
+    #[inline]
+    pub fn rule_at(&self, slot: RuleSlot) -> Option<&Arc<Rule>> {
+        self.slots.rule(slot)
+    }
+
+    /// The place of a rule.
+    pub fn slot(&self, id: RuleId) -> Option<RuleSlot> {
+        self.by_id.get(&id).copied()
+    }
+
+    /// More than the index of any rule's place.
+    pub fn places(&self) -> usize {
+        self.slots.len()
     }
 
     /// The rules in order, from the one behind `after` on.
     pub fn rules_after(&self, after: Option<(u64, RuleId)>) -> impl Iterator<Item = &Arc<Rule>> {
         use std::ops::Bound::{Excluded, Unbounded};
         let start = after.map_or(Unbounded, Excluded);
-        self.order.range((start, Unbounded)).filter_map(|(_, id)| self.rules.get(id))
+        self.order.range((start, Unbounded)).filter_map(|(_, id)| self.rule(*id))
     }
 
     /// Number of rules.
     pub fn len(&self) -> usize {
-        self.rules.len()
+        self.by_id.len()
     }
 
     /// True if there are no rules, and so only the default.
     pub fn is_empty(&self) -> bool {
-        self.rules.is_empty()
+        self.by_id.is_empty()
     }
 
     /// What is done where no rule matches.
@@ -108,7 +155,7 @@ impl Policy {
         self.default
     }
 
-    /// Most comparisons that any decision needs (R15).
+    /// Most steps that any decision needs (R15): buckets, blocks, comparisons with a rule, steps of searches.
     pub fn worst_case_probes(&self) -> usize {
         self.classifier.worst_case_probes()
     }
@@ -116,32 +163,38 @@ impl Policy {
     /// What the rules say of a connection whose first packet this is.
     pub fn judge(&self, query: &Query) -> Judgement {
         match self.classifier.find(query) {
-            Some(found) => Judgement { rule: found.rule, action: found.action },
-            None => Judgement { rule: DEFAULT_RULE, action: self.default },
+            Some(found) => Judgement { slot: found.slot, action: found.action, log: found.log },
+            None => self.default_judgement(),
         }
+    }
+
+    /// What is said where no rule matches.
+    pub fn default_judgement(&self) -> Judgement {
+        Judgement { slot: RuleSlot::DEFAULT, action: self.default, log: false }
+    }
+
+    fn rules(&self) -> impl Iterator<Item = &Arc<Rule>> {
+        self.by_id.values().filter_map(|slot| self.slots.rule(*slot))
     }
 }
 
 /// The cells of all decisions that a rule can concern.
-///
-/// # Errors
-/// If the rule itself can't be used.
-pub(super) fn touched_by(rule: &Rule) -> Result<Vec<Watch>, RuleError> {
+pub(super) fn touched_by(rule: &Rule) -> Vec<Watch> {
     let mut touched = Vec::new();
-    for one in rule.matches()? {
-        match one.footprint() {
+    for footprint in rule.footprints() {
+        match footprint {
             Footprint::Destination(net) => {
                 touched.extend(changed_prefix(ObjectKind::RulesByDestination, net));
             }
             Footprint::Source(net) => touched.extend(changed_prefix(ObjectKind::RulesBySource, net)),
             Footprint::Service { protocol, ports } => touched.extend(changed_service(protocol, &ports)),
-            Footprint::Any => return Ok(everywhere()),
+            Footprint::Any => return everywhere(),
         }
         if touched.len() > TOUCHED_MAX {
-            return Ok(everywhere());
+            return everywhere();
         }
     }
-    Ok(touched)
+    touched
 }
 
 /// The cell that every decision of a firewall watches.
@@ -153,7 +206,7 @@ fn everywhere() -> Vec<Watch> {
 #[derive(Debug)]
 pub struct Change {
     pub(super) policy: Policy,
-    pub(super) removed: Vec<RuleId>,
+    pub(super) removed: Vec<RuleSlot>,
     pub(super) touched: Vec<Watch>,
 }
 
@@ -164,16 +217,19 @@ impl Change {
     /// The first rule in order that the classifier refuses.
     pub fn between(old: &Policy, new: &RuleSet, default: Action) -> Result<Self, ClassifierError> {
         let (new, kept) = with_old_identities(old, new)?;
-        let mut policy = Policy::new(&new, default)?;
-        policy.fresh = policy.fresh.max(old.fresh);
-        let removed: Vec<RuleId> =
-            old.rules.keys().filter(|id| !policy.rules.contains_key(id)).copied().collect();
+        let policy = Policy::after(old, &new, default)?;
+        let removed = old
+            .by_id
+            .iter()
+            .filter(|(id, _)| !policy.by_id.contains_key(id))
+            .map(|(_, slot)| *slot)
+            .collect();
         let unmoved = unmoved(old, &kept);
-        let gone = old.rules.values().filter(|rule| !unmoved.contains(&rule.id));
-        let come = policy.rules.values().filter(|rule| !unmoved.contains(&rule.id));
+        let gone = old.rules().filter(|rule| !unmoved.contains(&rule.id));
+        let come = policy.rules().filter(|rule| !unmoved.contains(&rule.id));
         let mut touched = Vec::new();
         for rule in gone.chain(come) {
-            touched.extend(touched_by(rule)?);
+            touched.extend(touched_by(rule));
         }
         if touched.len() > TOUCHED_MAX || policy.default != old.default {
             touched = everywhere();
@@ -194,10 +250,9 @@ impl Change {
 
 /// The new rules with the identities of old ones of the same name, and those that say the same as before, in the new order.
 fn with_old_identities(old: &Policy, new: &RuleSet) -> Result<(RuleSet, Vec<RuleId>), RuleError> {
-    let mut by_name: HashMap<&str, &Arc<Rule>> =
-        old.rules.values().map(|rule| (rule.name.as_str(), rule)).collect();
+    let mut by_name: HashMap<&str, &Arc<Rule>> = old.rules().map(|rule| (rule.name.as_str(), rule)).collect();
     // Identities of rules that are gone come last: traffic that they admitted may still have to be counted.
-    let unused = |id: &RuleId| *id != DEFAULT_RULE && !old.rules.contains_key(id);
+    let unused = |id: &RuleId| *id != DEFAULT_RULE && !old.by_id.contains_key(id);
     let mut free = (old.fresh..=u32::MAX).chain(0..old.fresh).map(RuleId).filter(unused);
     let (mut rules, mut kept) = (Vec::new(), Vec::new());
     for (rule, order) in new.rules().iter().zip((1u64..).map(|place| place << 32)) {

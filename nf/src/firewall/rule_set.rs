@@ -63,7 +63,7 @@ impl RuleSet {
             if !seen.insert(rule.id) {
                 return Err(RuleError::DuplicateId { name: rule.name.clone(), id: rule.id });
             }
-            rule.matches()?;
+            rule.check()?;
         }
         Ok(Self { rules })
     }

@@ -13,7 +13,7 @@ use super::query::{Addresses, Query, Transport};
 use super::rule_set::FieldSet;
 use crate::zone::ZoneId;
 
-/// Most matches that one rule may expand to.
+/// Most matches that [`Rule::matches`] makes of one rule.
 pub const RULE_MATCHES_MAX: usize = 65_536;
 /// Distance between the orders of neighbouring rules of a fresh rule set, so that later rules fit between.
 pub const ORDER_STRIDE: u64 = 1 << 32;
@@ -158,6 +158,14 @@ pub enum RuleError {
         /// The rule's name.
         name: String,
     },
+    /// There are too many rules.
+    #[error(
+        "rule \"{name}\": a firewall has at most 1,048,575 rules; aggregate prefixes or ports into lists"
+    )]
+    TooManyRules {
+        /// The rule that is too many.
+        name: String,
+    },
     /// The lists multiply to too many matches.
     #[error(
         "rule \"{name}\": its lists multiply to {found} combinations; at most {RULE_MATCHES_MAX} are possible: \
@@ -231,12 +239,42 @@ impl Rule {
         }
     }
 
+    /// Checks that the lists fit together.
+    ///
+    /// # Errors
+    /// Any [`RuleError`] but `DuplicateId` and `TooManyMatches`.
+    pub fn check(&self) -> Result<(), RuleError> {
+        self.check_transport()?;
+        if !self.has_version(Family::V4) && !self.has_version(Family::V6) {
+            return Err(RuleError::Families { name: self.name.clone() });
+        }
+        let any_family =
+            self.family == Family::Any && self.sources.is_empty() && self.destinations.is_empty();
+        if !self.icmp.is_empty() && self.protocols.is_empty() && any_family {
+            return Err(RuleError::IcmpOfWhichFamily { name: self.name.clone() });
+        }
+        Ok(())
+    }
+
+    /// Whether packets of this IP version can match.
+    pub(crate) fn has_version(&self, version: Family) -> bool {
+        let other = if version == Family::V4 { Family::V6 } else { Family::V4 };
+        let has = |nets: &[IpNet]| nets.is_empty() || nets.iter().any(|net| family_of(Some(*net)) == version);
+        self.family != other && has(&self.sources) && has(&self.destinations)
+    }
+
+    /// Whether it matches whatever the ports are, and so packets whose ports are not known.
+    pub(crate) fn matches_every_port(&self) -> bool {
+        let every = |list: &[RangeInclusive<u16>]| list.is_empty() || list.iter().any(is_every_port);
+        every(&self.source_ports) && every(&self.destination_ports)
+    }
+
     /// Multiplies the lists out, after checking that they fit together.
     ///
     /// # Errors
     /// Any [`RuleError`] but `DuplicateId`.
     pub fn matches(&self) -> Result<Vec<RuleMatch>, RuleError> {
-        self.check_transport()?;
+        self.check()?;
         let found = self.combinations();
         if found > RULE_MATCHES_MAX {
             return Err(RuleError::TooManyMatches { name: self.name.clone(), found });
@@ -246,7 +284,7 @@ impl Rule {
         let mut matches = Vec::new();
         for (family, source, destination) in self.address_pairs() {
             for protocol in &protocols {
-                let Some(protocol) = self.icmp_protocol(*protocol, family)? else { continue };
+                let protocol = self.icmp_protocol(*protocol, family);
                 matches.extend(transports.iter().map(|transport| RuleMatch {
                     rule: self.id,
                     order: self.order,
@@ -259,9 +297,6 @@ impl Rule {
                     transport: transport.clone(),
                 }));
             }
-        }
-        if matches.is_empty() {
-            return Err(RuleError::Families { name: self.name.clone() });
         }
         Ok(matches)
     }
@@ -279,7 +314,7 @@ impl Rule {
     }
 
     /// An upper bound on the number of matches, without building them.
-    fn combinations(&self) -> usize {
+    pub(crate) fn combinations(&self) -> usize {
         [
             self.sources.len(),
             self.destinations.len(),
@@ -317,16 +352,12 @@ impl Rule {
         }
     }
 
-    /// The protocol of a match: ICMP types without a protocol take that of the family. The outer option is
-    /// none where the combination can match nothing.
-    fn icmp_protocol(&self, protocol: Option<u8>, family: Family) -> Result<Option<Option<u8>>, RuleError> {
-        if self.icmp.is_empty() || protocol.is_some() {
-            return Ok(Some(protocol));
-        }
+    /// The protocol of a match: ICMP types without a protocol take that of the family.
+    fn icmp_protocol(&self, protocol: Option<u8>, family: Family) -> Option<u8> {
         match family {
-            Family::Any => Err(RuleError::IcmpOfWhichFamily { name: self.name.clone() }),
-            Family::V4 => Ok(Some(Some(PROTOCOL_ICMP))),
-            Family::V6 => Ok(Some(Some(PROTOCOL_ICMPV6))),
+            _ if self.icmp.is_empty() || protocol.is_some() => protocol,
+            Family::V6 => Some(PROTOCOL_ICMPV6),
+            Family::Any | Family::V4 => Some(PROTOCOL_ICMP),
         }
     }
 

@@ -1,6 +1,6 @@
 //! What the firewall remembers in a session: which rule admitted it, under which version of the rules, between which zones.
 
-use super::rules::RuleId;
+use super::slots::RuleSlot;
 use crate::zone::ZoneId;
 
 /// The zone of a destination without a route: no rule can name it.
@@ -39,7 +39,7 @@ impl Version {
 /// The firewall's word in a session. Zero, which is none, stands for a session that it never admitted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Word {
-    pub(super) rule: RuleId,
+    pub(super) rule: RuleSlot,
     pub(super) version: Version,
     /// The initiator's zone; none if it has no room here.
     pub(super) from: Option<ZoneId>,
@@ -73,7 +73,7 @@ impl Word {
             return None;
         }
         Some(Self {
-            rule: RuleId((word >> 32) as u32),
+            rule: RuleSlot::of((word >> 32) as u32),
             version: Version(word as u32 & ((1 << VERSION_BITS) - 1)),
             from: unpack_zone(word >> FROM_AT),
             to: unpack_zone(word >> TO_AT),
@@ -82,7 +82,7 @@ impl Word {
     }
 
     pub(super) fn pack(self) -> u64 {
-        u64::from(self.rule.0) << 32
+        u64::from(self.rule.bits()) << 32
             | if self.turns { TURNS_BIT } else { 0 }
             | pack_zone(self.to) << TO_AT
             | pack_zone(self.from) << FROM_AT
@@ -99,14 +99,15 @@ mod tests {
         let version = Version((1 << VERSION_BITS) - 1);
         for zone in [Some(ZoneId(0)), Some(ZoneId(12)), Some(ZoneId::LOCAL), Some(NOWHERE), None] {
             for turns in [false, true] {
-                let word = Word { rule: RuleId(u32::MAX), version, from: Some(ZoneId(1)), to: zone, turns };
+                let word = Word { rule: RuleSlot::DEFAULT, version, from: Some(ZoneId(1)), to: zone, turns };
                 assert_eq!(Word::unpack(word.pack()), Some(word));
                 let word = Word { from: zone, to: None, ..word };
                 assert_eq!(Word::unpack(word.pack()), Some(word));
             }
         }
         let zone = Some(ZoneId(0));
-        let first = Word { rule: RuleId(0), version: Version::FIRST, from: zone, to: zone, turns: false };
+        let first =
+            Word { rule: RuleSlot::of(0), version: Version::FIRST, from: zone, to: zone, turns: false };
         assert_ne!(first.pack(), 0);
         assert_eq!(Word::unpack(first.pack()), Some(first));
         let far = Word { from: Some(ZoneId(13)), ..first };

@@ -33,6 +33,11 @@ impl Tuple {
             && self.word_mask & !other.word_mask == 0
     }
 
+    /// How many leading bits of the destination port it has.
+    pub fn destination_port_bits(&self) -> u8 {
+        ((self.word_mask >> DESTINATION_PORT_SHIFT) as u16).leading_ones() as u8
+    }
+
     /// How many bits are hashed.
     pub fn specificity(&self) -> u32 {
         u32::from(self.source_bits) + u32::from(self.destination_bits) + self.word_mask.count_ones()
