@@ -480,7 +480,7 @@ impl<S: SlowPath> Engine<S> {
         self.drain_events();
         self.emit_frames(pool);
         match self.decision.fate {
-            Fate::Replay => self.leave(layout, key, packet, pool, now, alone),
+            Fate::Replay => self.leave(key, packet, pool, now, alone),
             Fate::Drop(reason) => self.outputs.drop_packet(packet, reason, pool),
             Fate::Undecided => self.outputs.drop_packet(packet, DropReason::NoOutput, pool),
             Fate::Consume => self.outputs.consume(packet, pool),
@@ -502,24 +502,13 @@ impl<S: SlowPath> Engine<S> {
     }
 
     /// A walked packet leaves as later ones of its flow do: by its program, through the same trackers (R4).
-    fn leave(
-        &mut self,
-        layout: Layout,
-        key: &[u64],
-        packet: Packet,
-        pool: &mut Pool,
-        now: Time,
-        alone: bool,
-    ) {
+    fn leave(&mut self, key: &[u64], packet: Packet, pool: &mut Pool, now: Time, alone: bool) {
         let Self { state, decision, outputs, .. } = self;
         let program = &decision.program;
-        if program.template.trackers.tcp
-            && let Some(owner) = decision.owner
-        {
-            let bytes = packet.bytes();
-            let segment = Segment::read(bytes, &layout);
-            let header = bytes.get(usize::from(layout.l4)..usize::from(layout.end)).unwrap_or(&[]);
-            let verdict = state.sessions.hot(owner.session).tcp.segment(owner.reply, &segment, header);
+        if let (Some(owner), Some(tracked)) = (decision.owner, &decision.tracked) {
+            let header = packet.bytes().get(usize::from(tracked.header)..).unwrap_or(&[]);
+            let tracker = &mut state.sessions.hot(owner.session).tcp;
+            let verdict = tracker.segment(owner.reply, &tracked.segment, header);
             if verdict != TcpVerdict::Valid {
                 return outputs.drop_packet(packet, DropReason::TcpInvalid, pool);
             }

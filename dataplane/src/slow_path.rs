@@ -6,6 +6,7 @@ use crate::flow::field::Reads;
 use crate::flow::key::Gather;
 use crate::flow::program::Program;
 use crate::flow::state::{Event, FlowState};
+use crate::flow::tcp::Segment;
 use crate::flow::validity::Watches;
 use crate::packet::Layout;
 use crate::port::PortId;
@@ -70,6 +71,15 @@ pub enum Fate {
     Punt(u64),
 }
 
+/// What the TCP tracker sees of a packet that walked.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Tracked {
+    /// Its segment; of the last fragment of a segment, the whole segment.
+    pub segment: Segment,
+    /// Where its TCP header starts in the frame, for the options of a SYN.
+    pub header: u16,
+}
+
 /// What a walk decided. Reused from walk to walk.
 #[derive(Debug, Default)]
 pub struct Decision {
@@ -81,6 +91,8 @@ pub struct Decision {
     pub cacheable: bool,
     /// The session and direction that the packet belongs to.
     pub owner: Option<Owner>,
+    /// What the session's TCP tracker runs over, if it runs.
+    pub tracked: Option<Tracked>,
     /// The cells that the decision used.
     pub watches: Watches,
     /// Frames to send, in order.
@@ -95,6 +107,7 @@ impl Decision {
         self.fate = Fate::Undecided;
         self.cacheable = false;
         self.owner = None;
+        self.tracked = None;
         self.watches.clear();
         self.frames.clear();
         self.wakes.clear();

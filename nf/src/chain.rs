@@ -4,7 +4,7 @@
 //! compile; commit (R6). Nothing of the functions' state changes before the last.
 
 use crate::compile::{Exits, compile};
-use crate::fragments::{DatagramKey, Fragments};
+use crate::fragments::{DatagramKey, First, Fragments, Piece, Place};
 use crate::function::{FlowFunction, Forwarder, PacketFunction, Verdict};
 use crate::headers::Headers;
 use crate::slot::{ForwarderSlot, FunctionSlot, Stage};
@@ -15,10 +15,10 @@ use millrace_dataplane::flow::cache::Owner;
 use millrace_dataplane::flow::field::{Field, Reads};
 use millrace_dataplane::flow::session::{ANYWHERE, SessionId, Tuple};
 use millrace_dataplane::flow::state::{Event, FlowState};
-use millrace_dataplane::flow::tcp::{Segment, TcpState, TcpTracker, TcpVerdict};
+use millrace_dataplane::flow::tcp::{self, Segment, TcpState, TcpTracker, TcpVerdict};
 use millrace_dataplane::packet::{L3, L4};
 use millrace_dataplane::port::PortId;
-use millrace_dataplane::slow_path::{Decision, Fate, Miss, SlowPath};
+use millrace_dataplane::slow_path::{Decision, Fate, Miss, SlowPath, Tracked};
 use millrace_dataplane::time::Time;
 use std::net::IpAddr;
 
@@ -47,6 +47,8 @@ pub struct Chain {
     fragments: Fragments,
     headers: Headers,
     record: Record,
+    /// What the TCP tracker sees of the packet at hand.
+    segment: Option<Segment>,
     /// The ended connection that the segment at hand opens anew.
     reopens: Option<SessionId>,
     counters: ChainCounters,
@@ -121,6 +123,7 @@ impl ChainBuilder {
             fragments: Fragments::default(),
             headers: Headers::empty(),
             record: Record::default(),
+            segment: None,
             reopens: None,
             counters: ChainCounters::default(),
         }
@@ -220,7 +223,8 @@ impl Chain {
             return;
         }
         self.record.clear();
-        if let Err(fate) = self.match_fragment(miss) {
+        self.segment = self.read_segment(miss.bytes);
+        if let Err(fate) = self.match_fragment(miss, decision) {
             decision.fate = fate;
             return;
         }
@@ -267,23 +271,44 @@ impl Chain {
         }
     }
 
-    /// A later fragment takes the ports of its first one, or waits for it.
-    fn match_fragment(&mut self, miss: &Miss<'_>) -> Result<(), Fate> {
-        if !self.headers.is_later_fragment() {
+    /// A later fragment takes the ports of its first one, or waits for it. What overlaps is refused.
+    fn match_fragment(&mut self, miss: &Miss<'_>, decision: &mut Decision) -> Result<(), Fate> {
+        if !self.headers.is_fragment() {
             return Ok(());
         }
-        let Some(key) = DatagramKey::of(&self.headers, self.domain, miss.port) else {
+        let Some((key, piece)) = self.datagram(miss.port) else {
             return Err(Fate::Drop(DropReason::FragmentInvalid));
         };
-        if let Some(ports) = self.fragments.ports(&key) {
-            self.headers.set_fragment_ports(ports);
-            return Ok(());
+        let is_later = self.headers.is_later_fragment();
+        match self.fragments.place(&key, piece) {
+            Place::New if !is_later => Ok(()),
+            Place::New => {
+                self.fragments.await_first(key, miss.now, |wake| decision.wakes.push(wake));
+                Err(Fate::Hold(self.fragments.token(&key)))
+            }
+            Place::Follows(first) if is_later => {
+                self.headers.set_fragment_ports(first.ports);
+                self.segment = first.whole(piece);
+                Ok(())
+            }
+            Place::Follows(_) | Place::Refused => Err(Fate::Drop(DropReason::FragmentInvalid)),
         }
-        if self.fragments.is_full() {
-            return Err(Fate::Drop(DropReason::FragmentUnmatched));
+    }
+
+    fn datagram(&self, port: PortId) -> Option<(DatagramKey, Piece)> {
+        let piece = Piece::of(self.headers.original())?;
+        Some((DatagramKey::of(&self.headers, self.domain, port)?, piece))
+    }
+
+    /// What the TCP tracker is to see of this packet. Of a segment in fragments it sees the first one, and when the last one
+    /// passes, the whole: only then the receiver can have it.
+    fn read_segment(&self, bytes: &[u8]) -> Option<Segment> {
+        if self.headers.is_later_fragment() || self.headers.protocol() != Some(6) {
+            return None;
         }
-        self.fragments.await_first(key, miss.now);
-        Err(Fate::Hold(self.fragments.token(&key)))
+        let segment = Segment::read(bytes, &self.headers.layout());
+        let fin = if self.headers.is_fragment() { tcp::FIN } else { 0 };
+        Some(Segment { flags: segment.flags & !fin, ..segment })
     }
 
     /// The session of the packet, if it belongs to one. A TCP segment outside its session's state is refused.
@@ -299,8 +324,7 @@ impl Chain {
         let Some((id, reply)) = state.sessions.find(&tuple) else { return Ok(None) };
         // A connection that nobody tracks has no state that a segment could contradict.
         let tracked = tuple.protocol == 6 && state.sessions.tcp(id).state() != TcpState::None;
-        if tracked && !self.headers.is_later_fragment() {
-            let segment = Segment::read(miss.bytes, &self.headers.layout());
+        if let Some(segment) = self.segment.filter(|_| tracked) {
             match state.sessions.tcp(id).peek(reply, &segment, self.tcp_header(miss.bytes)) {
                 TcpVerdict::Valid => {}
                 TcpVerdict::Invalid => return Err(DropReason::TcpInvalid),
@@ -430,8 +454,10 @@ impl Chain {
         if compile(&mut decision.program, miss.bytes, &self.headers, gather, exits).is_err() {
             return self.fail(DropReason::NoHeadroom, decision);
         }
-        if exits.tracks_tcp && session.is_none() && !self.opens_tcp(miss) {
-            return self.fail(DropReason::TcpInvalid, decision);
+        if exits.tracks_tcp
+            && let Err(reason) = self.may_be_tracked(miss, session.is_none())
+        {
+            return self.fail(reason, decision);
         }
         let owner = match session {
             Some(session) => {
@@ -447,8 +473,10 @@ impl Chain {
                 Err(reason) => return self.fail(reason, decision),
             },
         };
-        // A later fragment has no TCP header to track.
-        decision.program.template.trackers.tcp &= owner.is_some() && !self.headers.is_later_fragment();
+        decision.program.template.trackers.tcp &= owner.is_some();
+        let header = self.headers.layout().l4;
+        decision.tracked =
+            self.segment.filter(|_| exits.tracks_tcp).map(|segment| Tracked { segment, header });
         decision.fate = Fate::Replay;
         decision.cacheable = cacheable;
         decision.owner = owner.map(|(owner, _)| owner);
@@ -462,13 +490,17 @@ impl Chain {
         self.record.tracks_tcp && self.headers.protocol() == Some(6)
     }
 
-    /// True if the segment may open a connection.
-    fn opens_tcp(&self, miss: &Miss<'_>) -> bool {
-        if self.headers.is_later_fragment() {
-            return false;
+    /// Whether a packet of a tracked connection may pass; `is_new`: the connection begins with it.
+    fn may_be_tracked(&self, miss: &Miss<'_>, is_new: bool) -> Result<(), DropReason> {
+        let Some(segment) = self.segment else {
+            return if is_new { Err(DropReason::TcpInvalid) } else { Ok(()) };
+        };
+        // Nobody needs a SYN or a reset in fragments, but to hide it.
+        if self.headers.is_fragment() && segment.flags & (tcp::SYN | tcp::RST) != 0 {
+            return Err(DropReason::FragmentInvalid);
         }
-        let segment = Segment::read(miss.bytes, &self.headers.layout());
-        TcpTracker::default().peek(false, &segment, self.tcp_header(miss.bytes)) == TcpVerdict::Valid
+        let opens = || TcpTracker::default().peek(false, &segment, self.tcp_header(miss.bytes));
+        if is_new && opens() != TcpVerdict::Valid { Err(DropReason::TcpInvalid) } else { Ok(()) }
     }
 
     /// What a session of this packet would be found by: what it looked like, and what answers will look like.
@@ -558,16 +590,20 @@ impl Chain {
         self.discard();
     }
 
-    /// A first fragment that passed tells the later ones its ports, as they came.
+    /// A first fragment that passed tells the later ones its ports, as they came, and its segment.
     fn remember_fragment(&mut self, miss: &Miss<'_>, decision: &mut Decision) {
-        if !self.headers.is_fragment() || self.headers.is_later_fragment() {
+        if !self.headers.is_fragment() {
             return;
         }
-        let ports = original_tuple(&self.headers, self.domain)
-            .map(|tuple| (tuple.source_port, tuple.destination_port));
-        if let (Some(key), Some(ports)) = (DatagramKey::of(&self.headers, self.domain, miss.port), ports) {
-            self.fragments.first_passed(key, ports, miss.now, |wake| decision.wakes.push(wake));
+        let Some((key, piece)) = self.datagram(miss.port) else { return };
+        if self.headers.is_later_fragment() {
+            return self.fragments.later_passed(&key, piece);
         }
+        let Some(tuple) = original_tuple(&self.headers, self.domain) else { return };
+        let (ports, layout) = ((tuple.source_port, tuple.destination_port), self.headers.layout());
+        let segment = self.segment.map(|_| Segment::read(miss.bytes, &layout));
+        let first = First::of(self.headers.original(), ports, segment);
+        self.fragments.first_passed(key, first, piece, miss.now, |wake| decision.wakes.push(wake));
     }
 
     fn tick(&mut self, now: Time, budget: usize, state: &mut FlowState, decision: &mut Decision) {

@@ -1,12 +1,19 @@
-//! What the first fragment of a datagram says of the later ones.
+//! The datagrams that pass in fragments: what the first fragment says of the later ones, and which pieces have passed.
 //!
 //! Later fragments have no transport header; the ports of the first are kept for them, by addresses, identification and
-//! protocol. Those that overtake their first wait for it, within the bounds of the hold queue. The table is bounded; the oldest
-//! gives way.
+//! protocol, and so is the header of a TCP segment, which is tracked whole when its last fragment passes. Those that overtake
+//! their first wait for it, within the bounds of the hold queue.
+//!
+//! No two pieces overlap (RFC 5722, and RFC 1858 and 3128 for IPv4): a datagram with an overlap is dropped from there on, so that its
+//! receiver can't complete it. A piece that comes again exactly is dropped alone. A datagram is over when all of it has passed:
+//! its identification may be used again at once.
+//!
+//! All is bounded: datagrams, waits (each has its own table, and in both the oldest gives way) and pieces of a datagram.
 
-use crate::headers::{Headers, Network};
+use crate::headers::{Headers, Network, Parsed};
 use crate::walk::{HoldKind, hold_token};
 use millrace_dataplane::drops::DropReason;
+use millrace_dataplane::flow::tcp::Segment;
 use millrace_dataplane::port::PortId;
 use millrace_dataplane::slow_path::{HoldToken, Wake};
 use millrace_dataplane::time::Time;
@@ -15,8 +22,12 @@ use std::hash::{BuildHasher, RandomState};
 use std::net::IpAddr;
 use std::time::Duration;
 
-/// Most datagrams whose fragments are followed.
+/// Most datagrams whose first fragment passed.
 pub const DATAGRAMS_MAX: usize = 4096;
+/// Most datagrams whose first fragment is waited for.
+pub const WAITS_MAX: usize = 512;
+/// Most pieces of one datagram: 64 KiB over links with an MTU of 576 bytes.
+const PIECES_MAX: usize = 128;
 /// How long the ports of a datagram are kept (RFC 791 section 3.2 suggests 15 seconds for reassembly).
 const KEEP: Duration = Duration::from_secs(15);
 /// How long later fragments wait for their first.
@@ -58,19 +69,121 @@ impl DatagramKey {
     }
 }
 
-#[derive(Clone, Copy, Debug)]
-enum Known {
-    /// The first fragment passed with these ports (of echo messages: the identifier, twice).
-    Ports((u16, u16)),
-    /// Later fragments wait for it.
-    Awaited,
+/// Which bytes of its datagram a fragment has.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Piece {
+    start: u16,
+    end: u16,
+    is_last: bool,
+}
+
+impl Piece {
+    /// The piece that a fragment is; none if it is not one.
+    pub fn of(parsed: &Parsed) -> Option<Self> {
+        let (start, offset, more) = fragmented(parsed)?;
+        let length = parsed.offsets.end.saturating_sub(start);
+        let start = offset.saturating_mul(8);
+        Some(Self { start, end: start.saturating_add(length), is_last: !more })
+    }
+}
+
+/// Where the fragmented part starts in the frame, the fragment's offset in units of eight bytes, and whether more follow.
+fn fragmented(parsed: &Parsed) -> Option<(u16, u16, bool)> {
+    match &parsed.network {
+        Network::V4(ip) => {
+            let start = parsed.offsets.network + ip.header_bytes() as u16;
+            Some((start, ip.fragment_offset, ip.more_fragments))
+        }
+        Network::V6(ip) => {
+            let fragment = ip.fragment?;
+            Some((fragment.at + 8, fragment.fragment_offset, fragment.more_fragments))
+        }
+        _ => None,
+    }
+}
+
+/// What a first fragment says of the later ones.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct First {
+    /// The ports (of echo messages: the identifier, twice).
+    pub ports: (u16, u16),
+    /// The header of its TCP segment, if it is one.
+    pub segment: Option<Segment>,
+    /// Bytes of the fragmented part in front of the transport's payload.
+    headers: u16,
+}
+
+impl First {
+    /// Of a first fragment.
+    pub fn of(parsed: &Parsed, ports: (u16, u16), segment: Option<Segment>) -> Self {
+        let start = fragmented(parsed).map_or(parsed.offsets.payload, |(start, ..)| start);
+        Self { ports, segment, headers: parsed.offsets.payload.saturating_sub(start) }
+    }
+
+    /// The whole segment, of whose datagram `last` is the last piece.
+    pub fn whole(&self, last: Piece) -> Option<Segment> {
+        let payload_bytes = u32::from(last.end.saturating_sub(self.headers));
+        self.segment.filter(|_| last.is_last).map(|segment| Segment { payload_bytes, ..segment })
+    }
+}
+
+/// What a fragment is to its datagram.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Place {
+    /// Nothing of the datagram has passed.
+    New,
+    /// Its first fragment has passed, and this piece has not.
+    Follows(First),
+    /// It may not pass.
+    Refused,
+}
+
+#[derive(Clone, Debug)]
+struct Datagram {
+    first: First,
+    deadline: Time,
+    /// What passed, in order.
+    pieces: Vec<(u16, u16)>,
+    /// Bytes in all, once the last piece passed.
+    total: Option<u16>,
+    /// Pieces overlap: nothing more of it passes.
+    is_broken: bool,
+}
+
+impl Datagram {
+    fn is_complete(&self) -> bool {
+        let mut end = 0;
+        let joined = self.pieces.iter().all(|piece| std::mem::replace(&mut end, piece.1) == piece.0);
+        joined && self.total == Some(end)
+    }
+
+    fn has(&self, piece: Piece) -> bool {
+        self.pieces.binary_search(&(piece.start, piece.end)).is_ok()
+    }
+
+    /// True if the piece lies beside all that passed, within the whole.
+    fn takes(&self, piece: Piece) -> bool {
+        let at = self.pieces.partition_point(|&(start, _)| start < piece.start);
+        let before = at.checked_sub(1).map_or(0, |before| self.pieces[before].1);
+        let after = self.pieces.get(at).map_or(u16::MAX, |&(start, _)| start);
+        let beyond = self.total.is_some_and(|total| piece.end > total || piece.is_last);
+        let is_behind = self.pieces.last().is_none_or(|&(_, end)| end <= piece.start);
+        before <= piece.start
+            && piece.end <= after
+            && !beyond
+            && (is_behind || !piece.is_last)
+            && self.pieces.len() < PIECES_MAX
+    }
 }
 
 /// The datagrams in transit.
 #[derive(Debug, Default)]
 pub struct Fragments {
-    datagrams: HashMap<DatagramKey, (Known, Time)>,
+    datagrams: HashMap<DatagramKey, Datagram>,
     queue: VecDeque<(Time, DatagramKey)>,
+    /// Those of which later fragments wait for the first, and until when.
+    waits: HashMap<DatagramKey, Time>,
+    waits_queue: VecDeque<(Time, DatagramKey)>,
     tokens: RandomState,
 }
 
@@ -80,85 +193,114 @@ impl Fragments {
         hold_token(HoldKind::Fragment, self.tokens.hash_one(key))
     }
 
-    /// The ports of a datagram whose first fragment passed.
-    pub fn ports(&self, key: &DatagramKey) -> Option<(u16, u16)> {
-        match self.datagrams.get(key) {
-            Some((Known::Ports(ports), _)) => Some(*ports),
-            _ => None,
+    /// What this piece is to its datagram. One that overlaps breaks the datagram.
+    pub fn place(&mut self, key: &DatagramKey, piece: Piece) -> Place {
+        let Some(datagram) = self.datagrams.get_mut(key).filter(|datagram| !datagram.is_complete()) else {
+            return Place::New;
+        };
+        if datagram.is_broken || datagram.has(piece) {
+            return Place::Refused;
         }
+        if !datagram.takes(piece) {
+            datagram.is_broken = true;
+            datagram.pieces = Vec::new();
+            return Place::Refused;
+        }
+        Place::Follows(datagram.first)
     }
 
-    /// The first fragment passed; later ones that wait are woken.
-    /// Where there is no room, the oldest datagram gives way.
+    /// The first fragment of a new datagram passed; later ones that wait are woken. Where there is no room, the oldest datagram
+    /// gives way.
     pub fn first_passed(
         &mut self,
         key: DatagramKey,
-        ports: (u16, u16),
+        first: First,
+        piece: Piece,
         now: Time,
         mut wake: impl FnMut(Wake),
     ) {
-        let waited = matches!(self.datagrams.get(&key), Some((Known::Awaited, _)));
-        self.insert(key, Known::Ports(ports), now, KEEP);
-        if waited {
+        let deadline = now + KEEP;
+        let pieces = vec![(piece.start, piece.end)];
+        let datagram = Datagram { first, deadline, pieces, total: None, is_broken: false };
+        if self.datagrams.insert(key, datagram).is_none() {
+            self.queue.push_back((deadline, key));
+        }
+        if self.waits.remove(&key).is_some() {
             wake(Wake::Release(self.token(&key)));
         }
         if self.datagrams.len() > DATAGRAMS_MAX {
-            self.expire(now, 1, wake);
+            self.forget_oldest(now);
         }
     }
 
-    /// A later fragment came first and waits.
-    pub fn await_first(&mut self, key: DatagramKey, now: Time) {
-        if !self.datagrams.contains_key(&key) {
-            self.insert(key, Known::Awaited, now, WAIT);
-        }
-    }
-
-    fn insert(&mut self, key: DatagramKey, known: Known, now: Time, keep: Duration) {
-        if self.datagrams.insert(key, (known, now + keep)).is_none() {
-            self.queue.push_back((now + keep, key));
-        }
-    }
-
-    /// Forgets what is over: at most `budget` datagrams. Waits that were in vain are reported.
-    pub fn expire(&mut self, now: Time, budget: usize, mut wake: impl FnMut(Wake)) {
-        for _ in 0..budget {
-            let over = self.datagrams.len() > DATAGRAMS_MAX;
-            match self.queue.front() {
-                Some(&(deadline, key)) if over || deadline <= now => {
-                    self.queue.pop_front();
-                    match self.datagrams.get(&key) {
-                        // The entry was renewed since it was queued.
-                        Some(&(_, later)) if later > now && !over => self.queue.push_back((later, key)),
-                        Some((Known::Awaited, _)) => {
-                            self.datagrams.remove(&key);
-                            wake(Wake::Discard(self.token(&key), DropReason::FragmentUnmatched));
-                        }
-                        Some(_) => {
-                            self.datagrams.remove(&key);
-                        }
-                        None => {}
-                    }
-                }
-                _ => return,
+    /// A later fragment passed.
+    pub fn later_passed(&mut self, key: &DatagramKey, piece: Piece) {
+        if let Some(datagram) = self.datagrams.get_mut(key).filter(|datagram| datagram.takes(piece)) {
+            let at = datagram.pieces.partition_point(|&(start, _)| start < piece.start);
+            datagram.pieces.insert(at, (piece.start, piece.end));
+            if piece.is_last {
+                datagram.total = Some(piece.end);
             }
         }
     }
 
-    /// True if another datagram has no room until the timers ran.
-    pub fn is_full(&self) -> bool {
-        self.datagrams.len() >= DATAGRAMS_MAX
+    /// A later fragment came first and waits. Where too many do, those that wait longest are given up.
+    pub fn await_first(&mut self, key: DatagramKey, now: Time, wake: impl FnMut(Wake)) {
+        if !self.waits.contains_key(&key) {
+            self.waits.insert(key, now + WAIT);
+            self.waits_queue.push_back((now + WAIT, key));
+        }
+        if self.waits_queue.len() > WAITS_MAX {
+            self.give_up_oldest(wake);
+        }
     }
 
-    /// Datagrams now.
+    fn give_up_oldest(&mut self, mut wake: impl FnMut(Wake)) {
+        if let Some((deadline, key)) = self.waits_queue.pop_front()
+            && self.waits.get(&key) == Some(&deadline)
+        {
+            self.waits.remove(&key);
+            wake(Wake::Discard(self.token(&key), DropReason::FragmentUnmatched));
+        }
+    }
+
+    fn forget_oldest(&mut self, now: Time) {
+        let over = self.datagrams.len() > DATAGRAMS_MAX;
+        let Some((_, key)) = self.queue.pop_front() else { return };
+        match self.datagrams.get(&key) {
+            // Its identification was used again since it was queued.
+            Some(datagram) if datagram.deadline > now && !over => {
+                self.queue.push_back((datagram.deadline, key));
+            }
+            _ => {
+                self.datagrams.remove(&key);
+            }
+        }
+    }
+
+    /// Forgets what is over: at most `budget` datagrams and as many waits. Those that were in vain are reported.
+    pub fn expire(&mut self, now: Time, budget: usize, mut wake: impl FnMut(Wake)) {
+        let due = |queue: &VecDeque<(Time, DatagramKey)>| queue.front().is_some_and(|front| front.0 <= now);
+        for _ in 0..budget {
+            if due(&self.waits_queue) {
+                self.give_up_oldest(&mut wake);
+            }
+            if due(&self.queue) {
+                self.forget_oldest(now);
+            }
+        }
+    }
+
+    /// Datagrams now, with those whose first fragment is waited for.
     pub fn count(&self) -> usize {
-        self.datagrams.len()
+        self.datagrams.len() + self.waits.len()
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use proptest::prelude::*;
 
     fn key(identification: u32) -> DatagramKey {
         let address = IpAddr::from([10, 0, 0, 1]);
@@ -172,20 +314,120 @@ mod tests {
         }
     }
 
+    const FIRST: First = First { ports: (1, 2), segment: None, headers: 8 };
+
+    fn piece(start: u16, end: u16, is_last: bool) -> Piece {
+        Piece { start, end, is_last }
+    }
+
+    /// Offers pieces in order, as a chain does; which passed.
+    fn offer(fragments: &mut Fragments, pieces: &[Piece]) -> Vec<bool> {
+        let mut passes = |piece: &Piece| match fragments.place(&key(1), *piece) {
+            Place::New if piece.start == 0 => {
+                fragments.first_passed(key(1), FIRST, *piece, Time(0), |_| {});
+                true
+            }
+            Place::Follows(_) => {
+                fragments.later_passed(&key(1), *piece);
+                true
+            }
+            Place::New | Place::Refused => false,
+        };
+        pieces.iter().map(&mut passes).collect()
+    }
+
     /// Between two slices of timers more first fragments may come than one slice forgets.
     #[test]
     fn a_flood_of_first_fragments_displaces_the_oldest() {
         let mut fragments = Fragments::default();
-        let mut wakes = Vec::new();
-        fragments.await_first(key(u32::MAX), Time(0));
         for identification in 0..3 * DATAGRAMS_MAX as u32 {
-            fragments.first_passed(key(identification), (1, 2), Time(0), |wake| wakes.push(wake));
+            fragments.first_passed(key(identification), FIRST, piece(0, 8, false), Time(0), |_| {});
         }
-        assert_eq!(fragments.count(), DATAGRAMS_MAX);
-        assert!(fragments.queue.len() <= DATAGRAMS_MAX + 1);
-        assert_eq!(fragments.ports(&key(0)), None);
-        assert_eq!(fragments.ports(&key(3 * DATAGRAMS_MAX as u32 - 1)), Some((1, 2)));
-        let token = fragments.token(&key(u32::MAX));
-        assert_eq!(wakes, [Wake::Discard(token, DropReason::FragmentUnmatched)]);
+        assert_eq!((fragments.count(), fragments.queue.len()), (DATAGRAMS_MAX, DATAGRAMS_MAX));
+        let later = piece(8, 16, true);
+        assert_eq!(fragments.place(&key(0), later), Place::New);
+        assert_eq!(fragments.place(&key(3 * DATAGRAMS_MAX as u32 - 1), later), Place::Follows(FIRST));
+        fragments.expire(Time::from_secs(16), DATAGRAMS_MAX, |_| {});
+        assert_eq!((fragments.count(), fragments.queue.len()), (0, 0));
+    }
+
+    /// Whoever floods with later fragments keeps nobody from waiting: the longest wait ends, the newest begins.
+    #[test]
+    fn a_flood_of_later_fragments_displaces_the_oldest_wait() {
+        let mut fragments = Fragments::default();
+        let mut given_up = Vec::new();
+        for identification in 0..WAITS_MAX as u32 + 100 {
+            fragments.await_first(key(identification), Time(0), |wake| given_up.push(wake));
+            fragments.await_first(key(identification), Time(0), |wake| given_up.push(wake));
+        }
+        assert_eq!((fragments.count(), fragments.waits_queue.len()), (WAITS_MAX, WAITS_MAX));
+        let expected: Vec<_> = (0..100)
+            .map(|n| Wake::Discard(fragments.token(&key(n)), DropReason::FragmentUnmatched))
+            .collect();
+        assert_eq!(given_up, expected);
+        let mut woken = Vec::new();
+        let newest = key(WAITS_MAX as u32 + 99);
+        fragments.first_passed(newest, FIRST, piece(0, 8, false), Time(0), |wake| woken.push(wake));
+        assert_eq!(woken, [Wake::Release(fragments.token(&newest))]);
+        fragments.expire(Time::from_secs(3), WAITS_MAX, |wake| woken.push(wake));
+        assert_eq!(woken.len(), WAITS_MAX, "who was released is not given up");
+    }
+
+    #[test]
+    fn a_datagram_is_over_when_all_of_it_passed() {
+        let mut fragments = Fragments::default();
+        let pieces = [piece(0, 8, false), piece(16, 20, true), piece(8, 16, false)];
+        assert_eq!(offer(&mut fragments, &pieces), [true; 3]);
+        assert_eq!(fragments.place(&key(1), piece(8, 16, false)), Place::New);
+        assert_eq!(offer(&mut fragments, &pieces), [true; 3], "the identification comes again");
+        assert_eq!(fragments.queue.len(), 1);
+    }
+
+    #[test]
+    fn overlaps_break_a_datagram_and_repetitions_do_not() {
+        let (first, last) = (piece(0, 24, false), piece(48, 56, true));
+        for (bad, why) in [
+            (piece(16, 32, false), "over an end"),
+            (piece(8, 16, false), "inside"),
+            (piece(0, 32, false), "another first"),
+            (piece(40, 56, false), "over a start"),
+            (piece(24, 64, false), "around"),
+            (piece(56, 64, false), "behind the last"),
+            (piece(24, 32, true), "another last"),
+            (piece(48, 64, true), "a longer last"),
+        ] {
+            let mut fragments = Fragments::default();
+            let pieces = [first, last, bad, piece(24, 48, false)];
+            assert_eq!(offer(&mut fragments, &pieces), [true, true, false, false], "{why}");
+        }
+        let mut fragments = Fragments::default();
+        let pieces = [first, last, first, last, piece(24, 48, false)];
+        assert_eq!(offer(&mut fragments, &pieces), [true, true, false, false, true]);
+    }
+
+    #[test]
+    fn pieces_are_bounded() {
+        let mut fragments = Fragments::default();
+        let pieces: Vec<_> = (0..1000).map(|n| piece(n * 16, n * 16 + 8, false)).collect();
+        assert_eq!(offer(&mut fragments, &pieces).iter().filter(|&&passed| passed).count(), PIECES_MAX);
+    }
+
+    proptest! {
+        /// Whatever comes, no byte passes twice before the datagram is over.
+        #[test]
+        fn no_byte_passes_twice(offers in proptest::collection::vec((0u16..12, 1u16..6, any::<bool>()), 1..40)) {
+            let mut fragments = Fragments::default();
+            let mut passed = std::collections::HashSet::new();
+            for (start, length, is_last) in offers {
+                let piece = piece(start * 8, (start + length) * 8, is_last);
+                let was_complete = fragments.datagrams.get(&key(1)).is_some_and(Datagram::is_complete);
+                if offer(&mut fragments, &[piece])[0] {
+                    if was_complete {
+                        passed.clear();
+                    }
+                    prop_assert!((piece.start..piece.end).all(|byte| passed.insert(byte)));
+                }
+            }
+        }
     }
 }

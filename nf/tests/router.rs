@@ -446,6 +446,8 @@ fn no_error_answers_errors_later_fragments_or_groups() {
     let whole = udp("10.0.0.5", "192.0.2.9", (1000, 53), &[3; 24]);
     let first_fragment = with_fragment_word(whole.clone(), 0x2000);
     assert!(it.passes(INSIDE, &first_fragment));
+    let mut first_fragment = first_fragment;
+    first_fragment[18..20].copy_from_slice(&[0x12, 0x34]);
     let first_fragment = with_ttl(first_fragment, 1);
     let later_fragment = with_ttl(with_fragment_word(whole, 0x0004), 1);
     let by_broadcast = to(BROADCAST, with_ttl(out4(), 1));

@@ -645,11 +645,11 @@ fn r13_sums() {
     it.finish();
 }
 
-/// A fragment of a datagram with an identification: first (`offset` 0) or later.
+/// One of the three fragments of a datagram with an identification: at `offset` 0, 32 or 64.
 fn fragment(identification: u16, offset: u16) -> Vec<u8> {
     changed(&udp(HOST, REMOTE, (5000, 53), &[7; 24]), |frame| {
         frame[18..20].copy_from_slice(&identification.to_be_bytes());
-        let word = if offset == 0 { 0x2000 } else { offset / 8 };
+        let word = offset / 8 | if offset < 64 { 0x2000 } else { 0 };
         frame[20..22].copy_from_slice(&word.to_be_bytes());
     })
 }

@@ -7,7 +7,7 @@ use millrace_dataplane::budget::BudgetConfig;
 use millrace_dataplane::drops::DropReason;
 use millrace_dataplane::engine::{Engine, EngineConfig, EngineCounters};
 use millrace_dataplane::flow::field::{Field, Reads};
-use millrace_dataplane::flow::session::{SessionConfig, Timeouts};
+use millrace_dataplane::flow::session::{SessionConfig, SessionId, Timeouts, Tuple};
 use millrace_dataplane::flow::state::{FlowConfig, FlowState};
 use millrace_dataplane::memory::{Arena, Pool, PoolConfig};
 use millrace_dataplane::packet::Burst;
@@ -128,7 +128,7 @@ impl Harness {
         // The budget goes by real time: a slow machine would drop misses.
         let config = EngineConfig { budget: BudgetConfig::UNLIMITED, ..EngineConfig::default() };
         let engine = Engine::new(chains, state, 2, config);
-        let pool = Pool::new(&arena, PoolConfig::new(256)).unwrap();
+        let pool = Pool::new(&arena, PoolConfig::new(1280)).unwrap();
         Self { engine, pool, now: Time::from_secs(1), name }
     }
 
@@ -207,6 +207,12 @@ impl Harness {
     /// Sessions now.
     pub fn sessions(&self) -> usize {
         self.engine.state.sessions.count()
+    }
+
+    /// The session of a TCP connection from port 1000 to port 80.
+    pub fn session_of(&self, client: &str, server: &str) -> (SessionId, bool) {
+        let (client, server) = pair(client, server);
+        self.engine.state.sessions.find(&Tuple::new(0, 6, (client, 1000), (server, 80))).unwrap()
     }
 
     /// Entries of the flow cache now.
