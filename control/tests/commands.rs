@@ -348,3 +348,58 @@ fn memory_is_shown_as_configured_and_as_it_is() {
     assert_eq!(row("arena bytes")["note"], "plain pages of 4 KiB");
     running.stop();
 }
+
+/// The columns of a topic, as the instance says them also when there are no rows.
+fn columns(site: &Site, topic: &str) -> Vec<String> {
+    let mut client = UnixStream::connect(site.path("m.sock")).unwrap();
+    client.write_all(format!("{{\"request\":\"show\",\"topic\":\"{topic}\"}}\n").as_bytes()).unwrap();
+    client.shutdown(std::net::Shutdown::Write).unwrap();
+    let mut answer = String::new();
+    client.read_to_string(&mut answer).unwrap();
+    let answer: Value = serde_json::from_str(&answer).unwrap();
+    serde_json::from_value(answer["rows"]["columns"].clone()).unwrap()
+}
+
+#[test]
+fn every_column_and_key_is_documented() {
+    let text = fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/../docs/commands.md")).unwrap();
+    let section = |heading: &str| {
+        let start = text.find(&format!("\n{heading}\n")).unwrap_or_else(|| panic!("no {heading}"));
+        let rest = &text[start + heading.len()..];
+        rest.split("\n##").next().unwrap().to_owned()
+    };
+    let site = Site::new();
+    let mut running = site.start();
+    for topic in [
+        "ports",
+        "functions",
+        "flows",
+        "sessions",
+        "chains",
+        "workers",
+        "memory",
+        "drops",
+        "neighbours",
+        "routes",
+        "nat",
+    ] {
+        let section = section(&format!("### `show {topic}`"));
+        let columns = columns(&site, topic);
+        for column in &columns {
+            assert!(section.contains(&format!("`{column}`")), "show {topic}: {column}");
+        }
+        // Nor is there a column that no longer exists: the first cells of the table hold nothing else.
+        for cell in section.lines().filter_map(|line| line.strip_prefix("| `")?.split(" |").next()) {
+            for name in cell.trim_end_matches('`').split("`, `") {
+                assert!(columns.iter().any(|column| column == name), "show {topic}: {name}");
+            }
+        }
+    }
+    running.signal("TERM");
+    let accounting = accounting(&running.end());
+    let section = section("## The accounting");
+    let sums = accounting["sums"].as_object().unwrap();
+    for key in accounting.as_object().unwrap().keys().chain(sums.keys()) {
+        assert!(section.contains(&format!("`{key}`")), "{key}");
+    }
+}

@@ -12,6 +12,7 @@ use crate::instance::keys::{self, ChainKeys};
 
 /// Arguments of `check`.
 #[derive(Debug, Args)]
+#[command(arg_required_else_help = true)]
 pub struct Arguments {
     /// The configuration, a TOML file.
     pub config: PathBuf,

@@ -23,13 +23,14 @@ pub struct Instance {
 
 /// Arguments of `show`.
 #[derive(Debug, Args)]
+#[command(arg_required_else_help = true)]
 pub struct Show {
     /// What to show.
     #[arg(value_enum)]
     pub topic: Topic,
-    /// Terms KEY=VALUE that all must match: of sessions and flows source, destination, protocol, port and state; of
-    /// others the columns.
-    #[arg(long, num_args = 1.., value_name = "KEY=VALUE")]
+    /// A term KEY=VALUE that rows must match, as protocol=tcp; may be repeated, and all must match then. Keys of
+    /// sessions and flows are source, destination, protocol, port and state; those of others are the columns.
+    #[arg(long, value_name = "KEY=VALUE")]
     pub filter: Vec<String>,
     /// Most rows, 1 to 10000.
     #[arg(long, value_name = "ROWS", default_value_t = ROWS_DEFAULT, value_parser = limit)]
@@ -57,8 +58,10 @@ pub struct Clear {
 #[derive(Debug, Subcommand)]
 pub enum ClearWhat {
     /// End the sessions that match all terms.
+    #[command(arg_required_else_help = true)]
     Sessions {
-        /// Terms KEY=VALUE: source, destination, protocol, port, state. `all` ends all sessions.
+        /// Terms KEY=VALUE, as source=10.0.0.0/8 protocol=tcp; the keys are source, destination, protocol, port and state.
+        /// `all` ends all sessions.
         #[arg(required = true, value_name = "FILTER")]
         filter: Vec<String>,
         /// Which instance.
@@ -69,6 +72,7 @@ pub enum ClearWhat {
 
 /// Arguments of `apply`.
 #[derive(Debug, Args)]
+#[command(arg_required_else_help = true)]
 pub struct Apply {
     /// The configuration, a TOML file. Its `management.socket` says which instance is changed.
     pub config: PathBuf,
@@ -86,12 +90,12 @@ fn offset(text: &str) -> Result<usize, String> {
 fn ask(socket: &Path, request: &Request) -> Option<Answer> {
     match client::ask(socket, request) {
         Ok(Answer::Refused(why)) => {
-            eprintln!("{why}");
+            eprintln!("error: {why}");
             None
         }
         Ok(answer) => Some(answer),
         Err(error) => {
-            eprintln!("{error}");
+            eprintln!("error: {error}");
             None
         }
     }
@@ -154,7 +158,7 @@ pub fn apply(arguments: &Apply) -> ExitCode {
     let (path, text) = match read {
         Ok((path, text)) => (path.to_string_lossy().into_owned(), text),
         Err(error) => {
-            eprintln!("{}: {error}", arguments.config.display());
+            eprintln!("error: {}: {error}", arguments.config.display());
             return ExitCode::FAILURE;
         }
     };

@@ -41,6 +41,7 @@ const SEED: u64 = 0x6d69_6c6c_7261_6365;
 
 /// Arguments of `replay`.
 #[derive(Debug, Args)]
+#[command(arg_required_else_help = true)]
 pub struct Arguments {
     /// The configuration, a TOML file. The devices of its ports are not touched.
     pub config: PathBuf,
@@ -82,7 +83,7 @@ pub fn run(arguments: &Arguments) -> ExitCode {
     match replay(config, arguments) {
         Ok(accounting) => conclude(&accounting, arguments.json),
         Err(error) => {
-            tracing::error!("{error}");
+            eprintln!("error: {error}");
             ExitCode::FAILURE
         }
     }

@@ -27,6 +27,7 @@ const LOOK_EVERY: Duration = Duration::from_millis(50);
 
 /// Arguments of `run`.
 #[derive(Debug, Args)]
+#[command(arg_required_else_help = true)]
 pub struct Arguments {
     /// The configuration, a TOML file.
     pub config: PathBuf,
@@ -49,7 +50,7 @@ pub fn run(arguments: &Arguments) -> ExitCode {
     match serve(config, arguments) {
         Ok(accounting) => conclude(&accounting, arguments.json),
         Err(error) => {
-            tracing::error!("{error}");
+            eprintln!("error: {error}");
             ExitCode::FAILURE
         }
     }
@@ -63,9 +64,11 @@ pub(super) fn conclude(accounting: &Accounting, json: bool) -> ExitCode {
     let lost = printed.and_then(|()| out.flush()).err();
     let lost = lost.filter(|error| error.kind() != io::ErrorKind::BrokenPipe);
     if let Some(error) = &lost {
-        tracing::error!("the accounting could not be printed: {error}");
+        eprintln!("error: the accounting could not be printed: {error}");
     }
-    if accounting.judge() && lost.is_none() { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+    let problems = accounting.problems();
+    problems.iter().for_each(|problem| eprintln!("error: {problem}"));
+    if problems.is_empty() && lost.is_none() { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }
 
 /// The first SIGINT or SIGTERM sets the flag, the second ends the process as if nobody handled it.

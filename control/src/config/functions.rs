@@ -57,9 +57,10 @@ pub(crate) fn declared(root: &Section<'_>) -> Vec<String> {
 /// Reads all functions; what they refer to is looked up in the chain that uses them.
 pub(crate) fn read_functions(root: &Section<'_>, chains: &[Chain], ports: &[String]) -> Vec<Function> {
     let mut functions = Vec::new();
+    let names = declared(root);
     for (name, path, value) in root.named("functions") {
         check_name(root.context, &path, name);
-        let Some(section) = kind::read(root.context, &path, value, &KINDS) else { continue };
+        let Some(section) = kind::read(root.context, &path, value, &KINDS, &names) else { continue };
         let chain = chains.iter().find(|chain| chain.functions.iter().any(|function| function == name));
         let word = section.choice("kind", &[("firewall", 0), ("nat", 1), ("router", 2)]);
         let kind = match word {
@@ -67,9 +68,15 @@ pub(crate) fn read_functions(root: &Section<'_>, chains: &[Chain], ports: &[Stri
             Some(1) => FunctionKind::Nat(read_nat(&section, chain)),
             Some(_) => {
                 // A zone that names no port, or the wrong one, would accuse the router of its own error.
-                let zones = |chain: &&Chain| format!("{}.zones", join("chains", &chain.name));
-                let chain = chain.filter(|chain| !root.context.has_errors_under(&zones(chain)));
-                FunctionKind::Router(read_router(&section, chain, ports))
+                let zones = |chain: &Chain| format!("{}.zones", join("chains", &chain.name));
+                match chain.filter(|chain| root.context.has_errors_under(&zones(chain))) {
+                    Some(broken) => {
+                        let named = ports.iter().map(String::as_str).chain(broken.ports());
+                        let named: Vec<String> = named.map(str::to_owned).collect();
+                        FunctionKind::Router(read_router(&section, None, &named))
+                    }
+                    None => FunctionKind::Router(read_router(&section, chain, ports)),
+                }
             }
             None => continue,
         };

@@ -9,12 +9,13 @@ use super::section::{Section, describe};
 use super::suggest::nearest;
 
 /// Opens the table at `path` with the schema of its `kind`. Without a valid kind nothing can be said of the
-/// other keys: then that is the only error.
+/// other keys: then that is the only error. `others` are the names of the tables beside it.
 pub(crate) fn read<'a>(
     context: &'a Context<'a>,
     path: &str,
     value: &'a Spanned<DeValue<'a>>,
     kinds: &[(&str, &'static Schema)],
+    others: &[String],
 ) -> Option<Section<'a>> {
     let valid = kinds.iter().map(|(kind, _)| format!("\"{kind}\"")).collect::<Vec<_>>().join(", ");
     let DeValue::Table(table) = value.get_ref() else {
@@ -24,7 +25,11 @@ pub(crate) fn read<'a>(
     };
     let Some(kind) = table.get("kind") else {
         let finding = Finding::error(format!("{path}.kind"), "`kind` is missing").at_key();
-        context.push(finding.found("no key `kind` in this table").valid(valid));
+        // A header with a slip makes two tables of one: `[ports.wan]` here, `[ports.wann]` there.
+        let (table, name) = path.rsplit_once('.').unwrap_or_default();
+        let near = nearest(name, others.iter().map(String::as_str).filter(|other| *other != name));
+        let help = near.map(|other| format!("there is also [{table}.{other}]: are the two meant to be one?"));
+        context.push(finding.found("no key `kind` in this table").valid(valid).maybe_help(help));
         return None;
     };
     let word = kind.get_ref().as_str().unwrap_or_default();

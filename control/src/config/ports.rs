@@ -129,17 +129,16 @@ const KINDS: [(&str, &Schema); 4] = [
 /// Reads all ports; the second list holds the declared names, those of broken ports included.
 pub(crate) fn read_ports(root: &Section<'_>) -> (Vec<Port>, Vec<String>) {
     let mut ports = Vec::new();
-    let mut names = Vec::new();
-    for (name, path, value) in root.named("ports") {
+    let entries = root.named("ports");
+    let names: Vec<String> = entries.iter().map(|(name, ..)| (*name).to_owned()).collect();
+    for (index, (name, path, value)) in entries.into_iter().enumerate() {
         check_name(root.context, &path, name);
-        names.push(name.to_owned());
-        if names.len() == PORTS_MAX + 1 {
+        if index == PORTS_MAX {
             let finding = Finding::error(&path, format!("a worker serves at most {PORTS_MAX} ports"));
             root.context.push(finding.at_key().valid(format!("at most {PORTS_MAX} ports")));
         }
-        let kind =
-            super::kind::read(root.context, &path, value, &KINDS).and_then(|section| read_kind(&section));
-        if let Some(kind) = kind {
+        let section = super::kind::read(root.context, &path, value, &KINDS, &names);
+        if let Some(kind) = section.and_then(|section| read_kind(&section)) {
             ports.push(Port { name: name.to_owned(), kind });
         }
     }

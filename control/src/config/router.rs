@@ -163,7 +163,11 @@ fn check_port(section: &Section<'_>, path: &str, port: &str, chain: Option<&Chai
 fn check_complete(section: &Section<'_>, chain: Option<&Chain>, ports: &[String], declared: &[String]) {
     let Some(chain) = chain else { return };
     let known = |names: &[String], port: &str| names.iter().any(|name| name == port);
-    for port in chain.ports().filter(|port| known(ports, port) && !known(declared, port)) {
+    // A slip in the name of an interface is one error, not two.
+    let slips = declared.iter().filter(|name| !chain.ports().any(|port| port == *name));
+    let meant: Vec<&str> = slips.filter_map(|name| nearest(name, chain.ports())).collect();
+    let missing = chain.ports().filter(|port| known(ports, port) && !known(declared, port));
+    for port in missing.filter(|port| !meant.contains(port)) {
         let path = section.key("interfaces");
         let finding =
             Finding::error(path, format!("the port `{port}` of the chain has no interface here")).at_key();

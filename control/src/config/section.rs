@@ -48,14 +48,22 @@ pub(crate) struct Section<'a> {
     pub(crate) path: String,
     schema: &'static Schema,
     table: &'a DeTable<'a>,
+    /// Tables under a mistyped name: the key that was meant, and the one that is there.
+    mistyped: Vec<(&'static str, &'a str)>,
 }
 
 impl<'a> Section<'a> {
     /// The document itself.
     pub(crate) fn root(context: &'a Context<'a>, schema: &'static Schema, table: &'a DeTable<'a>) -> Self {
-        let section = Self { context, path: String::new(), schema, table };
+        let mut section = Self { context, path: String::new(), schema, table, mistyped: Vec::new() };
         section.refuse_unknown_keys();
         section
+    }
+
+    /// Whether a table stands under a mistyped name. It was read as what was meant, so that nothing that refers to it
+    /// is called unknown; but it does not stand where later checks would look for it.
+    pub(crate) fn has_mistyped_tables(&self) -> bool {
+        !self.mistyped.is_empty()
     }
 
     /// The table `value` at `path`; an error is noted when it is no table, and for each unknown key.
@@ -66,18 +74,21 @@ impl<'a> Section<'a> {
         value: &'a Spanned<DeValue<'a>>,
     ) -> Option<Self> {
         let table = as_table(context, &path, value, schema.keys)?;
-        let section = Self { context, path, schema, table };
+        let mut section = Self { context, path, schema, table, mistyped: Vec::new() };
         section.refuse_unknown_keys();
         Some(section)
     }
 
-    fn refuse_unknown_keys(&self) {
-        for key in self.table.keys() {
+    fn refuse_unknown_keys(&mut self) {
+        for (key, value) in self.table.iter() {
             let key = key.get_ref().as_ref();
             if self.schema.keys.contains(&key) {
                 continue;
             }
             let suggestion = nearest(key, self.schema.keys.iter().copied());
+            if let (Some(meant), DeValue::Table(_)) = (suggestion, value.get_ref()) {
+                self.mistyped.push((meant, key));
+            }
             self.context.push(
                 Finding::error(join(&self.path, key), format!("unknown key `{key}`"))
                     .at_key()
@@ -93,9 +104,9 @@ impl<'a> Section<'a> {
         join(&self.path, key)
     }
 
-    /// Whether the key is there, be its value right or wrong.
+    /// Whether the key is there, be its value right or wrong, or a table under a mistyped name.
     pub(crate) fn has(&self, key: &'static str) -> bool {
-        self.value(key).is_some()
+        self.value(key).is_some() || self.mistyped.iter().any(|(meant, _)| *meant == key)
     }
 
     /// The key's raw value.
@@ -200,15 +211,19 @@ impl<'a> Section<'a> {
         Section::open(self.context, self.key(key), schema, self.value(key)?)
     }
 
-    /// The entries of a table whose keys are names of the user's choice, in the order of the file.
+    /// The entries of a table whose keys are names of the user's choice, in the order of the file; also those that stand
+    /// under a mistyped name of the table.
     pub(crate) fn named(&self, key: &'static str) -> Vec<(&'a str, String, &'a Spanned<DeValue<'a>>)> {
-        let path = self.key(key);
-        let Some(table) = self.value(key).and_then(|value| as_table(self.context, &path, value, &[])) else {
-            return Vec::new();
-        };
-        let mut entries: Vec<_> = table.iter().collect();
-        entries.sort_by_key(|(key, _)| key.span().start);
-        entries.into_iter().map(|(key, v)| (key.get_ref().as_ref(), join(&path, key.get_ref()), v)).collect()
+        let mistyped = self.mistyped.iter().filter(|(meant, _)| *meant == key);
+        let tables = mistyped.filter_map(|(_, found)| Some((self.key(found), self.table.get(*found)?)));
+        let tables = self.value(key).map(|value| (self.key(key), value)).into_iter().chain(tables);
+        let mut entries = Vec::new();
+        for (path, value) in tables {
+            let Some(table) = as_table(self.context, &path, value, &[]) else { continue };
+            entries.extend(table.iter().map(|(key, value)| (key, join(&path, key.get_ref()), value)));
+        }
+        entries.sort_by_key(|(key, ..)| key.span().start);
+        entries.into_iter().map(|(key, path, value)| (key.get_ref().as_ref(), path, value)).collect()
     }
 
     /// An array of tables, each opened and read by `read`; those that give nothing are left out.
@@ -261,13 +276,19 @@ pub(crate) fn word<T: Copy>(scalar: Scalar<'_>, choices: &[(&str, T)]) -> Result
 /// Most words that a `valid:` line lists.
 const WORDS_MAX: usize = 24;
 
-/// The words in backticks, for a `valid:` line.
+/// The words in backticks, each once, for a `valid:` line.
 pub(crate) fn words<S: AsRef<str>>(words: &[S]) -> String {
     if words.is_empty() {
         return "none is defined".to_owned();
     }
-    let shown: Vec<_> = words.iter().take(WORDS_MAX).map(|word| format!("`{}`", word.as_ref())).collect();
-    let more = words.len().saturating_sub(WORDS_MAX);
+    let mut different: Vec<&str> = Vec::new();
+    for word in words {
+        if !different.contains(&word.as_ref()) {
+            different.push(word.as_ref());
+        }
+    }
+    let shown: Vec<_> = different.iter().take(WORDS_MAX).map(|word| format!("`{word}`")).collect();
+    let more = different.len().saturating_sub(WORDS_MAX);
     let tail = if more > 0 { format!(" and {more} more") } else { String::new() };
     shown.join(", ") + &tail
 }

@@ -10,10 +10,12 @@ pub(crate) fn nearest<'a>(found: &str, valid: impl IntoIterator<Item = &'a str>)
     let limit = (found.len() / 3).max(1);
     valid
         .into_iter()
-        .map(|word| (distance(&found, &fold(word)), word))
-        .filter(|&(distance, word)| distance <= limit && distance < word.chars().count())
-        .min_by_key(|&(distance, _)| distance)
-        .map(|(_, word)| word)
+        .map(|word| (fold(word), word))
+        // Of words that are equally near, slips seldom change the first letter.
+        .map(|(folded, word)| (distance(&found, &folded), folded.first() != found.first(), word))
+        .filter(|&(distance, _, word)| distance <= limit && distance < word.chars().count())
+        .min_by_key(|&(distance, first, _)| (distance, first))
+        .map(|(.., word)| word)
 }
 
 /// Case and the choice between `-` and `_` are the commonest slips: they cost nothing.
@@ -50,6 +52,7 @@ mod tests {
         assert_eq!(nearest("Queue", valid), Some("queues"));
         assert_eq!(nearest("knid", valid), Some("kind"));
         assert_eq!(nearest("af-xdp", ["af_xdp", "pcap"]), Some("af_xdp"));
+        assert_eq!(nearest("wan", ["lan", "wann"]), Some("wann"));
         assert_eq!(nearest("banana", valid), None);
         assert_eq!(nearest("", valid), None);
         assert_eq!(nearest(&"x".repeat(1000), valid), None);

@@ -73,13 +73,11 @@ impl Accounting {
         self.sums_hold && self.pool.0 == self.pool.1
     }
 
-    /// True if all went well; says what did not.
-    pub fn judge(&self) -> bool {
-        if !self.is_complete() {
-            tracing::error!("the accounting does not hold: packets or frames are missing");
-        }
-        self.failures.iter().for_each(|failure| tracing::error!("{failure}"));
-        self.is_complete() && self.failures.is_empty()
+    /// What did not go well, for people.
+    pub fn problems(&self) -> Vec<String> {
+        let missing = "the accounting does not hold: packets or frames are missing".to_owned();
+        let missing = (!self.is_complete()).then_some(missing);
+        missing.into_iter().chain(self.failures.iter().cloned()).collect()
     }
 
     /// As JSON.
