@@ -51,6 +51,8 @@ pub struct Chain {
     segment: Option<Segment>,
     /// The ended connection that the segment at hand opens anew.
     reopens: Option<SessionId>,
+    /// What the packet at hand is answered by, with the number of edits that led there.
+    answered_by: Option<(u16, Tuple)>,
     counters: ChainCounters,
 }
 
@@ -125,6 +127,7 @@ impl ChainBuilder {
             record: Record::default(),
             segment: None,
             reopens: None,
+            answered_by: None,
             counters: ChainCounters::default(),
         }
     }
@@ -242,7 +245,8 @@ impl Chain {
             decision.fate = Fate::Drop(DropReason::WrongZone);
             return;
         }
-        let end = self.walk(miss, zone, segment, session.as_ref(), related.as_ref());
+        self.answered_by = None;
+        let end = self.walk(miss, zone, segment, session.as_ref(), related.as_ref(), state);
         match end.verdict {
             Verdict::Forward(port) => {
                 let to = self.zone_behind(entry.chain, port, ports);
@@ -370,8 +374,10 @@ impl Chain {
         segment: usize,
         session: Option<&SessionView>,
         related: Option<&SessionView>,
+        state: &FlowState,
     ) -> WalkEnd {
-        let Self { functions, forwarder, headers, record, boundaries, .. } = self;
+        let parts = self.parts;
+        let Self { functions, forwarder, headers, record, boundaries, answered_by, domain, .. } = self;
         let direction = if zone == ZoneId(0) { Direction::Forward } else { Direction::Backward };
         let first = segment.checked_sub(1).and_then(|at| boundaries.get(at)).map_or(0, |b| b.functions);
         let end = boundaries.get(segment).map_or(functions.len(), |b| b.functions);
@@ -416,6 +422,13 @@ impl Chain {
                 return WalkEnd { verdict, by: last, first_frame };
             }
         }
+        if session.is_none() && record.wants_session && parts > 0 {
+            // What is still to come takes about as long as this memory does.
+            *answered_by = answer_tuple(headers, *domain);
+            if let Some((_, tuple)) = answered_by {
+                state.sessions.prefetch(tuple);
+            }
+        }
         let (direction, hairpin) = way;
         let first_frame = record.frames.len();
         let mut last_step = Walk {
@@ -447,7 +460,7 @@ impl Chain {
         decision: &mut Decision,
     ) {
         let exits = Exits { ports, length_max: self.record.length_max, tracks_tcp: self.tracks_tcp() };
-        let tuples = if session.is_none() { self.new_tuples(state) } else { None };
+        let tuples = if session.is_none() { self.new_tuples() } else { None };
         self.count_undeclared();
         let cacheable = self.headers.is_cacheable() && !self.record.uncached && miss.gather.is_some();
         let gather = if cacheable { miss.gather } else { None };
@@ -504,13 +517,15 @@ impl Chain {
     }
 
     /// What a session of this packet would be found by: what it looked like, and what answers will look like.
-    fn new_tuples(&mut self, state: &FlowState) -> Option<[Tuple; 2]> {
+    fn new_tuples(&mut self) -> Option<[Tuple; 2]> {
         if !self.record.wants_session || self.parts == 0 {
             return None;
         }
         let initiator = original_tuple(&self.headers, self.domain)?;
-        let responder = current_tuple(&mut self.headers, self.domain)?.inverse();
-        state.sessions.prefetch(&responder);
+        let responder = match self.answered_by {
+            Some((edits, tuple)) if edits == self.headers.tuple_edits() => tuple,
+            _ => answer_tuple(&mut self.headers, self.domain)?.1,
+        };
         Some([initiator, responder])
     }
 
@@ -667,6 +682,12 @@ fn current_tuple(headers: &mut Headers, domain: u16) -> Option<Tuple> {
         _ => (0, 0),
     };
     Some(Tuple::new(domain, protocol, (source, ports.0), (destination, ports.1)))
+}
+
+/// The tuple of answers to the headers as they are now, and the number of edits that led there.
+fn answer_tuple(headers: &mut Headers, domain: u16) -> Option<(u16, Tuple)> {
+    let sent = current_tuple(headers, domain)?;
+    Some((headers.tuple_edits(), sent.inverse()))
 }
 
 /// The tuple of the packet as it came.

@@ -200,6 +200,10 @@ pub struct Hot {
 /// The zone of an end that may be in any.
 pub const ANYWHERE: u8 = u8::MAX;
 
+/// The initiator's tuple is in its second home.
+const SECOND_HOME: u8 = 4;
+/// The responder's tuple is in its second home.
+const ANSWER_SECOND_HOME: u8 = 8;
 const IN_USE: u8 = 1;
 const REPLIED: u8 = 2;
 
@@ -429,18 +433,24 @@ impl SessionTable {
         bucket.ids[way % WAYS] = value;
     }
 
-    fn index_remove(&mut self, tuple: &Tuple, value: u32) {
-        let (first, second, tag) = self.homes(tuple);
-        for home in [first, second] {
-            let bucket = &mut self.index[home];
-            let mut ways = bucket.matches(tag);
-            while ways != 0 {
-                let way = way_of(ways);
-                ways &= ways - 1;
-                if bucket.ids[way] == value {
-                    bucket.tags[way] = 0;
-                    return;
-                }
+    /// The bucket that holds the entry of a session's tuple.
+    fn home_of(&self, id: SessionId, reply: bool) -> (usize, u16) {
+        let (first, second, tag) = self.homes(&self.cold[id.0 as usize].tuples[usize::from(reply)]);
+        let bit = if reply { ANSWER_SECOND_HOME } else { SECOND_HOME };
+        (if self.hot[id.0 as usize].flags & bit == 0 { first } else { second }, tag)
+    }
+
+    fn index_remove(&mut self, id: SessionId, reply: bool) {
+        let (home, tag) = self.home_of(id, reply);
+        let value = id.0 | if reply { REPLY_BIT } else { 0 };
+        let bucket = &mut self.index[home];
+        let mut ways = bucket.matches(tag);
+        while ways != 0 {
+            let way = way_of(ways);
+            ways &= ways - 1;
+            if bucket.ids[way] == value {
+                bucket.tags[way] = 0;
+                return;
             }
         }
     }
@@ -500,6 +510,7 @@ impl SessionTable {
         };
         let place = self.vacancy(homes).ok_or(InsertError::Crowded)?;
         self.set_index(place, homes.2, id);
+        let mut flags = IN_USE | if place.0 == homes.0 { 0 } else { SECOND_HOME };
         // Traffic between equal tuples in both directions (a host to itself) has one index entry.
         if initiator != responder {
             let Some(answer_place) = self.vacancy(answer_homes) else {
@@ -507,6 +518,7 @@ impl SessionTable {
                 return Err(InsertError::Crowded);
             };
             self.set_index(answer_place, answer_homes.2, id | REPLY_BIT);
+            flags |= if answer_place.0 == answer_homes.0 { 0 } else { ANSWER_SECOND_HOME };
         }
         match self.free_count.checked_sub(1) {
             Some(last) => self.free_count = last,
@@ -519,7 +531,7 @@ impl SessionTable {
             last_seen,
             entries: NONE,
             timer: Timer::NONE,
-            flags: IN_USE,
+            flags,
             protocol: initiator.protocol,
         };
         self.cold[at] = Cold {
@@ -546,8 +558,8 @@ impl SessionTable {
         let at = id.0 as usize;
         debug_assert_eq!(self.hot[at].entries, NONE);
         let tuples = self.cold[at].tuples;
-        self.index_remove(&tuples[0], id.0);
-        self.index_remove(&tuples[1], id.0 | REPLY_BIT);
+        self.index_remove(id, false);
+        self.index_remove(id, true);
         self.disarm(id.0);
         self.hot[at].flags = 0;
         self.free[self.free_count] = id.0;
@@ -608,20 +620,25 @@ impl SessionTable {
         }
     }
 
-    /// Sessions whose timers came up by `now`, the next of them, with their records asked for; none if there are no more.
+    /// Sessions whose timers came up by `now`, the next of them; none if there are no more. The records of those behind them
+    /// are asked for.
     pub(super) fn due(&mut self, now: Time) -> Due {
         let second = now.0 / 1_000_000_000;
         if self.count == 0 {
             self.wheel.skip_to(second);
         }
-        let due: Due = self.wheel.due(second).iter().rev().map(|&id| SessionId(id)).collect();
-        due.iter().for_each(|id| self.prefetch_record(id.0));
+        let (due, next) = self.wheel.due(second);
+        let due: Due = due.iter().rev().map(|&id| SessionId(id)).collect();
+        let next: Due = next.iter().map(|&id| SessionId(id)).collect();
+        next.iter().for_each(|id| self.prefetch_record(id.0));
         due
     }
 
     /// Asks for the index entries of a session that may end.
     pub(super) fn prefetch_index(&self, id: SessionId) {
-        self.cold[id.0 as usize].tuples.iter().for_each(|tuple| self.prefetch(tuple));
+        for reply in [false, true] {
+            prefetch(&self.index[self.home_of(id, reply).0]);
+        }
     }
 
     /// Puts a session's timer to where its last traffic says, or answers false if it has run out.

@@ -12,6 +12,9 @@ use crate::memory::{Arena, ArenaError};
 use crate::time::Time;
 use arrayvec::ArrayVec;
 
+/// Packets that an entry may have counted before housekeeping folds them; it overflows at 2^32.
+const FULL_PACKETS: u64 = 1 << 24;
+
 /// What the functions have to be told, in the order in which it happened.
 #[derive(Clone, Debug)]
 pub enum Event {
@@ -234,9 +237,20 @@ impl FlowState {
 
     /// Folds the counters of some entries, going round the cache: at most `budget` places. True at the end of a round.
     pub fn fold_some(&mut self, budget: usize) -> bool {
+        self.sweep(budget, 1)
+    }
+
+    /// Folds those that counted so much that they could overflow one day.
+    pub fn fold_full(&mut self, budget: usize) -> bool {
+        self.sweep(budget, FULL_PACKETS)
+    }
+
+    fn sweep(&mut self, budget: usize, packets: u64) -> bool {
         let Self { cache, sessions, events, .. } = self;
         cache.sweep(budget, |cache, slot| {
-            if let Some((owner, traffic)) = cache.fold(slot, sessions) {
+            if cache.unfolded(slot).packets >= packets
+                && let Some((owner, traffic)) = cache.fold(slot, sessions)
+            {
                 events.push(traffic_event(sessions, owner, traffic));
             }
         })

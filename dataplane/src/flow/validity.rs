@@ -68,13 +68,18 @@ impl Watch {
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Watches {
     objects: ArrayVec<Watch, WATCHES_MAX>,
+    /// A bit for each few objects: where it is not set, an object is new here.
+    seen: u64,
     overflow: bool,
 }
 
 impl Watches {
     /// Names an object.
     pub fn add(&mut self, watch: Watch) {
-        if watch != Watch::EVERYTHING && !self.objects.contains(&watch) {
+        let bit = 1 << (watch.0.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 58);
+        let known = self.seen & bit != 0 && self.objects.contains(&watch);
+        if watch != Watch::EVERYTHING && !known {
+            self.seen |= bit;
             self.overflow |= self.objects.try_push(watch).is_err();
         }
     }
@@ -82,6 +87,7 @@ impl Watches {
     /// Forgets all.
     pub fn clear(&mut self) {
         self.objects.clear();
+        self.seen = 0;
         self.overflow = false;
     }
 }

@@ -146,17 +146,23 @@ impl TimerWheel {
         self.turned = self.turned.max(second);
     }
 
-    /// Timers that came up by this second, the next of them; none if there are no more. They stay until disarmed.
-    pub fn due(&mut self, second: u64) -> &[u32] {
+    /// Timers that came up by this second, the next of them; none if there are no more. They stay until disarmed. Then
+    /// those that come up after them.
+    pub fn due(&mut self, second: u64) -> (&[u32], &[u32]) {
         while self.turned < second {
             let head = self.heads[usize::from(Self::slot_of(self.turned + 1))];
             if head != NONE {
-                let chunk = &self.chunks[head as usize];
-                return chunk.ids.get(..chunk.count as usize).unwrap_or(&[]);
+                let next = self.chunks[head as usize].next;
+                return (self.ids(head), self.ids(next));
             }
             self.turned += 1;
         }
-        &[]
+        (&[], &[])
+    }
+
+    fn ids(&self, chunk: u32) -> &[u32] {
+        let Some(chunk) = self.chunks.get(chunk as usize) else { return &[] };
+        chunk.ids.get(..chunk.count as usize).unwrap_or(&[])
     }
 }
 
@@ -189,7 +195,7 @@ mod tests {
                 } else {
                     now += delay;
                     let mut came_up = BTreeSet::new();
-                    while let Some(&id) = wheel.due(now).last() {
+                    while let Some(&id) = wheel.due(now).0.last() {
                         came_up.insert(id);
                         if let Some((moved, to)) = wheel.disarm(timers.remove(&id).unwrap()) {
                             timers.insert(moved, to);

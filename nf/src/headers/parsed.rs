@@ -87,30 +87,60 @@ impl Parsed {
     /// ARP of other networks, jumbograms and overlong chains of extension headers. Checksums are not verified: see
     /// [`Parsed::network_checksum_is_valid`] and [`Parsed::transport_checksum_is_valid`].
     pub fn parse(frame: &[u8]) -> Result<Self, DropReason> {
+        let mut parsed = Self::default();
+        parsed.read(frame)?;
+        Ok(parsed)
+    }
+
+    /// As [`Parsed::parse`], in place. After an error the value is some headers.
+    ///
+    /// # Errors
+    /// Those of [`Parsed::parse`].
+    pub fn read(&mut self, frame: &[u8]) -> Result<(), DropReason> {
         if frame.len() > usize::from(u16::MAX) {
             return Err(DropReason::BadLength);
         }
-        let (ethernet, tags) = read_link(frame)?;
-        let at = Ethernet::HEADER_BYTES + tags.len() * VlanTag::BYTES;
-        match ethernet.ether_type {
-            ethernet::IPV4 => Self::parse_ipv4(frame, at, ethernet, tags),
-            ethernet::IPV6 => Self::parse_ipv6(frame, at, ethernet, tags),
+        let at = self.read_link(frame)?;
+        match self.ethernet.ether_type {
+            ethernet::IPV4 => self.read_ipv4(frame, at),
+            ethernet::IPV6 => self.read_ipv6(frame, at),
             ethernet::ARP => {
-                let network = Network::Arp(Arp::read(frame, at)?);
+                self.network = Network::Arp(Arp::read(frame, at)?);
+                self.transport = Transport::None;
                 let end = index(at + Arp::BYTES);
-                let offsets = Offsets { network: index(at), transport: end, payload: end, end };
-                Ok(Self { ethernet, tags, network, transport: Transport::None, offsets })
+                self.offsets = Offsets { network: index(at), transport: end, payload: end, end };
+                Ok(())
             }
             _ => {
                 let at = index(at);
-                let offsets = Offsets { network: at, transport: at, payload: at, end: index(frame.len()) };
-                Ok(Self { ethernet, tags, network: Network::None, transport: Transport::None, offsets })
+                (self.network, self.transport) = (Network::None, Transport::None);
+                self.offsets = Offsets { network: at, transport: at, payload: at, end: index(frame.len()) };
+                Ok(())
             }
         }
     }
 
+    /// Reads Ethernet and up to two tags; returns where the network header starts.
     #[inline]
-    fn parse_ipv4(frame: &[u8], at: usize, ethernet: Ethernet, tags: VlanTags) -> Result<Self, DropReason> {
+    fn read_link(&mut self, frame: &[u8]) -> Result<usize, DropReason> {
+        let bytes: &[u8; Ethernet::HEADER_BYTES] = take(frame, 0, frame.len())?;
+        let [d0, d1, d2, d3, d4, d5, s0, s1, s2, s3, s4, s5, t0, t1] = *bytes;
+        let mut ether_type = u16::from_be_bytes([t0, t1]);
+        self.tags.clear();
+        let mut at = Ethernet::HEADER_BYTES;
+        while vlan::is_tag(ether_type) && !self.tags.is_full() {
+            let &[c0, c1, t0, t1] = take(frame, at, frame.len())?;
+            self.tags.push(VlanTag { tpid: ether_type, tci: u16::from_be_bytes([c0, c1]) });
+            ether_type = u16::from_be_bytes([t0, t1]);
+            at += VlanTag::BYTES;
+        }
+        let (destination, source) = ([d0, d1, d2, d3, d4, d5], [s0, s1, s2, s3, s4, s5]);
+        self.ethernet = Ethernet { destination, source, ether_type };
+        Ok(at)
+    }
+
+    #[inline]
+    fn read_ipv4(&mut self, frame: &[u8], at: usize) -> Result<(), DropReason> {
         let ip = Ipv4::read(frame, at, frame.len())?;
         let payload = Payload {
             at: at + ip.header_bytes(),
@@ -118,23 +148,25 @@ impl Parsed {
             protocol: ip.protocol,
             is_fragment: ip.is_fragment(),
         };
+        self.network = Network::V4(ip);
         if payload.end > frame.len() {
             return Err(DropReason::Truncated);
         }
         if payload.is_fragment {
             check_fragment(&payload, ip.header_bytes(), ip.fragment_offset, ip.more_fragments)?;
         }
-        let (transport, payload_at) = if ip.is_later_fragment() {
+        let payload_at;
+        (self.transport, payload_at) = if ip.is_later_fragment() {
             (Transport::None, payload.at)
         } else {
             read_ipv4_payload(frame, payload)?
         };
-        let offsets = offsets(at, &payload, payload_at);
-        Ok(Self { ethernet, tags, network: Network::V4(ip), transport, offsets })
+        self.offsets = offsets(at, &payload, payload_at);
+        Ok(())
     }
 
     #[inline]
-    fn parse_ipv6(frame: &[u8], at: usize, ethernet: Ethernet, tags: VlanTags) -> Result<Self, DropReason> {
+    fn read_ipv6(&mut self, frame: &[u8], at: usize) -> Result<(), DropReason> {
         let mut ip = Ipv6::read(frame, at, frame.len())?;
         let start = at + Ipv6::HEADER_BYTES;
         let end = start + usize::from(ip.payload_length);
@@ -158,13 +190,15 @@ impl Parsed {
             let part = Payload { at: behind, ..payload };
             check_fragment(&part, behind - start, fragment.fragment_offset, fragment.more_fragments)?;
         }
-        let (transport, payload_at) = if ip.is_later_fragment() {
+        self.network = Network::V6(ip);
+        let payload_at;
+        (self.transport, payload_at) = if ip.is_later_fragment() {
             (Transport::None, payload.at)
         } else {
             read_ipv6_payload(frame, payload)?
         };
-        let offsets = offsets(at, &payload, payload_at);
-        Ok(Self { ethernet, tags, network: Network::V6(ip), transport, offsets })
+        self.offsets = offsets(at, &payload, payload_at);
+        Ok(())
     }
 
     /// Whether this is an IP fragment: not a whole packet.
@@ -287,24 +321,6 @@ pub(super) fn pseudo_header(network: &Network, protocol: u8, length: usize) -> u
         }
         Network::None | Network::Arp(_) => 0,
     }
-}
-
-/// Reads Ethernet and up to two tags.
-#[inline]
-fn read_link(frame: &[u8]) -> Result<(Ethernet, VlanTags), DropReason> {
-    let bytes: &[u8; Ethernet::HEADER_BYTES] = take(frame, 0, frame.len())?;
-    let [d0, d1, d2, d3, d4, d5, s0, s1, s2, s3, s4, s5, t0, t1] = *bytes;
-    let mut ether_type = u16::from_be_bytes([t0, t1]);
-    let mut tags = VlanTags::new_const();
-    let mut at = Ethernet::HEADER_BYTES;
-    while vlan::is_tag(ether_type) && !tags.is_full() {
-        let &[c0, c1, t0, t1] = take(frame, at, frame.len())?;
-        tags.push(VlanTag { tpid: ether_type, tci: u16::from_be_bytes([c0, c1]) });
-        ether_type = u16::from_be_bytes([t0, t1]);
-        at += VlanTag::BYTES;
-    }
-    let (destination, source) = ([d0, d1, d2, d3, d4, d5], [s0, s1, s2, s3, s4, s5]);
-    Ok((Ethernet { destination, source, ether_type }, tags))
 }
 
 #[inline]

@@ -58,9 +58,20 @@ pub struct Headers {
     edits: ArrayVec<Edit, EDITS_MAX>,
     overflow: bool,
     guards: Flags,
+    /// Edits of what sessions are found by.
+    tuple_edits: u16,
 }
 
 const _: () = assert!(millrace_dataplane::flow::field::FIELDS <= 64);
+
+/// The fields that a session's tuple is made of.
+const TUPLE_FIELDS: u64 = 1 << Field::Ipv4Source as u64
+    | 1 << Field::Ipv4Destination as u64
+    | 1 << Field::Ipv6Source as u64
+    | 1 << Field::Ipv6Destination as u64
+    | 1 << Field::SourcePort as u64
+    | 1 << Field::DestinationPort as u64
+    | 1 << Field::IcmpIdentifier as u64;
 
 impl Headers {
     /// Headers of nothing, to be filled by [`Self::read`].
@@ -80,6 +91,7 @@ impl Headers {
             edits: ArrayVec::new(),
             overflow: false,
             guards: Flags::default(),
+            tuple_edits: 0,
         }
     }
 
@@ -94,7 +106,7 @@ impl Headers {
     /// # Errors
     /// The reason why the frame is refused; stricter than the packet path, which does not walk extension headers.
     pub fn read(&mut self, bytes: &[u8], layout: Layout) -> Result<(), DropReason> {
-        self.original = Parsed::parse(bytes)?;
+        self.original.read(bytes)?;
         self.embedded = Embedded::parse(&self.original, bytes)?;
         self.embedded_checksum = self
             .embedded
@@ -112,6 +124,7 @@ impl Headers {
         self.edits.clear();
         self.overflow = false;
         self.guards = Flags::default();
+        self.tuple_edits = 0;
         Ok(())
     }
 
@@ -345,7 +358,9 @@ impl Headers {
 
     fn edit(&mut self, edit: Edit) {
         if let Edit::Set(field, _) = edit {
-            self.set |= 1 << field as u64;
+            let bit = 1 << field as u64;
+            self.set |= bit;
+            self.tuple_edits += u16::from(TUPLE_FIELDS & bit != 0);
         }
         self.overflow |= self.edits.try_push(edit).is_err();
     }
@@ -396,6 +411,7 @@ impl Headers {
     pub fn set_source_port(&mut self, port: u16) {
         if let Some(ports) = &mut self.fragment_ports {
             ports.0 = port;
+            self.tuple_edits += 1;
             return;
         }
         match &mut self.current.transport {
@@ -410,6 +426,7 @@ impl Headers {
     pub fn set_destination_port(&mut self, port: u16) {
         if let Some(ports) = &mut self.fragment_ports {
             ports.1 = port;
+            self.tuple_edits += 1;
             return;
         }
         match &mut self.current.transport {
@@ -424,6 +441,7 @@ impl Headers {
     pub fn set_icmp_identifier(&mut self, identifier: u16) {
         if let Some(ports) = &mut self.fragment_ports {
             *ports = (identifier, identifier);
+            self.tuple_edits += 1;
             return;
         }
         match &mut self.current.transport {
@@ -564,6 +582,11 @@ impl Headers {
     }
 
     // What the chain knows.
+
+    /// How often an edit changed what sessions are found by.
+    pub(crate) fn tuple_edits(&self) -> u16 {
+        self.tuple_edits
+    }
 
     pub(crate) fn set_fragment_ports(&mut self, ports: (u16, u16)) {
         self.fragment_ports = Some(ports);
