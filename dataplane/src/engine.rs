@@ -593,8 +593,7 @@ impl<S: SlowPath> Engine<S> {
     /// A slice of housekeeping, bounded in objects: timers of sessions and functions, folding of counters.
     pub fn housekeeping(&mut self, pool: &mut Pool, now: Time, budget: usize) {
         self.state.expire(now, budget);
-        // A round of the whole cache takes seconds; counters of entries last for minutes at any rate.
-        self.state.fold_full(budget / 2);
+        self.state.fold_full(now, budget / 2);
         self.drain_events();
         self.tick(pool, now, budget);
     }

@@ -528,6 +528,13 @@ impl FlowCache {
         self.cold[slot.0 as usize].next
     }
 
+    /// Places between where the sweep is and where it should be when `part` of a round of `whole` is over.
+    pub(super) fn behind_sweep(&self, part: u64, whole: u64) -> usize {
+        let goal = (self.places() as u64 * part / whole) as usize;
+        let at = self.sweep as usize;
+        if goal >= at { goal - at } else { self.places() - at + goal }
+    }
+
     /// The next occupied places of a sweep through the whole cache, at most `budget` places further; true at its end.
     pub(super) fn sweep(&mut self, budget: usize, mut visit: impl FnMut(&mut Self, Slot)) -> bool {
         for _ in 0..budget {

@@ -12,8 +12,11 @@ use crate::memory::{Arena, ArenaError};
 use crate::time::Time;
 use arrayvec::ArrayVec;
 
-/// Packets that an entry may have counted before housekeeping folds them; it overflows at 2^32.
+/// Packets that an entry may have counted before housekeeping folds them. It overflows at 2^32, which takes more than
+/// a round at any rate of a worker.
 const FULL_PACKETS: u64 = 1 << 24;
+/// How long housekeeping takes to go round the cache.
+const ROUND_MILLIS: u64 = 60_000;
 
 /// What the functions have to be told, in the order in which it happened.
 #[derive(Clone, Debug)]
@@ -240,9 +243,11 @@ impl FlowState {
         self.sweep(budget, 1)
     }
 
-    /// Folds those that counted so much that they could overflow one day.
-    pub fn fold_full(&mut self, budget: usize) -> bool {
-        self.sweep(budget, FULL_PACKETS)
+    /// Folds those that counted so much that they could overflow one day: a round of the whole cache a minute, and at most
+    /// `budget` places at a time.
+    pub fn fold_full(&mut self, now: Time, budget: usize) {
+        let behind = self.cache.behind_sweep(now.as_millis() % ROUND_MILLIS, ROUND_MILLIS);
+        self.sweep(behind.min(budget), FULL_PACKETS);
     }
 
     fn sweep(&mut self, budget: usize, packets: u64) -> bool {
