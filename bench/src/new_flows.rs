@@ -58,13 +58,13 @@ impl std::fmt::Display for NewFlowReport {
     }
 }
 
-/// Opens twice `traffic.flows` flows, one a packet; each expires after the time in which about half of them come.
+/// Opens twice `traffic.flows` flows, one a packet; each expires after the time in which about a quarter of them come.
 ///
 /// # Errors
 /// If the chain can't be built.
 pub fn measure(kinds: &[Kind], traffic: &TrafficConfig) -> BenchResult<NewFlowReport> {
     let flows = traffic.flows.max(BURST_PACKETS_MAX);
-    let life = Duration::from_micros(flows as u64 / 2);
+    let life = Duration::from_micros(flows as u64 / 4);
     let config = RigConfig {
         sessions: flows * 2,
         cache_entries: flows * 2,
