@@ -3,13 +3,14 @@
 use crate::rig::{BenchResult, INSIDE, OUTSIDE, PEER_MACS, PORT_MACS};
 use ipnet::IpNet;
 use millrace_dataplane::flow::field::Reads;
+use millrace_dataplane::memory::{Arena, ArenaConfig};
 use millrace_dataplane::port::PortId;
 use millrace_nf::chain::{ChainBuilder, Chains};
 use millrace_nf::firewall::rule_set::RuleSet;
 use millrace_nf::firewall::rules::{Action, Rule, RuleId};
 use millrace_nf::firewall::{Firewall, Policy};
 use millrace_nf::function::{FlowFunction, Forwarder, Verdict};
-use millrace_nf::nat::{Capacity, Nat, NatConfig, NatPlan, NatSettings, PoolRange, Secret};
+use millrace_nf::nat::{Capacity, Nat, NatConfig, NatPlan, NatSettings, NatState, PoolRange, Secret};
 use millrace_nf::router::icmp_limit::IcmpLimitConfig;
 use millrace_nf::router::interface::{Interface, InterfaceId};
 use millrace_nf::router::lpm::{NextHop, Route, RouteKind, RouteOrigin};
@@ -50,11 +51,11 @@ impl std::str::FromStr for Kind {
 }
 
 /// A chain of these functions between the two ports; without a router at its end, packets go from one port to the other.
-/// `mappings` is what the NAT holds at most.
+/// A NAT has room for the mappings of `sessions` sessions, each of a host of its own.
 ///
 /// # Errors
-/// If the router is not the last, or a configuration is refused.
-pub fn build(kinds: &[Kind], mappings: usize) -> BenchResult<Chains> {
+/// If the router is not the last, a configuration is refused or there is not enough memory.
+pub fn build(kinds: &[Kind], sessions: usize) -> BenchResult<Chains> {
     let (last, before) = match kinds.split_last() {
         Some((Kind::Router, before)) => (Some(router()?), before),
         _ => (None, kinds),
@@ -63,7 +64,7 @@ pub fn build(kinds: &[Kind], mappings: usize) -> BenchResult<Chains> {
     for (i, kind) in before.iter().enumerate() {
         builder = match kind {
             Kind::Firewall => builder.function(format!("firewall{i}"), firewall()?),
-            Kind::Nat => builder.function(format!("nat{i}"), nat(mappings)?),
+            Kind::Nat => builder.function(format!("nat{i}"), nat(sessions)?),
             Kind::Router => return Err("the router forwards: it is the last function of a chain".into()),
         };
     }
@@ -102,13 +103,20 @@ fn firewall() -> BenchResult<Firewall> {
     Ok(Firewall::new(policy, IcmpLimitConfig::default()))
 }
 
-fn nat(mappings: usize) -> BenchResult<Nat> {
+fn nat(sessions: usize) -> BenchResult<Nat> {
     let settings = NatSettings { pool: vec![POOL], ports: (1024, u16::MAX), ..NatSettings::default() };
     let plan = NatPlan::new(settings).map_err(|errors| format!("{errors:?}"))?;
+    let filtering = plan.settings().filtering;
     // More than sessions, so that a full session table makes room before the NAT refuses.
-    let mappings = mappings + mappings / 64 + 64;
-    let capacity = Capacity { mappings, mappings_static: 0, ..Capacity::default() };
-    Ok(Nat::new(NatConfig::new(Arc::new(plan)), &capacity, &Secret::random()))
+    let capacity = Capacity {
+        mappings: sessions + 256,
+        mappings_static: 0,
+        subscribers: sessions + 256,
+        ..Capacity::default()
+    };
+    let bytes = NatState::bytes_for(&capacity, filtering);
+    let arena = Arena::new(&ArenaConfig::new(bytes + (64 << 10)))?;
+    Ok(Nat::new(NatConfig::new(Arc::new(plan)), &capacity, &Secret::random(), &arena)?)
 }
 
 fn router() -> BenchResult<Router> {

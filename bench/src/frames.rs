@@ -38,9 +38,9 @@ pub struct FlowTuple {
 }
 
 impl FlowTuple {
-    /// The `index`-th flow that an inside host opens. 64 flows a host; 131,072 outside hosts.
-    pub fn nth(index: u32, protocol: u8, v6: bool) -> Self {
-        let host = index / 64;
+    /// The `index`-th flow from inside, with so many flows from each host; to 131,072 outside hosts.
+    pub fn nth(index: u32, flows_per_host: u32, protocol: u8, v6: bool) -> Self {
+        let (host, nth) = (index / flows_per_host.max(1), index % flows_per_host.max(1));
         let server = index.wrapping_mul(0x9e37_79b9) >> 15;
         let (source, destination): (IpAddr, IpAddr) = if v6 {
             let (inside, outside) = (0xfd00_0000_0000_0000u128 << 64, 0x2001_0db8_00ff_0000u128 << 64);
@@ -52,7 +52,7 @@ impl FlowTuple {
             let outside = u32::from(Ipv4Addr::new(198, 18, 0, 0)) | server;
             (Ipv4Addr::from(0x0a40_0000 + host).into(), Ipv4Addr::from(outside).into())
         };
-        let port = 10_000 + (index % 64) as u16 * 17;
+        let port = 10_000_u16.wrapping_add((nth as u16).wrapping_mul(17));
         Self { protocol, source: (source, port), destination: (destination, 443) }
     }
 
@@ -220,7 +220,7 @@ mod tests {
     fn frames_are_valid_and_tell_their_tuple() {
         for protocol in [6, 17] {
             for v6 in [false, true] {
-                let tuple = FlowTuple::nth(123_456, protocol, v6);
+                let tuple = FlowTuple::nth(123_456, 64, protocol, v6);
                 let bytes = tuple.frame_bytes_min();
                 let mut frame = vec![0; bytes];
                 tuple.write(
@@ -238,6 +238,9 @@ mod tests {
     #[test]
     fn flows_differ() {
         let mut seen = std::collections::HashSet::new();
-        assert!((0..100_000).all(|i| seen.insert(FlowTuple::nth(i, 17, false).source)));
+        for flows_per_host in [1, 64, 65_536] {
+            seen.clear();
+            assert!((0..100_000).all(|i| seen.insert(FlowTuple::nth(i, flows_per_host, 17, false).source)));
+        }
     }
 }

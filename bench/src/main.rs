@@ -37,6 +37,9 @@ enum Command {
         /// Connections.
         #[arg(long, default_value_t = 1_000_000)]
         flows: usize,
+        /// Connections of each inside host.
+        #[arg(long, default_value_t = 64, value_parser = clap::value_parser!(u32).range(1..=65_536))]
+        flows_per_host: u32,
     },
     /// The ring between two cores.
     Ring,
@@ -56,6 +59,9 @@ struct Chain {
     /// Flows.
     #[arg(long, default_value_t = 10_000)]
     flows: usize,
+    /// Flows of each inside host.
+    #[arg(long, default_value_t = 64, value_parser = clap::value_parser!(u32).range(1..=65_536))]
+    flows_per_host: u32,
     /// Bytes of a frame.
     #[arg(long, default_value_t = 64)]
     frame_bytes: usize,
@@ -95,6 +101,7 @@ impl Chain {
         let least = 14 + if v6 { 40 } else { 20 } + if tcp { 20 } else { 8 };
         TrafficConfig {
             flows: self.flows.clamp(64, 1 << 24),
+            flows_per_host: self.flows_per_host,
             frame_bytes: self.frame_bytes.clamp(least.max(64), 1514),
             protocol: if tcp { 6 } else { 17 },
             v6,
@@ -131,7 +138,9 @@ fn main() -> BenchResult<()> {
     let cli = Cli::parse();
     match &cli.command {
         Command::Chain(arguments) => chain(&cli, arguments),
-        Command::Memory { flows } => print(cli.json, &memory::measure((*flows).clamp(64, 1 << 24))?),
+        Command::Memory { flows, flows_per_host } => {
+            print(cli.json, &memory::measure((*flows).clamp(64, 1 << 24), *flows_per_host)?)
+        }
         Command::Ring => print(cli.json, &ring::measure(cli.repeat)?),
         Command::Results { output } => Ok(std::fs::write(output, results::document(cli.repeat)?)?),
     }

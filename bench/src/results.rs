@@ -11,8 +11,14 @@ use std::process::Command;
 use std::time::Duration;
 
 const CHAIN: [Kind; 3] = [Kind::Firewall, Kind::Nat, Kind::Router];
-const UDP: TrafficConfig =
-    TrafficConfig { flows: 10_000, frame_bytes: 64, protocol: 17, v6: false, both_directions: false };
+const UDP: TrafficConfig = TrafficConfig {
+    flows: 10_000,
+    flows_per_host: 64,
+    frame_bytes: 64,
+    protocol: 17,
+    v6: false,
+    both_directions: false,
+};
 
 /// Runs everything, `repeat` times each, and returns the document.
 ///
@@ -35,7 +41,9 @@ pub fn document(repeat: usize) -> BenchResult<String> {
     let million = TrafficConfig { flows: 1_000_000, ..UDP };
     line(&mut out, rule_changes::measure(&CHAIN, &million, 1000.0, repeat))?;
     line(&mut out, flood::measure(&CHAIN, &UDP, 2.0, 0.4))?;
-    line(&mut out, memory::measure(1_000_000))?;
+    for flows_per_host in [64, 1] {
+        line(&mut out, memory::measure(1_000_000, flows_per_host))?;
+    }
     let ring = ring::measure(repeat);
     let missing = ring.as_ref().ok().and_then(|report| report.dpdk_missing.clone());
     line(&mut out, ring)?;

@@ -11,6 +11,8 @@ use millrace_dataplane::port::PortId;
 pub struct TrafficConfig {
     /// Flows: packets with keys of their own.
     pub flows: usize,
+    /// Flows from each inside host, at most 65,536.
+    pub flows_per_host: u32,
     /// Bytes of a frame.
     pub frame_bytes: usize,
     /// 6 or 17.
@@ -67,7 +69,7 @@ const DATA: [Segment; 2] = [
 
 /// The frame that an inside host sends for the `index`-th flow.
 pub fn inside_frame(config: &TrafficConfig, index: u32, segment: Segment, target: &mut [u8]) {
-    let tuple = FlowTuple::nth(index, config.protocol, config.v6);
+    let tuple = FlowTuple::nth(index, config.flows_per_host, config.protocol, config.v6);
     tuple.write(config.frame_bytes, (PORT_MACS[0], PEER_MACS[0]), segment, target);
 }
 

@@ -18,6 +18,7 @@ pub mod engine;
 pub mod flow;
 pub mod hold;
 pub mod idle;
+pub mod lanes;
 pub mod limit_loop;
 pub mod limits;
 pub mod memory;

@@ -624,7 +624,7 @@ impl Chain {
     fn tick(&mut self, now: Time, budget: usize, state: &mut FlowState, decision: &mut Decision) {
         let Decision { wakes, frames, .. } = decision;
         self.fragments.expire(now, budget, |wake| wakes.push(wake));
-        let mut tick = Tick { now, budget, state, wakes, frames };
+        let mut tick = Tick { now, budget, chain: self.domain & 0xff, part: 0, state, wakes, frames };
         self.functions.iter_mut().for_each(|function| function.tick(&mut tick));
         self.forwarder.tick(&mut tick);
     }
@@ -872,6 +872,10 @@ impl SlowPath for Chains {
         let Some(to) = self.attachment(miss.port) else { return };
         let Some(tuple) = tuple_of(miss, domain_of(to.chain, to.segment)) else { return };
         state.sessions.prefetch(&tuple);
+        let direction = if to.zone == ZoneId(0) { Direction::Forward } else { Direction::Backward };
+        if let Some(chain) = self.chains.get(to.chain) {
+            chain.functions.iter().for_each(|function| function.prefetch(&tuple, direction));
+        }
     }
 
     fn decide(&mut self, miss: &Miss<'_>, state: &mut FlowState, decision: &mut Decision) {

@@ -6,7 +6,7 @@
 //!
 //! A [`PacketFunction`] works on the bytes of whole bursts: what needs the payload. It splits its chain into segments.
 
-use crate::walk::{Commit, Tick, Walk};
+use crate::walk::{Commit, Direction, Tick, Walk};
 use millrace_dataplane::drops::DropReason;
 use millrace_dataplane::flow::field::Reads;
 use millrace_dataplane::flow::session::{Traffic, Tuple};
@@ -57,6 +57,13 @@ pub trait FlowFunction: Send + 'static {
 
     /// Decides on one packet. Pure but for the headers' edits and what `walk` records.
     fn admit(&self, walk: &mut Walk<'_>) -> (Verdict, Option<Self::Staged>);
+
+    /// A packet with this tuple, as received, walks soon, in this direction: asks for the memory that `admit` and `commit` will
+    /// read ([`millrace_dataplane::memory::prefetch`]), of what is not at hand anyway. Nothing else; what was asked for in vain
+    /// does no harm.
+    fn prefetch(&self, tuple: &Tuple, direction: Direction) {
+        let _ = (tuple, direction);
+    }
 
     /// Makes true what an `admit` proposed: the walk ended without a drop, or with this function's own verdict.
     fn commit(&mut self, staged: Self::Staged, commit: &mut Commit<'_>) {

@@ -1,10 +1,10 @@
 //! A function's place in a chain: keeps what it proposed between `admit` and `commit`, whatever its type.
 
 use crate::function::{FlowFunction, Forwarder, Verdict};
-use crate::walk::{Commit, Tick, Walk, ZoneOf};
+use crate::walk::{Commit, Direction, Tick, Walk, ZoneOf};
 use crate::zone::ZoneId;
 use millrace_dataplane::flow::field::Reads;
-use millrace_dataplane::flow::session::PARTS_MAX;
+use millrace_dataplane::flow::session::{PARTS_MAX, Tuple};
 use millrace_dataplane::flow::state::Event;
 use millrace_dataplane::time::Time;
 use std::any::Any;
@@ -15,6 +15,7 @@ pub(crate) trait Stage: Send {
     fn kind(&self) -> &'static str;
     fn reads(&self) -> Reads;
     fn admit(&mut self, walk: &mut Walk<'_>) -> Verdict;
+    fn prefetch(&self, tuple: &Tuple, direction: Direction);
     fn commit(&mut self, commit: &mut Commit<'_>);
     fn consumed(&mut self);
     fn discard(&mut self);
@@ -72,6 +73,10 @@ impl<F: FlowFunction> Stage for FunctionSlot<F> {
         verdict
     }
 
+    fn prefetch(&self, tuple: &Tuple, direction: Direction) {
+        self.function.prefetch(tuple, direction);
+    }
+
     fn commit(&mut self, commit: &mut Commit<'_>) {
         commit.part = self.part;
         for staged in &mut self.staged {
@@ -99,6 +104,7 @@ impl<F: FlowFunction> Stage for FunctionSlot<F> {
     }
 
     fn tick(&mut self, tick: &mut Tick<'_>) {
+        tick.part = self.part;
         self.function.tick(tick);
     }
 

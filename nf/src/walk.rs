@@ -236,6 +236,9 @@ pub struct Tick<'a> {
     pub now: Time,
     /// How many objects may be looked at.
     pub budget: usize,
+    /// The chain's place.
+    pub(crate) chain: u16,
+    pub(crate) part: usize,
     pub(crate) state: &'a mut FlowState,
     pub(crate) wakes: &'a mut Vec<Wake>,
     pub(crate) frames: &'a mut Vec<Frame>,
@@ -245,6 +248,22 @@ impl Tick<'_> {
     /// An object changed: the decisions that depend on it fall.
     pub fn changed(&mut self, watch: Watch) {
         self.state.validity.change(watch);
+    }
+
+    /// Looks at this function's word in the sessions of `count` numbers from `first` on, and ends those of which `ends` says
+    /// so. Returns where to go on, or none at the end. Sessions that begin meanwhile may be left out.
+    pub fn each_part(&mut self, first: u32, count: usize, mut ends: impl FnMut(u64) -> bool) -> Option<u32> {
+        let count = u32::try_from(count.max(1)).unwrap_or(u32::MAX);
+        let last = first.saturating_add(count).min(self.state.sessions.high_water());
+        for number in first..last {
+            let Some(id) = self.state.sessions.get(number) else { continue };
+            // Functions of other chains keep words of their own in that place; the low byte of a domain is the chain's.
+            let is_mine = self.state.sessions.tuples(id)[0].domain & 0xff == self.chain;
+            if is_mine && ends(self.state.sessions.part(id, self.part)) {
+                self.state.end_session(id);
+            }
+        }
+        (last < self.state.sessions.high_water()).then_some(last)
     }
 
     /// Ends a session, for instance one whose mapping the configuration no longer has. One that has ended is left alone.

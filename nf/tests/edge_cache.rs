@@ -81,7 +81,7 @@ fn router() -> Router {
 fn nat_config(which: usize) -> NatConfig {
     let forward = |protocol, external: &str, inside: &str| {
         let (external, inside) = (external.parse().unwrap(), inside.parse().unwrap());
-        Forward { protocol, external, ports: 1, domain: 0, inside }
+        Forward { protocol, external, ports: 1, inside }
     };
     let mut forwards = vec![forward(Protocol::Tcp, "192.0.2.100:80", "10.0.1.2:80")];
     if which & 1 == 0 {
@@ -137,7 +137,16 @@ fn chain(policy: Policy, nat: usize) -> Chain {
     let capacity = Capacity { mappings: 8192, mappings_static: 16, subscribers: 256, contacts: 8192 };
     ChainBuilder::new("edge", &["inside", "outside"])
         .function("firewall", Firewall::new(policy, limits()))
-        .function("nat", Nat::new(nat_config(nat), &capacity, &Secret::from_key([1, 2])))
+        .function(
+            "nat",
+            Nat::new(
+                nat_config(nat),
+                &capacity,
+                &Secret::from_key([1, 2]),
+                &Arena::anonymous(8 << 20).unwrap(),
+            )
+            .unwrap(),
+        )
         .forwarder("router", router())
 }
 

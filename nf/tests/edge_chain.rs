@@ -7,6 +7,7 @@ use common::*;
 use etherparse::icmpv4::DestUnreachableHeader;
 use etherparse::{Icmpv4Type, NetSlice, PacketBuilder, SlicedPacket, TransportSlice};
 use millrace_dataplane::drops::DropReason;
+use millrace_dataplane::memory::Arena;
 use millrace_dataplane::port::{MacAddress, PortId};
 use millrace_nf::chain::ChainBuilder;
 use millrace_nf::firewall::rule_set::RuleSet;
@@ -74,7 +75,6 @@ fn nat() -> Nat {
         protocol: Protocol::Tcp,
         external: "192.0.2.100:8080".parse().unwrap(),
         ports: 1,
-        domain: 0,
         inside: "10.0.0.80:80".parse().unwrap(),
     };
     let settings = NatSettings {
@@ -84,7 +84,13 @@ fn nat() -> Nat {
         ..NatSettings::default()
     };
     let capacity = Capacity { mappings: 4096, mappings_static: 16, subscribers: 256, contacts: 256 };
-    Nat::new(NatConfig::new(Arc::new(NatPlan::new(settings).unwrap())), &capacity, &Secret::from_key([1, 2]))
+    Nat::new(
+        NatConfig::new(Arc::new(NatPlan::new(settings).unwrap())),
+        &capacity,
+        &Secret::from_key([1, 2]),
+        &Arena::anonymous(8 << 20).unwrap(),
+    )
+    .unwrap()
 }
 
 fn arp(reply: bool, from: (MacAddress, &str), to: (MacAddress, &str)) -> Vec<u8> {

@@ -323,7 +323,13 @@ fn nat() -> Nat {
     let pool = vec![PoolRange { first: address, last: address }];
     let settings = NatSettings { pool, ports: (1024, 65_535), ..NatSettings::default() };
     let capacity = Capacity { mappings: 4096, mappings_static: 16, subscribers: 256, contacts: 256 };
-    Nat::new(NatConfig::new(Arc::new(NatPlan::new(settings).unwrap())), &capacity, &Secret::from_key([1, 2]))
+    Nat::new(
+        NatConfig::new(Arc::new(NatPlan::new(settings).unwrap())),
+        &capacity,
+        &Secret::from_key([1, 2]),
+        &Arena::anonymous(8 << 20).unwrap(),
+    )
+    .unwrap()
 }
 
 /// A packet that is dropped behind the NAT leaves nothing behind: no port, no session, no entry, no commit.
@@ -763,7 +769,7 @@ fn r16_keyed_hashes() {
         (0..).map(|n| [n, 7, n << 32]).filter(|key| is_home(chooser.hash(key))).take(100).collect();
     let kept = |mut state: FlowState| {
         for key in &keys {
-            state.remember(key, &program, None, &Watches::default(), Time(0)).unwrap();
+            state.remember(key, program, None, &Watches::default(), Time(0)).unwrap();
         }
         state.cache.count()
     };

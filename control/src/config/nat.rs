@@ -27,6 +27,16 @@ pub enum Filtering {
     AddressAndPortDependent,
 }
 
+impl From<Filtering> for millrace_nf::nat::Filtering {
+    fn from(filtering: Filtering) -> Self {
+        match filtering {
+            Filtering::EndpointIndependent => Self::EndpointIndependent,
+            Filtering::AddressDependent => Self::AddressDependent,
+            Filtering::AddressAndPortDependent => Self::AddressAndPortDependent,
+        }
+    }
+}
+
 /// What happens to the MSS option of TCP connections.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum MssClamp {

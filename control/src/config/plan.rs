@@ -192,18 +192,18 @@ fn plan_memory(config: &Config) -> PlanMemory {
     };
     let sessions = workers(config) * u64::from(config.sessions.capacity);
     let entries = workers(config) * u64::from(config.sessions.flow_cache_entries);
-    PlanMemory {
-        bytes: sizing.arena_bytes,
-        hugepages,
-        parts: vec![
-            part(
-                format!("{} frames of {} B", sizing.frames, sizing.frame_bytes),
-                sizing.frames * sizing.frame_bytes,
-            ),
-            part(format!("{sessions} sessions"), sizing.session_bytes),
-            part(format!("{entries} flow cache entries"), sizing.flow_cache_bytes),
-        ],
+    let mut parts = vec![
+        part(
+            format!("{} frames of {} B", sizing.frames, sizing.frame_bytes),
+            sizing.frames * sizing.frame_bytes,
+        ),
+        part(format!("{sessions} sessions"), sizing.session_bytes),
+        part(format!("{entries} flow cache entries"), sizing.flow_cache_bytes),
+    ];
+    if sizing.nat_bytes > 0 {
+        parts.push(part("NAT: mappings, inside hosts".to_owned(), sizing.nat_bytes));
     }
+    PlanMemory { bytes: sizing.arena_bytes, hugepages, parts }
 }
 
 fn plan_chains(config: &Config) -> Vec<PlanChain> {

@@ -4,9 +4,11 @@ use millrace_dataplane::flow::cache::FlowCache;
 use millrace_dataplane::flow::session::{PARTS_MAX, SessionTable};
 use millrace_dataplane::limits::{BURST_PACKETS_MAX, DATA_OFFSET};
 use millrace_dataplane::memory::PoolConfig;
+use millrace_nf::nat::{Capacity, NatState};
 
 use super::context::{Context, Finding};
 use super::functions::FunctionKind;
+use super::nat::Nat;
 use super::places::join;
 use super::ports::PortKind;
 use super::units::show_size;
@@ -15,6 +17,8 @@ use super::{Config, Port};
 /// Words of a flow's key and of its program's operands that are planned for: IPv6 with ports, both addresses
 /// rewritten and an outer header fit. What a configuration really needs is known when its chains are built.
 const FLOW_WORDS_PLANNED: usize = 28;
+/// Mappings of a NAT that only static forwards may use.
+const NAT_MAPPINGS_STATIC: usize = 4_096;
 /// Words of a session that each function of a chain may have.
 const SESSION_WORDS_PER_FUNCTION: usize = 2;
 /// Frames a worker may hold while neighbours are resolved.
@@ -39,6 +43,8 @@ pub struct Sizing {
     pub session_bytes: u64,
     /// Bytes of all flow caches.
     pub flow_cache_bytes: u64,
+    /// Bytes of the tables of all NATs.
+    pub nat_bytes: u64,
     /// Bytes of the arena.
     pub arena_bytes: u64,
 }
@@ -54,21 +60,48 @@ impl Sizing {
         let session_bytes = workers * session_table_bytes(config.sessions.capacity, parts);
         let entries = config.sessions.flow_cache_entries as usize;
         let flow_cache_bytes = workers * FlowCache::bytes_for(entries.max(1), FLOW_WORDS_PLANNED) as u64;
-        let needed = frames * frame_bytes + session_bytes + flow_cache_bytes + workers * ALIGNMENT_BYTES;
+        let nat_bytes: u64 = nats(config).map(|nat| workers * nat_table_bytes(config, nat)).sum();
+        let needed =
+            frames * frame_bytes + session_bytes + flow_cache_bytes + nat_bytes + workers * ALIGNMENT_BYTES;
         let needed = needed.next_multiple_of(ARENA_BYTES_STEP);
         let arena_bytes = config.memory.size_bytes.unwrap_or(needed);
-        Self { frames, frame_bytes, session_bytes, flow_cache_bytes, arena_bytes }
+        Self { frames, frame_bytes, session_bytes, flow_cache_bytes, nat_bytes, arena_bytes }
     }
 
     /// Bytes that are used of the arena.
     pub fn used_bytes(&self) -> u64 {
-        self.frames * self.frame_bytes + self.session_bytes + self.flow_cache_bytes
+        self.frames * self.frame_bytes + self.session_bytes + self.flow_cache_bytes + self.nat_bytes
     }
 }
 
 /// Bytes of a session table with `parts` words for functions in each session.
 pub(crate) fn session_table_bytes(capacity: u32, parts: usize) -> u64 {
     SessionTable::bytes_for(capacity as usize, parts) as u64
+}
+
+/// Room for as many mappings as there can be sessions, each of a host of its own.
+pub(crate) fn nat_capacity(config: &Config) -> Capacity {
+    let sessions = config.sessions.capacity as usize;
+    Capacity {
+        // More than sessions, so that a full session table makes room before the NAT refuses.
+        mappings: (sessions + sessions / 64 + 64 + NAT_MAPPINGS_STATIC).min(1 << 24),
+        mappings_static: NAT_MAPPINGS_STATIC,
+        subscribers: sessions.min(1 << 24),
+        contacts: sessions.min(1 << 24),
+    }
+}
+
+/// Bytes of a NAT's tables.
+pub(crate) fn nat_table_bytes(config: &Config, nat: &Nat) -> u64 {
+    NatState::bytes_for(&nat_capacity(config), nat.filtering.into()) as u64
+}
+
+fn nats(config: &Config) -> impl Iterator<Item = &Nat> {
+    let functions = config.chains.iter().flat_map(|chain| &chain.functions);
+    functions.filter_map(|name| match &config.function(name)?.kind {
+        FunctionKind::Nat(nat) => Some(nat),
+        _ => None,
+    })
 }
 
 /// How many workers are asked for.
@@ -137,11 +170,12 @@ pub(crate) fn check(context: &Context<'_>, config: &Config) {
     {
         let finding = Finding::error("memory.size", "the memory is too small for what is configured");
         let help = format!(
-            "{} for {} frames of {} B, {} for sessions, {} for the flow cache",
+            "{} for {} frames of {} B, {} for sessions, {} for NAT, {} for the flow cache",
             show_size(sizing.frames * sizing.frame_bytes),
             sizing.frames,
             sizing.frame_bytes,
             show_size(sizing.session_bytes),
+            show_size(sizing.nat_bytes),
             show_size(sizing.flow_cache_bytes)
         );
         let valid = format!(

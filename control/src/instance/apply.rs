@@ -111,7 +111,7 @@ impl Control {
         let mut policies = HashMap::new();
         let parts = memory::flow_config(&running.config).sessions.parts;
         for chain in &new.chains {
-            let context = Context { config: new, chain, ports: facts, seed: self.seed };
+            let context = Context { config: new, chain, ports: facts, arena: &self.arena, seed: self.seed };
             let old = running.config.chains.iter().find(|old| old.name == chain.name);
             let stays = old.is_some_and(|old| same_shape(&running.config, old, new, chain));
             if !stays {
@@ -251,6 +251,7 @@ fn plan_function(
                 config: &running.config,
                 chain,
                 ports: &running.facts,
+                arena: context.arena,
                 seed: context.seed,
             });
             let old =

@@ -8,6 +8,7 @@ use millrace_dataplane::budget::BudgetConfig;
 use millrace_dataplane::engine::{Engine, EngineConfig};
 use millrace_dataplane::flow::state::FlowState;
 use millrace_dataplane::idle::IdlePolicy;
+use millrace_dataplane::memory::Arena;
 use millrace_dataplane::packet::Verify;
 use millrace_dataplane::time::{Clock, SystemClock};
 use millrace_dataplane::worker::Worker;
@@ -81,7 +82,7 @@ impl Instance {
             }
         }
         let facts: Vec<PortFacts> = open.iter().map(OpenPort::facts).collect();
-        let mut made = chains(&config, &facts, options.seed);
+        let mut made = chains(&config, &facts, &arena, options.seed);
         let state = memory::flow_config(&config);
         let state = FlowState::new(&arena, &state, options.seed).map_err(InstanceError::from);
         let (chains, state, policies) = match (&mut made, state) {
@@ -107,6 +108,7 @@ impl Instance {
             worker: WorkerHandle::new(sender),
             core,
             memory: Arc::new(facts_of_memory),
+            arena,
             opener,
             seed: options.seed,
             running: Mutex::new(running),
@@ -119,12 +121,13 @@ impl Instance {
 fn chains(
     config: &Config,
     facts: &[PortFacts],
+    arena: &Arena,
     seed: Option<u64>,
 ) -> Result<(Chains, HashMap<String, Policy>), InstanceError> {
     let mut chains = Chains::new();
     let mut policies = HashMap::new();
     for chain in &config.chains {
-        let context = Context { config, chain, ports: facts, seed };
+        let context = Context { config, chain, ports: facts, arena, seed };
         let at = chains.insert(functions::build_chain(&context)?);
         for port in chain.ports() {
             if let (Some(zone), Some(port)) = (context.zone_of(port), context.port(port)) {

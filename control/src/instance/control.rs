@@ -3,6 +3,7 @@
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex};
 
+use millrace_dataplane::memory::Arena;
 use millrace_nf::firewall::Policy;
 
 use super::functions::PortFacts;
@@ -31,6 +32,7 @@ pub struct Control {
     pub(crate) worker: WorkerHandle,
     pub(crate) core: Option<usize>,
     pub(crate) memory: Arc<memory::Facts>,
+    pub(crate) arena: Arena,
     pub(crate) opener: Opener,
     pub(crate) seed: Option<u64>,
     pub(crate) running: Mutex<Running>,

@@ -1,6 +1,7 @@
 //! What the functions of a configuration declare to read, and the keys that follow (R2): for `check`.
 
 use millrace_dataplane::flow::key::KeySchema;
+use millrace_dataplane::memory::Arena;
 use millrace_dataplane::packet::{L3, L4, Shape};
 use millrace_dataplane::port::PortId;
 use serde::Serialize;
@@ -10,7 +11,7 @@ use super::functions::{self, Context, PortFacts};
 use super::numbers::PortNumbers;
 use super::ports::mac_of;
 use crate::config::ports::Link;
-use crate::config::sizing::mtu;
+use crate::config::sizing::{Sizing, mtu};
 use crate::config::{Config, PortKind};
 use crate::table::Table;
 
@@ -60,10 +61,12 @@ pub fn of(config: &Config) -> Result<Vec<ChainKeys>, InstanceError> {
         Some(PortFacts { id, name: port.name.clone(), mac: mac_of(&link, id), mtu: mtu(config, port) })
     };
     let facts: Vec<_> = config.ports.iter().filter_map(fact).collect();
+    // Only touched pages are taken, and no table is.
+    let arena = Arena::anonymous(Sizing::of(config).nat_bytes as usize + (1 << 20))?;
     config
         .chains
         .iter()
-        .map(|chain| of_chain(&Context { config, chain, ports: &facts, seed: Some(0) }))
+        .map(|chain| of_chain(&Context { config, chain, ports: &facts, arena: &arena, seed: Some(0) }))
         .collect()
 }
 

@@ -22,9 +22,17 @@ const OPERAND_WORDS: usize = 16;
 pub fn arena(config: &Config) -> Result<Arena, InstanceError> {
     let sizing = Sizing::of(config);
     let flow = flow_config(config);
-    let used = sizing.frames * sizing.frame_bytes + flow.bytes() as u64 + (1 << 20);
+    let used = sizing.frames * sizing.frame_bytes + flow.bytes() as u64 + sizing.nat_bytes + (1 << 20);
+    arena_of(config, sizing.arena_bytes.max(used) as usize)
+}
+
+/// Maps `bytes` of memory of the kind that `config` asks for.
+///
+/// # Errors
+/// If the system has no such memory.
+pub fn arena_of(config: &Config, bytes: usize) -> Result<Arena, InstanceError> {
     let wanted = ArenaConfig {
-        bytes: sizing.arena_bytes.max(used) as usize,
+        bytes,
         page_size: match config.memory.hugepages {
             Hugepages::Auto => PageSize::Auto,
             Hugepages::TwoMebibytes => PageSize::Huge2M,

@@ -202,6 +202,7 @@ fn workers(worker: &mut NfWorker, core: Option<usize>) -> Listing {
 
 fn memory_rows(worker: &mut NfWorker, memory: &memory::Facts) -> Listing {
     let mut listing = Listing::new(&["what", "used", "configured", "places", "bytes", "note"]);
+    let nats = functions::nat_tables(worker);
     let (state, pool) = (&worker.engine.state, &worker.pool);
     let arena_used = memory.arena.bytes - memory.arena_free_bytes;
     let (frames, frame_bytes) = (pool.capacity(), memory.frame_bytes);
@@ -225,6 +226,11 @@ fn memory_rows(worker: &mut NfWorker, memory: &memory::Facts) -> Listing {
     let (count, places) = (state.cache.count(), state.cache.places());
     let note = "spare places keep look-ups short";
     table("flow cache entries", count, entries, places, memory.flow_cache_bytes, note);
+    for (name, used) in nats {
+        let (count, places) = used.mappings;
+        let note = "with inside hosts and external ports";
+        table(&format!("mappings of {name}"), count, sessions, places, used.memory_bytes, note);
+    }
     for step in memory.failed_steps() {
         let none = || Value::Null;
         listing.push(["not possible".into(), none(), none(), none(), none(), step.into()]);

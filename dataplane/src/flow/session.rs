@@ -348,6 +348,16 @@ impl SessionTable {
             + 6 * 64
     }
 
+    /// Bytes that this table takes, wheel included.
+    pub fn memory_bytes(&self) -> usize {
+        self.hot.arena_bytes()
+            + self.cold.arena_bytes()
+            + self.parts.arena_bytes()
+            + self.index.arena_bytes()
+            + self.free.arena_bytes()
+            + self.wheel.memory_bytes()
+    }
+
     /// Most sessions.
     pub fn capacity(&self) -> usize {
         self.hot.len()

@@ -73,6 +73,11 @@ impl TimerWheel {
         })
     }
 
+    /// Bytes that this wheel takes.
+    pub fn memory_bytes(&self) -> usize {
+        self.chunks.arena_bytes() + size_of_val(&*self.heads)
+    }
+
     /// Bytes that a wheel for so many timers takes from the arena.
     pub fn bytes_for(timers: usize) -> usize {
         chunks_for(timers) * size_of::<Chunk>()

@@ -7,9 +7,11 @@
 //! recorded: the session itself works, but further sessions from that remote are refused. It fails closed,
 //! and counts.
 
+use super::index::{ENTRIES_MAX, Index};
 use super::mapping::MappingId;
+use super::rows::Rows;
 use super::secret::{Purpose, Secret};
-use super::two_choice::{Position, Slot, TwoChoice};
+use millrace_dataplane::memory::{Arena, ArenaError};
 use std::net::Ipv4Addr;
 
 /// Filtering behaviour (RFC 4787 section 5).
@@ -46,76 +48,79 @@ impl Filtering {
     }
 }
 
-/// Sessions of one mapping to one remote address. Vacant with a count of zero.
-#[derive(Clone, Copy, Debug)]
-struct Row {
-    mapping: u32,
-    remote: u32,
-    sessions: u32,
-}
-
-impl Slot for Row {
-    const VACANT: Self = Self { mapping: 0, remote: 0, sessions: 0 };
-
-    fn is_vacant(&self) -> bool {
-        self.sessions == 0
-    }
-}
+/// Sessions of one mapping to one remote address: the mapping, the address, their count.
+type Row = [u32; 3];
 
 /// The remote addresses that mappings have sessions with, counted.
 #[derive(Debug)]
 pub struct Contacts {
-    rows: TwoChoice<Row>,
-    capacity: usize,
+    rows: Rows<3>,
+    index: Index,
     refused: u64,
     secret: Secret,
 }
 
 impl Contacts {
-    /// A table for `capacity` pairs of mapping and remote address.
-    pub fn new(capacity: usize, secret: Secret) -> Self {
-        Self { rows: TwoChoice::with_capacity(capacity), capacity, refused: 0, secret }
+    /// A table for `capacity` pairs of mapping and remote address, at most 2^24.
+    ///
+    /// # Errors
+    /// The arena has no room for it.
+    pub fn new(arena: &Arena, capacity: usize, secret: Secret) -> Result<Self, ArenaError> {
+        let capacity = capacity.min(ENTRIES_MAX);
+        let (rows, index) = (Rows::new(arena, capacity)?, Index::new(arena, capacity)?);
+        Ok(Self { rows, index, refused: 0, secret })
+    }
+
+    /// Bytes that a table of this size takes from the arena.
+    pub fn bytes_for(capacity: usize) -> usize {
+        let capacity = capacity.min(ENTRIES_MAX);
+        Rows::<3>::bytes_for(capacity) + Index::bytes_for(capacity)
     }
 
     fn hash(&self, mapping: MappingId, remote: Ipv4Addr) -> u64 {
-        self.secret.hash(Purpose::Contact, mapping.to_raw().into(), u32::from(remote).into())
+        let word = u64::from(mapping.to_raw()) << 32 | u64::from(u32::from(remote));
+        self.secret.hash(Purpose::Contact, word)
     }
 
-    fn position(&self, mapping: MappingId, remote: Ipv4Addr) -> Option<Position> {
+    fn number(&self, mapping: MappingId, remote: Ipv4Addr) -> Option<u32> {
         let (mapping_raw, remote_raw) = (mapping.to_raw(), u32::from(remote));
-        let matches = |row: &Row| row.mapping == mapping_raw && row.remote == remote_raw;
-        self.rows.find(self.hash(mapping, remote), matches)
+        let matches = |row: &Row| row[0] == mapping_raw && row[1] == remote_raw;
+        self.index.find(self.hash(mapping, remote), |number| self.rows.get(number).is_some_and(matches))
     }
 
     /// Has the mapping a recorded session with this remote address?
     pub fn knows(&self, mapping: MappingId, remote: Ipv4Addr) -> bool {
-        self.position(mapping, remote).is_some()
+        self.number(mapping, remote).is_some()
     }
 
     /// Records a session. False if there is no room; then [`Contacts::forget`] must not be called for it.
     pub fn record(&mut self, mapping: MappingId, remote: Ipv4Addr) -> bool {
-        let recorded = match self.position(mapping, remote) {
-            Some(position) => {
-                let row = self.rows.get_mut(position);
-                row.sessions.checked_add(1).map(|sessions| row.sessions = sessions).is_some()
-            }
-            None => {
-                let row = Row { mapping: mapping.to_raw(), remote: remote.into(), sessions: 1 };
-                self.rows.len() < self.capacity && self.rows.insert(self.hash(mapping, remote), row).is_some()
-            }
+        let recorded = match self.number(mapping, remote).and_then(|number| self.rows.get_mut(number)) {
+            Some(row) => row[2].checked_add(1).map(|sessions| row[2] = sessions).is_some(),
+            None => self.insert(mapping, remote),
         };
         self.refused += u64::from(!recorded);
         recorded
     }
 
+    fn insert(&mut self, mapping: MappingId, remote: Ipv4Addr) -> bool {
+        let hash = self.hash(mapping, remote);
+        let Some(number) = self.rows.take([mapping.to_raw(), remote.into(), 1]) else { return false };
+        let placed = self.index.insert(hash, number);
+        if !placed {
+            self.rows.free(number);
+        }
+        placed
+    }
+
     /// Takes back one recorded session.
     pub fn forget(&mut self, mapping: MappingId, remote: Ipv4Addr) {
-        if let Some(position) = self.position(mapping, remote) {
-            let row = self.rows.get_mut(position);
-            if row.sessions > 1 {
-                row.sessions -= 1;
-            } else {
-                self.rows.remove(position);
+        let Some(number) = self.number(mapping, remote) else { return };
+        match self.rows.get_mut(number) {
+            Some(row) if row[2] > 1 => row[2] -= 1,
+            _ => {
+                self.index.remove(self.hash(mapping, remote), number);
+                self.rows.free(number);
             }
         }
     }
@@ -135,9 +140,9 @@ impl Contacts {
         self.refused
     }
 
-    /// Memory in bytes.
+    /// Bytes taken from the arena.
     pub fn memory_bytes(&self) -> usize {
-        self.rows.memory_bytes()
+        self.rows.memory_bytes() + self.index.memory_bytes()
     }
 }
 
@@ -162,7 +167,8 @@ mod tests {
         fn contacts_are_counted_and_bounded(
             operations in prop::collection::vec((any::<bool>(), 0_u32..4, 0_u32..6), 1..300),
         ) {
-            let mut contacts = Contacts::new(10, Secret::from_key([1, 1]));
+            let arena = Arena::anonymous(Contacts::bytes_for(10)).unwrap();
+            let mut contacts = Contacts::new(&arena, 10, Secret::from_key([1, 1])).unwrap();
             let mut model: HashMap<(u32, u32), u32> = HashMap::new();
             let mut refused = 0;
             for (record, mapping, remote) in operations {

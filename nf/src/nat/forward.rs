@@ -23,8 +23,6 @@ pub struct Forward {
     pub external: SocketAddrV4,
     /// Number of ports, at least one.
     pub ports: u16,
-    /// Routing domain of the inside address.
-    pub domain: u16,
     /// Inside address and first port.
     pub inside: SocketAddrV4,
 }
@@ -36,8 +34,6 @@ pub struct OneToOne {
     pub external: Ipv4Addr,
     /// Number of addresses, at least one.
     pub addresses: u32,
-    /// Routing domain of the inside addresses.
-    pub domain: u16,
     /// First inside address.
     pub inside: Ipv4Addr,
 }
@@ -52,13 +48,9 @@ impl OneToOne {
     }
 }
 
-/// The key of port ranges on an external address.
-pub(super) fn external_key(protocol: Protocol, address: Ipv4Addr) -> u64 {
+/// The key of port ranges on an address.
+pub(super) fn address_key(protocol: Protocol, address: Ipv4Addr) -> u64 {
     u64::from(u32::from(address)) << 8 | protocol as u64
-}
-
-fn inside_key(domain: u16, protocol: Protocol, address: Ipv4Addr) -> u64 {
-    u64::from(domain) << 40 | external_key(protocol, address)
 }
 
 /// All static translations. Where several forwards lead to one inside endpoint, it appears outside as the
@@ -88,11 +80,11 @@ impl StaticRules {
                 continue;
             }
             let more = rule.ports - 1;
-            let (key, first) = (external_key(rule.protocol, *rule.external.ip()), rule.external.port());
+            let (key, first) = (address_key(rule.protocol, *rule.external.ip()), rule.external.port());
             if let Some(other) = by_external.insert(key, first, first + more, index as u32) {
                 errors.push(PlanError::ForwardsOverlap { index, other: other as usize });
             }
-            let key = inside_key(rule.domain, rule.protocol, *rule.inside.ip());
+            let key = address_key(rule.protocol, *rule.inside.ip());
             by_inside.insert(key, rule.inside.port(), rule.inside.port() + more, index as u32);
         }
         rules.by_external = by_external.build();
@@ -135,10 +127,8 @@ impl StaticRules {
         let meets = |w: &[(usize, OneToOne)]| w[0].1.external_last() >= u32::from(w[1].1.external);
         errors.extend(sorted.windows(2).filter(|w| meets(w)).map(|w| overlap(&w[0], &w[1])));
         self.one_to_one = sorted.iter().map(|&(_, rule)| rule).collect();
-        sorted.sort_by_key(|(_, rule)| (rule.domain, rule.inside));
-        let meets = |w: &[(usize, OneToOne)]| {
-            w[0].1.domain == w[1].1.domain && w[0].1.inside_last() >= u32::from(w[1].1.inside)
-        };
+        sorted.sort_by_key(|(_, rule)| rule.inside);
+        let meets = |w: &[(usize, OneToOne)]| w[0].1.inside_last() >= u32::from(w[1].1.inside);
         errors.extend(sorted.windows(2).filter(|w| meets(w)).map(|w| overlap(&w[0], &w[1])));
         self.one_to_one_inside = sorted.into_iter().map(|(_, rule)| rule).collect();
     }
@@ -153,42 +143,48 @@ impl StaticRules {
         &self.one_to_one
     }
 
-    /// Domain and inside address of a 1:1 translated external address. For any protocol.
-    pub fn one_to_one_inside(&self, external: Ipv4Addr) -> Option<(u16, Ipv4Addr)> {
+    /// Inside address of a 1:1 translated external address. For any protocol.
+    pub fn one_to_one_inside(&self, external: Ipv4Addr) -> Option<Ipv4Addr> {
         let after = self.one_to_one.partition_point(|rule| rule.external <= external);
         let rule = self.one_to_one.get(after.checked_sub(1)?)?;
         let offset = u32::from(external) - u32::from(rule.external);
-        (offset < rule.addresses).then(|| (rule.domain, Ipv4Addr::from(u32::from(rule.inside) + offset)))
+        (offset < rule.addresses).then(|| Ipv4Addr::from(u32::from(rule.inside) + offset))
     }
 
     /// External address of a 1:1 translated inside address. For any protocol.
-    pub fn one_to_one_external(&self, domain: u16, inside: Ipv4Addr) -> Option<Ipv4Addr> {
-        let key = (domain, inside);
-        let after = self.one_to_one_inside.partition_point(|rule| (rule.domain, rule.inside) <= key);
+    pub fn one_to_one_external(&self, inside: Ipv4Addr) -> Option<Ipv4Addr> {
+        let after = self.one_to_one_inside.partition_point(|rule| rule.inside <= inside);
         let rule = self.one_to_one_inside.get(after.checked_sub(1)?)?;
         let offset = u32::from(inside).wrapping_sub(u32::from(rule.inside));
-        (rule.domain == domain && offset < rule.addresses)
-            .then(|| Ipv4Addr::from(u32::from(rule.external) + offset))
+        (offset < rule.addresses).then(|| Ipv4Addr::from(u32::from(rule.external) + offset))
     }
 
     /// The inside tuple that an external endpoint stands for.
     pub fn inside_of(&self, protocol: Protocol, external: SocketAddrV4) -> Option<Inside> {
-        if let Some((domain, address)) = self.one_to_one_inside(*external.ip()) {
-            return Some(Inside { domain, protocol, endpoint: SocketAddrV4::new(address, external.port()) });
+        if let Some(address) = self.one_to_one_inside(*external.ip()) {
+            return Some(Inside { protocol, endpoint: SocketAddrV4::new(address, external.port()) });
         }
-        let index = self.by_external.find(external_key(protocol, *external.ip()), external.port())?;
+        let index = self.by_external.find(address_key(protocol, *external.ip()), external.port())?;
         let rule = self.forwards.get(index as usize)?;
         let port = rule.inside.port() + (external.port() - rule.external.port());
-        Some(Inside { domain: rule.domain, protocol, endpoint: SocketAddrV4::new(*rule.inside.ip(), port) })
+        Some(Inside { protocol, endpoint: SocketAddrV4::new(*rule.inside.ip(), port) })
     }
 
     /// The external endpoint that an inside tuple appears as.
+    #[inline]
     pub fn external_of(&self, inside: &Inside) -> Option<SocketAddrV4> {
+        if self.one_to_one.is_empty() && self.forwards.is_empty() {
+            return None;
+        }
+        self.external_by_rule(inside)
+    }
+
+    fn external_by_rule(&self, inside: &Inside) -> Option<SocketAddrV4> {
         let port = inside.endpoint.port();
-        if let Some(address) = self.one_to_one_external(inside.domain, *inside.endpoint.ip()) {
+        if let Some(address) = self.one_to_one_external(*inside.endpoint.ip()) {
             return Some(SocketAddrV4::new(address, port));
         }
-        let key = inside_key(inside.domain, inside.protocol, *inside.endpoint.ip());
+        let key = address_key(inside.protocol, *inside.endpoint.ip());
         let rule = self.forwards.get(self.by_inside.find(key, port)? as usize)?;
         let port = rule.external.port() + (port - rule.inside.port());
         Some(SocketAddrV4::new(*rule.external.ip(), port))
@@ -205,11 +201,11 @@ mod tests {
 
     fn forward(external: &str, ports: u16, inside: &str) -> Forward {
         let (external, inside) = (endpoint(external), endpoint(inside));
-        Forward { protocol: Protocol::Tcp, external, ports, domain: 0, inside }
+        Forward { protocol: Protocol::Tcp, external, ports, inside }
     }
 
-    fn tcp(domain: u16, text: &str) -> Inside {
-        Inside { domain, protocol: Protocol::Tcp, endpoint: endpoint(text) }
+    fn tcp(text: &str) -> Inside {
+        Inside { protocol: Protocol::Tcp, endpoint: endpoint(text) }
     }
 
     #[test]
@@ -222,35 +218,32 @@ mod tests {
         let mut errors = Vec::new();
         let rules = StaticRules::new(&list, &[], &mut errors);
         assert_eq!(errors, []);
-        assert_eq!(rules.inside_of(Protocol::Tcp, endpoint("192.0.2.1:8099")), Some(tcp(0, "10.0.0.5:179")));
+        assert_eq!(rules.inside_of(Protocol::Tcp, endpoint("192.0.2.1:8099")), Some(tcp("10.0.0.5:179")));
         assert_eq!(rules.inside_of(Protocol::Tcp, endpoint("192.0.2.1:8100")), None);
         assert_eq!(rules.inside_of(Protocol::Udp, endpoint("192.0.2.1:8000")), None);
         // Two forwards lead to 10.0.0.5:81; outbound it appears as the first.
-        assert_eq!(rules.inside_of(Protocol::Tcp, endpoint("192.0.2.1:443")), Some(tcp(0, "10.0.0.5:81")));
-        assert_eq!(rules.external_of(&tcp(0, "10.0.0.5:81")), Some(endpoint("192.0.2.1:8001")));
-        assert_eq!(rules.external_of(&tcp(1, "10.0.0.5:81")), None);
-        assert_eq!(rules.external_of(&tcp(0, "10.0.0.9:65535")), Some(endpoint("192.0.2.2:65535")));
+        assert_eq!(rules.inside_of(Protocol::Tcp, endpoint("192.0.2.1:443")), Some(tcp("10.0.0.5:81")));
+        assert_eq!(rules.external_of(&tcp("10.0.0.5:81")), Some(endpoint("192.0.2.1:8001")));
+        assert_eq!(rules.external_of(&tcp("10.0.0.9:65535")), Some(endpoint("192.0.2.2:65535")));
     }
 
     #[test]
     fn one_to_one_translates_whole_addresses() {
-        let one = |external: [u8; 4], addresses, domain, inside: [u8; 4]| OneToOne {
+        let one = |external: [u8; 4], addresses, inside: [u8; 4]| OneToOne {
             external: external.into(),
             addresses,
-            domain,
             inside: inside.into(),
         };
-        let list = [one([198, 51, 100, 0], 256, 3, [10, 1, 0, 0]), one([192, 0, 2, 9], 1, 0, [10, 1, 0, 7])];
+        let list = [one([198, 51, 100, 0], 256, [10, 1, 0, 0]), one([192, 0, 2, 9], 1, [10, 2, 0, 7])];
         let mut errors = Vec::new();
         let rules = StaticRules::new(&[], &list, &mut errors);
         assert_eq!(errors, []);
-        assert_eq!(rules.one_to_one_inside([198, 51, 100, 255].into()), Some((3, [10, 1, 0, 255].into())));
+        assert_eq!(rules.one_to_one_inside([198, 51, 100, 255].into()), Some([10, 1, 0, 255].into()));
         assert_eq!(rules.one_to_one_inside([198, 51, 101, 0].into()), None);
         assert_eq!(rules.one_to_one_inside([0, 0, 0, 0].into()), None);
-        assert_eq!(rules.external_of(&tcp(3, "10.1.0.7:5")), Some(endpoint("198.51.100.7:5")));
-        assert_eq!(rules.external_of(&tcp(0, "10.1.0.7:5")), Some(endpoint("192.0.2.9:5")));
-        assert_eq!(rules.external_of(&tcp(0, "10.1.0.8:5")), None);
-        assert_eq!(rules.external_of(&tcp(2, "10.1.0.7:5")), None);
+        assert_eq!(rules.external_of(&tcp("10.1.0.7:5")), Some(endpoint("198.51.100.7:5")));
+        assert_eq!(rules.external_of(&tcp("10.2.0.7:5")), Some(endpoint("192.0.2.9:5")));
+        assert_eq!(rules.external_of(&tcp("10.2.0.8:5")), None);
     }
 
     #[test]
@@ -258,7 +251,6 @@ mod tests {
         let one = |external: u32, addresses, inside: u32| OneToOne {
             external: external.into(),
             addresses,
-            domain: 0,
             inside: inside.into(),
         };
         let list = [

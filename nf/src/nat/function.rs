@@ -1,34 +1,40 @@
 //! The NAT as a function of a chain: what is translated, and what a session keeps of it.
 //!
 //! From inside (walked forwards) sources become external, from outside (walked backwards) destinations become inside ones.
-//! The first packet of a session looks up or proposes mappings; `commit` keeps the session's share in them as a [`Binding`],
-//! and every later packet, whichever way it goes, is translated by that binding alone (R8). A hairpin walks both ways and
-//! keeps two bindings, one for each end (RFC 4787 section 6 REQ-9).
+//! The first packet of a session looks up or proposes mappings; `commit` keeps the session's share in them in its [`Word`],
+//! and every later packet, whichever way it goes, is translated by that share alone (R8). A hairpin walks both ways and
+//! keeps two shares, one for each end (RFC 4787 section 6 REQ-9).
+//!
+//! Shares of ended sessions are given back together: `ended` only asks for the memory, and `tick`, which follows every
+//! slice of expiry, finds it there.
 
-use super::bindings::{Binding, Bindings, End, Word};
+use super::filter::Filtering;
 use super::mapping::{Mapping, MappingId};
 use super::plan::NatPlan;
 use super::refusal::Refusal;
 use super::scope::{NatConfig, SCOPE, Scope};
 use super::secret::Secret;
-use super::state::{Capacity, NatState, Proposal, SweepPending};
-use super::tuple::Protocol;
+use super::state::{Capacity, Hold, NatState, Proposal, SweepPending};
+use super::tuple::{Inside, Protocol};
+use super::word::{End, Share, Word};
 use crate::function::{FlowFunction, Verdict};
-use crate::walk::{Commit, Tick, Walk};
+use crate::walk::{Commit, Direction, Tick, Walk};
+use arrayvec::ArrayVec;
 use millrace_dataplane::flow::field::{Field, Reads};
 use millrace_dataplane::flow::session::{SessionId, Tuple};
+use millrace_dataplane::memory::{Arena, ArenaError};
 use millrace_dataplane::time::Time;
 use std::any::Any;
-use std::net::Ipv4Addr;
+use std::net::{IpAddr, Ipv4Addr, SocketAddrV4};
 use std::sync::Arc;
 
 /// What the walk of a session's first packet proposes for one end.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Staged {
     /// A mapping to be made.
-    Make(End, Proposal, Ipv4Addr),
+    Make(End, Proposal),
     /// A share in a mapping that exists.
-    Join(End, MappingId, Ipv4Addr),
+    Join(End, MappingId),
     /// Addresses alone: inside, external.
     Addresses(End, Ipv4Addr, Ipv4Addr),
     /// Nothing: the drop is counted.
@@ -38,8 +44,21 @@ pub enum Staged {
 /// A change of configuration that is under way.
 #[derive(Clone, Copy, Debug)]
 struct Sweep {
-    /// Bindings from here on have not been looked at.
-    place: Option<usize>,
+    /// Sessions from this number on have not been looked at.
+    session: Option<u32>,
+}
+
+/// Most ended sessions whose shares wait to be given back.
+const ENDED_MAX: usize = 64;
+
+/// How many of them are given back together.
+const SETTLE: usize = 16;
+
+/// A share to be given back.
+#[derive(Clone, Copy, Debug)]
+struct Ended {
+    share: Share,
+    remote: Ipv4Addr,
 }
 
 /// The function.
@@ -48,8 +67,8 @@ pub struct Nat {
     pub(super) config: NatConfig,
     pub(super) scope: Scope,
     pub(super) state: NatState,
-    pub(super) bindings: Bindings,
-    /// Sessions that could not get their binding; they end at the next tick.
+    ended: Vec<Ended>,
+    /// Sessions that could not get their share; they end at the next tick.
     broken: Vec<(SessionId, [Tuple; 2])>,
     scope_changed: bool,
     sweep: Option<Sweep>,
@@ -57,18 +76,26 @@ pub struct Nat {
 }
 
 impl Nat {
-    /// A NAT that has seen no packet. All look-ups are keyed by `secret`.
-    pub fn new(config: NatConfig, capacity: &Capacity, secret: &Secret) -> Self {
-        Self {
+    /// A NAT that has seen no packet. All look-ups are keyed by `secret`; the tables lie in `arena`.
+    ///
+    /// # Errors
+    /// The arena has no room for the tables.
+    pub fn new(
+        config: NatConfig,
+        capacity: &Capacity,
+        secret: &Secret,
+        arena: &Arena,
+    ) -> Result<Self, ArenaError> {
+        Ok(Self {
             scope: Scope::new(&config),
-            state: NatState::new(Arc::clone(&config.plan), capacity, secret),
-            bindings: Bindings::with_capacity(capacity.mappings),
+            state: NatState::new(Arc::clone(&config.plan), capacity, secret, arena)?,
+            ended: Vec::with_capacity(ENDED_MAX),
             broken: Vec::new(),
             scope_changed: false,
             sweep: None,
             falling: Vec::new(),
             config,
-        }
+        })
     }
 
     /// Brings another configuration into force. Mappings that it would not make end with their sessions, in slices of
@@ -83,11 +110,10 @@ impl Nat {
         let scope = Scope::new(&config);
         if *config.plan != *self.config.plan {
             self.state.reconfigure(Arc::clone(&config.plan))?;
-            self.sweep = Some(Sweep { place: Some(0) });
+            self.sweep = Some(Sweep { session: Some(0) });
         }
-        self.scope_changed |= scope != self.scope
-            || config.plan.pool() != self.config.plan.pool()
-            || config.plan.rules().one_to_one() != self.config.plan.rules().one_to_one();
+        self.scope_changed |=
+            scope != self.scope || config.plan.rules().one_to_one() != self.config.plan.rules().one_to_one();
         self.scope = scope;
         self.config = config;
         Ok(())
@@ -116,72 +142,99 @@ impl Nat {
 
     /// Shares in mappings that sessions hold now.
     pub fn bindings(&self) -> usize {
-        self.bindings.len()
+        self.state.shares() - self.ended.len()
     }
 
     pub(super) fn plan(&self) -> &NatPlan {
         &self.config.plan
     }
 
-    fn bind(&mut self, staged: Staged, now: Time) -> Result<(End, Binding), Refusal> {
-        match staged {
-            Staged::Make(end, proposal, remote) => {
-                self.state.commit(&proposal, remote, now).map(|hold| (end, Binding::Mapped(hold)))
+    fn bind(&mut self, staged: Staged, commit: &Commit<'_>) -> Result<(End, Share), Refusal> {
+        let (end, hold) = match staged {
+            Staged::Make(end, proposal) => {
+                (end, self.state.commit(&proposal, self.remote_at_commit(commit, end))?)
             }
-            Staged::Join(end, mapping, remote) => {
-                self.state.acquire(mapping, remote).map(|hold| (end, Binding::Mapped(hold)))
+            Staged::Join(end, mapping) => {
+                (end, self.state.acquire(mapping, self.remote_at_commit(commit, end))?)
             }
-            Staged::Addresses(end, inside, external) => Ok((end, Binding::Addresses { inside, external })),
-            Staged::Refused(refusal, _) => Err(refusal),
+            Staged::Addresses(end, inside, external) => (end, self.state.hold_addresses(inside, external)?),
+            Staged::Refused(refusal, _) => return Err(refusal),
+        };
+        Ok((end, Share { mapping: hold.mapping, recorded: hold.recorded }))
+    }
+
+    /// The remote address of a session that begins, where filtering needs it.
+    fn remote_at_commit(&self, commit: &Commit<'_>, end: End) -> Ipv4Addr {
+        match commit.session {
+            Some(session) if self.plan().settings().filtering == Filtering::AddressDependent => {
+                remote_of(&commit.state.sessions.tuples(session), end)
+            }
+            _ => Ipv4Addr::UNSPECIFIED,
         }
     }
 
-    fn release(&mut self, binding: Binding) {
-        if let Binding::Mapped(hold) = binding {
-            self.state.release(&hold);
+    /// Gives back the shares of ended sessions, a few at a time, so that none waits for memory: their mappings' rows were
+    /// asked for when they ended, what those lead to is asked for here.
+    fn settle(&mut self) {
+        let mut ended = std::mem::take(&mut self.ended);
+        for chunk in ended.chunks(SETTLE) {
+            let hashes: ArrayVec<_, SETTLE> =
+                chunk.iter().map(|ended| self.state.release_hashes(ended.share.mapping)).collect();
+            hashes.iter().for_each(|hashes| self.state.prefetch_release(hashes));
+            for (ended, hashes) in chunk.iter().zip(&hashes) {
+                let Ended { share, remote } = *ended;
+                let hold = Hold { mapping: share.mapping, remote, recorded: share.recorded };
+                self.state.release_at(hashes, &hold);
+            }
         }
+        ended.clear();
+        self.ended = ended;
     }
 
-    fn release_word(&mut self, word: Word) {
-        for end in [End::Initiator, End::Responder] {
-            if let Some(binding) = word.place(end).and_then(|place| self.bindings.remove(place)) {
-                self.release(binding);
-            }
+    /// Would the configuration in force not make the mapping of this share?
+    fn falls(&self, share: Share) -> bool {
+        if let Some(mapping) = self.state.mapping(share.mapping) {
+            return !self.plan().keeps(&mapping);
         }
-    }
-
-    /// Would the configuration in force not make this binding?
-    fn falls(&self, binding: Binding) -> bool {
-        match binding {
-            Binding::Mapped(hold) => {
-                self.state.mapping(hold.mapping).is_some_and(|mapping| !self.plan().keeps(&mapping))
-            }
-            Binding::Addresses { inside, external } => {
-                self.plan().rules().one_to_one_external(DOMAIN, inside) != Some(external)
-            }
-        }
+        self.state.faces(share.mapping).is_some_and(|faces| {
+            self.plan().rules().one_to_one_external(faces.inside.0) != Some(faces.external.0)
+        })
     }
 
     fn sweep(&mut self, tick: &mut Tick<'_>) {
-        let Some(Sweep { place }) = self.sweep else { return };
+        let Some(Sweep { session }) = self.sweep else { return };
         self.falling.clear();
         // The state looks at a sixteenth as many addresses, and at one at least.
         let done = self.state.sweep(tick.budget.max(16), &mut self.falling);
-        let place = place.and_then(|place| {
-            let (rows, next) = self.bindings.page(place, tick.budget);
-            for (binding, session) in rows {
-                if self.falls(binding) {
-                    tick.end_session(session);
-                }
-            }
-            next
+        let session = session.and_then(|session| {
+            tick.each_part(session, tick.budget, |part| {
+                let word = Word(part);
+                word != Word::BROKEN
+                    && End::ALL.iter().filter_map(|&end| word.share(end)).any(|share| self.falls(share))
+            })
         });
-        self.sweep = (!done || place.is_some()).then_some(Sweep { place });
+        self.sweep = (!done || session.is_some()).then_some(Sweep { session });
     }
 }
 
-/// The routing domain of the inside: a chain has one.
-pub(super) const DOMAIN: u16 = 0;
+/// The remote address of an end of a session: whom the initiator calls, or whom the responder answers.
+fn remote_of(tuples: &[Tuple; 2], end: End) -> Ipv4Addr {
+    let tuple = &tuples[usize::from(end == End::Responder)];
+    match tuple.destination_address() {
+        IpAddr::V4(address) => address,
+        IpAddr::V6(_) => Ipv4Addr::UNSPECIFIED,
+    }
+}
+
+/// The protocol of a tuple with its IPv4 source or destination.
+fn endpoint_of(tuple: &Tuple, source: bool) -> Option<(Protocol, SocketAddrV4)> {
+    let (address, port) = match source {
+        true => (tuple.source_address(), tuple.source_port),
+        false => (tuple.destination_address(), tuple.destination_port),
+    };
+    let IpAddr::V4(address) = address else { return None };
+    Some((Protocol::from_ip(tuple.protocol)?, SocketAddrV4::new(address, port)))
+}
 
 impl FlowFunction for Nat {
     type Staged = Staged;
@@ -232,21 +285,42 @@ impl FlowFunction for Nat {
         if word == Word::BROKEN {
             return;
         }
-        if let Ok((end, binding)) = self.bind(staged, commit.now) {
-            match self.bindings.insert(binding, session) {
-                Some(place) => return commit.set_part(word.with(end, place).0),
-                None => self.release(binding),
-            }
+        if let Ok((end, share)) = self.bind(staged, commit) {
+            return commit.set_part(word.with(end, share).0);
         }
         // Both proposals of a hairpin were possible, but not together.
-        self.release_word(word);
+        let tuples = commit.state.sessions.tuples(session);
+        self.ended(word.0, &tuples, commit.now);
+        self.settle();
         commit.set_part(Word::BROKEN.0);
-        self.broken.push((session, commit.state.sessions.tuples(session)));
+        self.broken.push((session, tuples));
     }
 
-    fn ended(&mut self, part: u64, _tuples: &[Tuple; 2], _now: Time) {
-        if Word(part) != Word::BROKEN {
-            self.release_word(Word(part));
+    fn ended(&mut self, part: u64, tuples: &[Tuple; 2], _now: Time) {
+        let word = Word(part);
+        if word == Word::BROKEN {
+            return;
+        }
+        for end in End::ALL {
+            let Some(share) = word.share(end) else { continue };
+            self.state.prefetch_mapping(share.mapping);
+            let remote = if share.recorded { remote_of(tuples, end) } else { Ipv4Addr::UNSPECIFIED };
+            self.ended.push(Ended { share, remote });
+        }
+        if self.ended.len() >= ENDED_MAX {
+            self.settle();
+        }
+    }
+
+    fn prefetch(&self, tuple: &Tuple, direction: Direction) {
+        match (direction, endpoint_of(tuple, direction == Direction::Forward)) {
+            (Direction::Forward, Some((protocol, endpoint))) => {
+                self.state.prefetch_outbound(&Inside { protocol, endpoint });
+            }
+            (Direction::Backward, Some((protocol, external))) => {
+                self.state.prefetch_inbound(protocol, external);
+            }
+            _ => {}
         }
     }
 
@@ -257,18 +331,19 @@ impl FlowFunction for Nat {
         if walk.headers.embedded().is_some() {
             let Some(related) = walk.related else { return false };
             let word = Word(walk.related_part().unwrap_or(0));
-            return word.place(End::receiver(related.reply)).is_some();
+            return word.share(End::receiver(related.reply)).is_some();
         }
         match walk.session {
             Some(session) => {
                 let word = Word(walk.part().unwrap_or(0));
-                word.place(End::receiver(session.reply)).is_some()
+                word.share(End::receiver(session.reply)).is_some()
             }
             None => self.is_hairpin(walk),
         }
     }
 
     fn tick(&mut self, tick: &mut Tick<'_>) {
+        self.settle();
         self.state.advance(tick.now, 1);
         for (session, tuples) in self.broken.drain(..) {
             // Its number may be another's by now.

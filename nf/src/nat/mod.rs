@@ -1,7 +1,7 @@
 //! Network address and port translation, NAPT44 (RFC 4787, 5382, 5508, 7857, 6888).
 //!
 //! [`function`] is the function of a chain, with [`scope`] (who is translated), `translate` (what is done to a packet),
-//! [`bindings`] (what a session holds) and [`mss`]. The rest is its state and knows no packets. By file, in the order a
+//! [`word`] (what a session holds) and [`mss`]. The rest is its state and knows no packets. By file, in the order a
 //! new flow meets it:
 //!
 //! 1. [`plan`]: the checked configuration: pools, reserved ports, and the [`forward`]s and 1:1 prefixes.
@@ -16,18 +16,21 @@
 //! ICMP error: it is only counted, because an exhausted NAT should not send as many packets as it drops. ICMP queries
 //! other than echo are translated between 1:1 addresses alone, without a session.
 //!
-//! All tables are sized once, over [`two_choice`] buckets with a keyed hash ([`secret`], R16).
+//! All tables are sized once and lie in the arena: [`rows`] of a few words, found by an [`index`] with a keyed hash
+//! ([`secret`], R16). A flow that is new in all respects touches a line of each index, as does its end; what it will touch
+//! is known beforehand and asked for ([`crate::function::FlowFunction::prefetch`]).
 
-pub mod bindings;
 pub mod filter;
 pub mod forward;
 pub mod function;
+pub mod index;
 pub mod mapping;
 pub mod mss;
 pub mod plan;
 pub mod pool;
 pub mod ports;
 pub mod refusal;
+pub mod rows;
 pub mod scope;
 pub mod secret;
 pub mod segments;
@@ -35,7 +38,7 @@ pub mod state;
 pub mod subscriber;
 mod translate;
 pub mod tuple;
-pub mod two_choice;
+pub mod word;
 
 pub use filter::{Contact, Filtering};
 pub use forward::{Forward, OneToOne};
@@ -46,6 +49,6 @@ pub use plan::{NatPlan, NatSettings, PlanError, PoolRange, Reservation};
 pub use refusal::{Refusal, RefusalCounters};
 pub use scope::NatConfig;
 pub use secret::Secret;
-pub use state::{Capacity, Hold, Inbound, NatState, Outbound, Proposal};
+pub use state::{Capacity, Hold, Inbound, NatState, NatUse, Outbound, Proposal};
 pub use subscriber::SubscriberLimits;
 pub use tuple::{Inside, Protocol};

@@ -1,7 +1,7 @@
 //! The checked configuration of the NAT: immutable, built by control, shared with the worker.
 
 use super::filter::Filtering;
-use super::forward::{Forward, OneToOne, StaticRules, external_key};
+use super::forward::{Forward, OneToOne, StaticRules, address_key};
 use super::mapping::Mapping;
 use super::ports::{PortMask, empty_mask, mask_range};
 use super::segments::{Segments, SegmentsBuilder};
@@ -167,7 +167,7 @@ pub enum PlanError {
         /// The entry.
         index: usize,
     },
-    /// Two 1:1 translations share an external address, or an inside address of one domain.
+    /// Two 1:1 translations share an external or an inside address.
     #[error("one-to-one entries {index} and {other} overlap")]
     OneToOneOverlap {
         /// The later entry.
@@ -190,7 +190,7 @@ pub struct NatPlan {
     /// Sorted and disjoint.
     pool: Vec<PoolRange>,
     rules: StaticRules,
-    /// Keyed by [`external_key`]; those of [`EVERY`] address hold everywhere.
+    /// Keyed by [`address_key`]; those of [`EVERY`] address hold everywhere.
     reserved: Segments,
 }
 
@@ -247,7 +247,10 @@ impl NatPlan {
     /// Is this port or query identifier kept from dynamic mappings?
     pub fn is_reserved(&self, protocol: Protocol, external: SocketAddrV4) -> bool {
         let (first, last) = self.settings.ports;
-        let listed = |address| self.reserved.find(external_key(protocol, address), external.port()).is_some();
+        if self.reserved.is_empty() {
+            return !(first..=last).contains(&external.port());
+        }
+        let listed = |address| self.reserved.find(address_key(protocol, address), external.port()).is_some();
         !(first..=last).contains(&external.port()) || listed(EVERY) || listed(*external.ip())
     }
 
@@ -255,13 +258,13 @@ impl NatPlan {
     pub fn has_own_reservations(&self, address: Ipv4Addr) -> bool {
         Protocol::ALL
             .into_iter()
-            .any(|protocol| !self.reserved.under(external_key(protocol, address)).is_empty())
+            .any(|protocol| !self.reserved.under(address_key(protocol, address)).is_empty())
     }
 
     /// Are the same ports reserved on this address as in the other plan?
     pub fn reserves_like(&self, other: &Self, address: Ipv4Addr) -> bool {
         let same = |protocol, address| {
-            let key = external_key(protocol, address);
+            let key = address_key(protocol, address);
             let bounds =
                 |plan: &Self| plan.reserved.under(key).iter().map(|s| (s.first, s.last)).collect::<Vec<_>>();
             bounds(self) == bounds(other)
@@ -279,7 +282,7 @@ impl NatPlan {
             mask_range(&mut mask, last + 1, u16::MAX);
         }
         for address in [Some(EVERY), address].into_iter().flatten() {
-            for segment in self.reserved.under(external_key(protocol, address)) {
+            for segment in self.reserved.under(address_key(protocol, address)) {
                 mask_range(&mut mask, segment.first, segment.last);
             }
         }
@@ -338,7 +341,7 @@ fn compile_reserved(settings: &NatSettings, errors: &mut Vec<PlanError>) -> Segm
             continue;
         }
         for protocol in Protocol::ALL.into_iter().filter(|p| entry.protocol.is_none_or(|only| only == *p)) {
-            let key = external_key(protocol, entry.address.unwrap_or(EVERY));
+            let key = address_key(protocol, entry.address.unwrap_or(EVERY));
             builder.insert(key, entry.first, entry.last, 0);
         }
     }
@@ -346,7 +349,7 @@ fn compile_reserved(settings: &NatSettings, errors: &mut Vec<PlanError>) -> Segm
         for rule in &settings.forwards {
             let first = rule.external.port();
             builder.insert(
-                external_key(rule.protocol, *rule.external.ip()),
+                address_key(rule.protocol, *rule.external.ip()),
                 first,
                 first + (rule.ports - 1),
                 0,
@@ -374,7 +377,6 @@ mod tests {
             protocol: Protocol::Udp,
             external: endpoint("192.0.2.1:5000"),
             ports: 10,
-            domain: 0,
             inside: endpoint("10.0.0.1:7000"),
         };
         let reserved = [
@@ -424,12 +426,8 @@ mod tests {
         ]);
         wrong.ports = (9, 8);
         wrong.reserved.push(Reservation { address: Some(EVERY), protocol: None, first: 1, last: 1 });
-        wrong.one_to_one = vec![OneToOne {
-            external: [192, 0, 2, 0].into(),
-            addresses: 2,
-            domain: 0,
-            inside: [10, 9, 0, 0].into(),
-        }];
+        wrong.one_to_one =
+            vec![OneToOne { external: [192, 0, 2, 0].into(), addresses: 2, inside: [10, 9, 0, 0].into() }];
         assert_eq!(
             NatPlan::new(wrong),
             Err(vec![
@@ -452,10 +450,9 @@ mod tests {
     #[test]
     fn a_change_concerns_only_what_it_changes() {
         let mapping = |external: &str, inside: &str, is_static| Mapping {
-            inside: Inside { domain: 0, protocol: Protocol::Udp, endpoint: endpoint(inside) },
+            inside: Inside { protocol: Protocol::Udp, endpoint: endpoint(inside) },
             external: endpoint(external),
             sessions: 1,
-            created_s: 0,
             is_static,
         };
         let dynamic = mapping("192.0.2.9:1025", "10.0.0.2:9", false);

@@ -2,16 +2,17 @@
 //!
 //! Design. A host is paired with one external address, chosen by a keyed hash of its own, and gets its ports
 //! there while there are any (RFC 4787 section 4.1 REQ-2). The port is the first free one from a place that a
-//! keyed hash of the inside tuple and a running number decides, so an outsider cannot predict it (RFC 6056
-//! section 3.3, RFC 7857). Ports are never shared between two inside endpoints (RFC 4787 section 4.2.1
+//! keyed hash of the inside tuple and a number of the moment decides, so an outsider cannot predict it (RFC 6056
+//! section 3.3, RFC 7857); the moment changes whenever mappings may have ended. Ports are never shared between two inside endpoints (RFC 4787 section 4.2.1
 //! REQ-3; RFC 5382 section 7.1 REQ-7).
 //!
 //! Cost. [`ExternalPool::peek`] reads a few words as a rule. At worst, with one port left on one of 4,096
 //! addresses, it reads 64 words to find the address and 1,008 to find the port (see [`super::ports`]).
 
-use super::plan::NatPlan;
+use super::plan::{NatPlan, POOL_ADDRESSES_MAX};
 use super::ports::{PortRange, PortStates};
 use super::secret::{Purpose, Secret};
+use super::subscriber::Paired;
 use super::tuple::{Inside, PROTOCOLS, Protocol};
 use millrace_dataplane::time::Time;
 use std::net::{Ipv4Addr, SocketAddrV4};
@@ -51,6 +52,20 @@ struct AddressPorts {
 /// A set of slots.
 type SlotSet = Vec<u64>;
 
+/// Stands for no slot where slots have fifteen bits.
+const NO_SLOT: u16 = 0x7fff;
+/// Tells two numberings of the slots apart.
+const NUMBERING: u16 = 0x8000;
+const _: () = assert!(POOL_ADDRESSES_MAX < NO_SLOT as u64);
+
+/// A port that is free, and the slot of its address.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Choice {
+    /// Address and port, or query identifier.
+    pub external: SocketAddrV4,
+    pub(super) slot: u32,
+}
+
 /// The pool. [`ExternalPool::peek`] only looks; what it found is free until the next change.
 #[derive(Debug)]
 pub struct ExternalPool {
@@ -62,13 +77,17 @@ pub struct ExternalPool {
     open: [[SlotSet; 2]; PROTOCOLS],
     overflow: bool,
     udp_parity: bool,
-    /// Counts takes, modulo 2^32, so that a host that asks again starts its search elsewhere.
-    takes: u64,
+    /// Counts slices of housekeeping: a host that asks again later starts its search elsewhere.
+    moment: u64,
     used: [PoolUse; PROTOCOLS],
     /// When the next round of [`ExternalPool::advance`] begins.
     next_round: Time,
     /// Next slot of the round that is under way.
     round: Option<usize>,
+    /// [`NUMBERING`] or zero: it changes when slots are numbered anew.
+    numbering: u16,
+    /// The slots of addresses by their number before that, or [`NO_SLOT`].
+    renumbered: Vec<u16>,
     secret: Secret,
 }
 
@@ -82,10 +101,12 @@ impl ExternalPool {
             open: Default::default(),
             overflow: false,
             udp_parity: false,
-            takes: 0,
+            moment: 0,
             used: Default::default(),
             next_round: Time(0),
             round: None,
+            numbering: 0,
+            renumbered: Vec::new(),
             secret,
         };
         pool.lay_out(plan);
@@ -99,9 +120,9 @@ impl ExternalPool {
     /// A port for a new mapping: of `paired`, if that is in the pool, else of the address that the host's
     /// hash chooses. `None` exactly if all permitted ports are taken: those of the paired address alone
     /// without overflow, else those of all addresses.
-    pub fn peek(&self, inside: &Inside, paired: Option<Ipv4Addr>) -> Option<SocketAddrV4> {
+    pub fn peek(&self, inside: &Inside, paired: Option<Paired>) -> Option<Choice> {
         let ranges = ranges_for(inside);
-        if let Some(slot) = paired.and_then(|address| self.slot_of(address)) {
+        if let Some(slot) = paired.and_then(|paired| self.slot_of_paired(paired)) {
             if let Some(found) = ranges.iter().find_map(|&range| self.peek_at(slot, inside, range)) {
                 return Some(found);
             }
@@ -109,33 +130,72 @@ impl ExternalPool {
                 return None;
             }
         }
-        let random = self.secret.hash(Purpose::Address, inside.subscriber_word(), 0);
-        let start = (((random >> 32) * self.slots.len() as u64) >> 32) as usize;
+        let start = self.home(inside);
         ranges.iter().find_map(|&range| {
             let open = &self.open[inside.protocol.index()][range as usize];
             self.peek_at(next_in(open, start)?, inside, range)
         })
     }
 
-    fn peek_at(&self, slot: usize, inside: &Inside, range: PortRange) -> Option<SocketAddrV4> {
-        let address = self.address_of(slot)?;
-        let like = (self.udp_parity && inside.protocol == Protocol::Udp).then_some(inside.endpoint.port());
-        let who = u64::from(inside.endpoint.port()) << 48 | inside.subscriber_word();
-        let random = self.secret.hash(Purpose::Port, who, u64::from(u32::from(address)) << 32 | self.takes);
-        let port = self.states(slot, inside.protocol).find(range, like, random)?;
-        Some(SocketAddrV4::new(address, port))
+    /// The slot that the hash of an inside host chooses.
+    fn home(&self, inside: &Inside) -> usize {
+        let random = self.secret.choice(Purpose::Address, inside.host_word(), 0);
+        (((random >> 32) * self.slots.len() as u64) >> 32) as usize
     }
 
-    /// Takes a port. False, without effect, if it is taken, reserved or not in the pool.
-    pub fn take(&mut self, protocol: Protocol, external: SocketAddrV4) -> bool {
-        let Some(slot) = self.slot_of(*external.ip()) else { return false };
-        // Looked at first, so that a reserved port of an unused address does not cost it its states.
-        let port = external.port();
-        if self.states(slot, protocol).is_taken(port) || !self.states_mut(slot, protocol).take(port) {
+    fn peek_at(&self, slot: usize, inside: &Inside, range: PortRange) -> Option<Choice> {
+        let address = self.address_of(slot)?;
+        let like = (self.udp_parity && inside.protocol == Protocol::Udp).then_some(inside.endpoint.port());
+        let random = self.random(inside);
+        let port = self.states(slot, inside.protocol).find(range, like, random)?;
+        Some(Choice { external: SocketAddrV4::new(address, port), slot: slot as u32 })
+    }
+
+    /// Where the search for a port of an inside tuple begins at this moment.
+    fn random(&self, inside: &Inside) -> u64 {
+        self.secret.choice(Purpose::Port, inside.word(), self.moment)
+    }
+
+    /// Asks for the memory that [`ExternalPool::peek`] will read for a host that is not paired otherwise.
+    pub fn prefetch(&self, inside: &Inside) {
+        let range = ranges_for(inside)[0];
+        let random = self.random(inside);
+        if let Some(slot) = self.slots.get(self.home(inside))
+            && let Some(states) = &slot.states[inside.protocol.index()]
+        {
+            states.prefetch(range, random);
+        }
+    }
+
+    /// Asks for the memory that [`ExternalPool::release`] will need.
+    pub fn prefetch_port(&self, protocol: Protocol, external: SocketAddrV4) {
+        if let Some(slot) = self.slot_of(*external.ip())
+            && let Some(states) = &self.slots[slot].states[protocol.index()]
+        {
+            states.prefetch_port(external.port());
+        }
+    }
+
+    /// Takes a port. False, without effect, if it is taken or reserved.
+    pub fn take(&mut self, protocol: Protocol, choice: &Choice) -> bool {
+        let (slot, port) = (choice.slot as usize, choice.external.port());
+        if slot >= self.slots.len() {
             return false;
         }
-        self.refresh_open(slot, protocol);
-        self.takes = self.takes.wrapping_add(1) & u64::from(u32::MAX);
+        debug_assert_eq!(self.address_of(slot), Some(*choice.external.ip()), "a choice of this numbering");
+        let states = match &mut self.slots[slot].states[protocol.index()] {
+            Some(states) => states,
+            // Looked at first, so that a reserved port of an unused address does not cost it its states.
+            None if self.template[protocol.index()].is_taken(port) => return false,
+            none => none.insert(Box::new(self.template[protocol.index()].clone())),
+        };
+        if !states.take(port) {
+            return false;
+        }
+        let range = PortRange::of(port);
+        if states.available(range) == 0 {
+            self.open[protocol.index()][range as usize][slot / 64] &= !(1 << (slot % 64));
+        }
         let used = &mut self.used[protocol.index()];
         used.taken += 1;
         used.highest = used.highest.max(used.taken);
@@ -148,10 +208,45 @@ impl ExternalPool {
         let used = &mut self.used[protocol.index()];
         used.taken = used.taken.saturating_sub(1);
         let Some(slot) = self.slot_of(*external.ip()) else { return };
-        if plan.is_reserved(protocol, external) || !self.states_mut(slot, protocol).release(external.port()) {
+        let port = external.port();
+        if plan.is_reserved(protocol, external) || !self.states_mut(slot, protocol).release(port) {
             return;
         }
-        self.refresh_open(slot, protocol);
+        self.open[protocol.index()][PortRange::of(port) as usize][slot / 64] |= 1 << (slot % 64);
+    }
+
+    /// The address of a choice, as a host is paired with it.
+    pub fn pairing(&self, choice: &Choice) -> Paired {
+        Paired(choice.slot as u16 | self.numbering)
+    }
+
+    /// Is the address that a host is paired with in the pool?
+    #[inline]
+    pub fn keeps(&self, paired: Paired) -> bool {
+        self.slot_of_paired(paired).is_some()
+    }
+
+    #[inline]
+    fn slot_of_paired(&self, Paired(paired): Paired) -> Option<usize> {
+        let slot = paired & !NUMBERING;
+        let slot = if paired & NUMBERING == self.numbering {
+            slot
+        } else {
+            self.renumbered.get(usize::from(slot)).copied().unwrap_or(NO_SLOT)
+        };
+        (usize::from(slot) < self.slots.len()).then_some(usize::from(slot))
+    }
+
+    /// The address that a host is paired with, if it is in the pool.
+    pub fn place_of(&self, paired: Paired) -> Option<Ipv4Addr> {
+        self.address_of(self.slot_of_paired(paired)?)
+    }
+
+    /// A pairing in the numbering that is in force. Before [`ExternalPool::reconfigure`] is called again, all pairings
+    /// must be brought into it.
+    pub fn renumber(&self, paired: Paired) -> Paired {
+        let slot = self.slot_of_paired(paired).map_or(NO_SLOT, |slot| slot as u16);
+        Paired(slot | self.numbering)
     }
 
     /// Counts a request that found no port.
@@ -177,9 +272,9 @@ impl ExternalPool {
         (0..self.slots.len()).map(|slot| u64::from(count(slot))).sum()
     }
 
-    /// Is the address in the pool?
-    pub fn contains(&self, address: Ipv4Addr) -> bool {
-        self.slot_of(address).is_some()
+    /// A port of one's own choice, whether it is free or not. None if its address is not in the pool.
+    pub fn choice(&self, external: SocketAddrV4) -> Option<Choice> {
+        self.slot_of(*external.ip()).map(|slot| Choice { external, slot: slot as u32 })
     }
 
     /// Memory of the port states in bytes: 16 KiB for each address and protocol in use.
@@ -191,6 +286,7 @@ impl ExternalPool {
     /// Ends the rest of ports whose time has come, on at most `addresses_max` addresses. Each costs up to
     /// about ten microseconds; call it from housekeeping.
     pub fn advance(&mut self, now: Time, addresses_max: usize) {
+        self.moment = self.moment.wrapping_add(1);
         if self.round.is_none() && now >= self.next_round {
             self.round = Some(0);
         }
@@ -215,10 +311,13 @@ impl ExternalPool {
         let spans = std::mem::take(&mut self.spans);
         self.template = templates(new);
         self.lay_out(new);
+        self.numbering ^= NUMBERING;
+        self.renumbered = vec![NO_SLOT; before.len()];
         for slot in 0..self.slots.len() {
             let Some(address) = self.address_of(slot) else { continue };
-            match slot_in(&spans, address).and_then(|index| before.get_mut(index)) {
-                Some(kept) => {
+            match slot_in(&spans, address).and_then(|at| before.get_mut(at).map(|kept| (at, kept))) {
+                Some((old_slot, kept)) => {
+                    self.renumbered[old_slot] = slot as u16;
                     self.slots[slot] = std::mem::take(kept);
                     if !new.reserves_like(old, address) {
                         self.reserve_changed(old, new, slot, address);

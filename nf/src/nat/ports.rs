@@ -9,6 +9,8 @@
 //! reads at most 1,008 words of two planes (16 KiB in order, about a microsecond; a few words while a
 //! tenth of the ports is free).
 
+use millrace_dataplane::memory::prefetch;
+
 /// Words of a plane.
 const WORDS: usize = 65_536 / 64;
 /// Words of the well-known ports.
@@ -147,10 +149,20 @@ impl PortStates {
         None
     }
 
+    /// Asks for the memory where a search begins.
+    pub fn prefetch(&self, range: PortRange, random: u64) {
+        prefetch(&self.words[first_word(range, random)]);
+    }
+
+    /// Asks for the memory of a port.
+    pub fn prefetch_port(&self, port: u16) {
+        prefetch(&self.words[usize::from(port) / 64]);
+    }
+
     /// The first word from a random one on that has a candidate, and in it the first from a random bit on.
     fn search(&self, range: PortRange, parity: u64, resting: bool, random: u64) -> Option<u16> {
         let words = range.words();
-        let start = words.start + (((random >> 32) * words.len() as u64) >> 32) as usize;
+        let start = first_word(range, random);
         let bit = random as u32 % 64;
         for index in (start..words.end).chain(words.start..start) {
             let word = self.words[index];
@@ -231,6 +243,11 @@ impl PortStates {
     }
 }
 
+fn first_word(range: PortRange, random: u64) -> usize {
+    let words = range.words();
+    words.start + (((random >> 32) * words.len() as u64) >> 32) as usize
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -296,7 +313,7 @@ mod tests {
         let secret = super::super::Secret::from_key([11, 12]);
         let mut sixteenths = [0_u32; 16];
         for n in 0..160_000 {
-            let random = secret.hash(super::super::secret::Purpose::Port, n, 0);
+            let random = secret.choice(super::super::secret::Purpose::Port, n, 0);
             let port = states.find(PortRange::Other, None, random).expect("all are free");
             sixteenths[(usize::from(port) - 1_024) * 16 / 64_512] += 1;
         }

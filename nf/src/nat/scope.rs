@@ -39,22 +39,18 @@ pub(super) struct Scope {
     /// Disjoint and sorted.
     sources: Vec<Ipv4Net>,
     everything: bool,
-    /// External addresses of forwards, sorted.
-    forwarded: Vec<Ipv4Addr>,
+    /// First and last of the ranges of external addresses: of the pool, of forwards, translated 1:1. Sorted, apart.
+    external: Vec<(u32, u32)>,
     outside: Option<ZoneId>,
     pub(super) hairpinning: bool,
 }
 
 impl Scope {
     pub(super) fn new(config: &NatConfig) -> Self {
-        let mut forwarded: Vec<_> =
-            config.plan.rules().forwards().iter().map(|rule| *rule.external.ip()).collect();
-        forwarded.sort_unstable();
-        forwarded.dedup();
         Self {
             sources: Ipv4Net::aggregate(&config.sources),
             everything: config.sources.is_empty(),
-            forwarded,
+            external: external_ranges(&config.plan),
             outside: config.outside,
             hairpinning: config.hairpinning,
         }
@@ -78,17 +74,62 @@ impl Scope {
     }
 
     /// Is this one of the NAT's external addresses?
-    pub(super) fn is_external(&self, plan: &NatPlan, address: Ipv4Addr) -> bool {
-        plan.in_pool(address)
-            || self.forwarded.binary_search(&address).is_ok()
-            || plan.rules().one_to_one_inside(address).is_some()
+    pub(super) fn is_external(&self, address: Ipv4Addr) -> bool {
+        let address = u32::from(address);
+        let after = self.external.partition_point(|&(first, _)| first <= address);
+        after.checked_sub(1).is_some_and(|at| address <= self.external[at].1)
     }
+}
+
+/// The external addresses of a plan, ranges that meet as one.
+fn external_ranges(plan: &NatPlan) -> Vec<(u32, u32)> {
+    let range = |first: Ipv4Addr, last: Ipv4Addr| (u32::from(first), u32::from(last));
+    let pool = plan.pool().iter().map(|of| range(of.first, of.last));
+    let forwards = plan.rules().forwards().iter().map(|rule| range(*rule.external.ip(), *rule.external.ip()));
+    let one_to_one = plan.rules().one_to_one().iter().map(|rule| {
+        let first = u32::from(rule.external);
+        (first, first.saturating_add(rule.addresses.saturating_sub(1)))
+    });
+    let mut ranges: Vec<_> = pool.chain(forwards).chain(one_to_one).collect();
+    ranges.sort_unstable();
+    ranges.dedup_by(|next, before| {
+        let meets = next.0 <= before.1.saturating_add(1);
+        before.1 = if meets { before.1.max(next.1) } else { before.1 };
+        meets
+    });
+    ranges
 }
 
 #[cfg(test)]
 mod tests {
     use super::super::plan::{NatSettings, PoolRange};
+    use super::super::{Forward, OneToOne, Protocol};
     use super::*;
+    use std::net::SocketAddrV4;
+
+    #[test]
+    fn external_is_what_the_pool_forwards_and_one_to_one_have() {
+        let range = |first: u8, last: u8| PoolRange {
+            first: [192, 0, 2, first].into(),
+            last: [192, 0, 2, last].into(),
+        };
+        let forward = |host: u8| {
+            let external = SocketAddrV4::new([192, 0, 2, host].into(), 80);
+            Forward { protocol: Protocol::Tcp, external, ports: 1, inside: external }
+        };
+        let one_to_one =
+            OneToOne { external: [192, 0, 2, 20].into(), addresses: 4, inside: [10, 0, 0, 0].into() };
+        let settings = NatSettings {
+            pool: vec![range(9, 12), range(1, 2)],
+            forwards: vec![forward(3), forward(10), forward(200)],
+            one_to_one: vec![one_to_one],
+            ..NatSettings::default()
+        };
+        let scope = Scope::new(&NatConfig::new(Arc::new(NatPlan::new(settings).unwrap())));
+        let external: Vec<u8> = (0..=255).filter(|&n| scope.is_external([192, 0, 2, n].into())).collect();
+        assert_eq!(external, [1, 2, 3, 9, 10, 11, 12, 20, 21, 22, 23, 200]);
+        assert_eq!(scope.external.len(), 4);
+    }
 
     #[test]
     fn sources_and_zones_say_what_is_translated() {
@@ -98,8 +139,8 @@ mod tests {
         let open = Scope::new(&config);
         assert!(open.covers([8, 8, 8, 8].into()) && open.crosses(ZoneId(0), Some(ZoneId(2))));
         assert!(!open.crosses(ZoneId(0), Some(ZoneId(0))) && !open.crosses(ZoneId(0), Some(ZoneId::LOCAL)));
-        assert!(open.is_external(&config.plan, [192, 0, 2, 2].into()));
-        assert!(!open.is_external(&config.plan, [192, 0, 2, 3].into()));
+        assert!(open.is_external([192, 0, 2, 2].into()));
+        assert!(!open.is_external([192, 0, 2, 3].into()));
         config.sources = ["10.1.0.0/16", "10.0.0.0/16", "10.9.0.0/24"].map(|p| p.parse().unwrap()).to_vec();
         config.outside = Some(ZoneId(1));
         let narrow = Scope::new(&config);

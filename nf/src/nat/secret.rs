@@ -1,10 +1,10 @@
 //! The keyed hashes of NAT tables and of port selection (R16).
 //!
-//! Two kinds: tables use the data plane's fast hash, whose results nobody outside ever sees. Ports and external
-//! addresses are seen by anyone, so they come from SipHash, which is made to keep its key when results are known.
+//! Tables use one key, whose results nobody outside ever sees. Ports and external addresses are seen by anyone, so they
+//! have keys of their own, which tell nothing about the tables', and go through two hashes one after the other: an
+//! outsider sees some sixteen bits of what six rounds of AES made of words that he does not know all.
 
 use millrace_dataplane::flow::hash::KeyedHash;
-use std::hash::{BuildHasher, DefaultHasher, Hasher, RandomState};
 
 /// What a hash is used for. It goes into the hash, so that one use tells nothing about another.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -29,33 +29,40 @@ pub enum Purpose {
 #[derive(Clone)]
 pub struct Secret {
     tables: KeyedHash,
-    ports: [u64; 2],
+    choices: [KeyedHash; 2],
 }
 
 impl Secret {
     /// Keys from the operating system's random numbers.
     pub fn random() -> Self {
-        let ports = [0_u64, 1].map(|n| RandomState::new().hash_one(n));
-        Self { tables: KeyedHash::random(), ports }
+        Self { tables: KeyedHash::random(), choices: [KeyedHash::random(), KeyedHash::random()] }
     }
 
     /// Keys derived from a given one, for runs that must repeat exactly. Ports are predictable to who knows it.
     pub fn from_key(key: [u64; 2]) -> Self {
-        Self { tables: KeyedHash::seeded(key[0].rotate_left(32) ^ key[1]), ports: key }
+        let seeded = |n: u64| KeyedHash::seeded(key[0].rotate_left(32) ^ key[1] ^ n << 56);
+        Self { tables: seeded(0), choices: [seeded(1), seeded(2)] }
     }
 
-    /// The hash of two words for one purpose. All 64 bits are usable.
+    /// Where the key `word` of a table is placed. All 64 bits are usable.
     #[inline]
-    pub fn hash(&self, purpose: Purpose, first: u64, second: u64) -> u64 {
-        if !matches!(purpose, Purpose::Address | Purpose::Port) {
-            return self.tables.hash(&[first, second, purpose as u64]);
-        }
-        let mut hasher = DefaultHasher::new();
-        for word in [self.ports[0], self.ports[1], first, second, purpose as u64] {
-            hasher.write_u64(word);
-        }
-        hasher.finish()
+    pub fn hash(&self, purpose: Purpose, word: u64) -> u64 {
+        one_block(&self.tables, word, purpose as u64)
     }
+
+    /// What is chosen for two words, where outsiders see the choice. All 64 bits are usable.
+    #[inline]
+    pub fn choice(&self, purpose: Purpose, first: u64, second: u64) -> u64 {
+        let inner = one_block(&self.choices[0], first, second);
+        one_block(&self.choices[1], inner, purpose as u64)
+    }
+}
+
+#[inline]
+fn one_block(hash: &KeyedHash, low: u64, high: u64) -> u64 {
+    let mut state = hash.begin();
+    hash.absorb(&mut state, 0, low, high);
+    hash.finish(state)
 }
 
 impl std::fmt::Debug for Secret {
@@ -69,20 +76,27 @@ impl std::fmt::Debug for Secret {
 mod tests {
     use super::*;
 
-    /// R16: the key, the purpose and both words decide the hash.
+    /// R16: the key, the purpose and the words decide the hash.
     #[test]
     fn every_input_counts() {
         let secret = Secret::from_key([1, 2]);
-        for (purpose, other) in [(Purpose::Inside, Purpose::External), (Purpose::Port, Purpose::Address)] {
-            let hash = secret.hash(purpose, 3, 4);
-            assert_eq!(hash, Secret::from_key([1, 2]).hash(purpose, 3, 4));
-            assert_ne!(hash, Secret::from_key([1, 3]).hash(purpose, 3, 4));
-            assert_ne!(hash, Secret::from_key([9, 2]).hash(purpose, 3, 4));
-            assert_ne!(hash, secret.hash(other, 3, 4));
-            assert_ne!(hash, secret.hash(purpose, 5, 4));
-            assert_ne!(hash, secret.hash(purpose, 3, 5));
+        let hash = secret.hash(Purpose::Inside, 3);
+        assert_eq!(hash, Secret::from_key([1, 2]).hash(Purpose::Inside, 3));
+        for other in [[1, 3], [9, 2]] {
+            assert_ne!(hash, Secret::from_key(other).hash(Purpose::Inside, 3));
+            assert_ne!(
+                secret.choice(Purpose::Port, 3, 4),
+                Secret::from_key(other).choice(Purpose::Port, 3, 4)
+            );
         }
-        let random = [Secret::random(), Secret::random()].map(|s| s.hash(Purpose::Port, 0, 0));
+        assert_ne!(hash, secret.hash(Purpose::External, 3));
+        assert_ne!(hash, secret.hash(Purpose::Inside, 5));
+        let choice = secret.choice(Purpose::Port, 3, 4);
+        assert_eq!(choice, Secret::from_key([1, 2]).choice(Purpose::Port, 3, 4));
+        assert_ne!(choice, secret.choice(Purpose::Address, 3, 4));
+        assert_ne!(choice, secret.choice(Purpose::Port, 5, 4));
+        assert_ne!(choice, secret.choice(Purpose::Port, 3, 5));
+        let random = [Secret::random(), Secret::random()].map(|s| s.choice(Purpose::Port, 0, 0));
         assert_ne!(random[0], random[1]);
         assert_eq!(format!("{secret:?}"), "Secret");
     }

@@ -62,6 +62,11 @@ impl Segments {
         (segment.key == key && segment.last >= port).then_some(segment.value)
     }
 
+    /// Is there no range?
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
     /// All ranges under `key`.
     pub fn under(&self, key: u64) -> &[Segment] {
         let first = self.0.partition_point(|s| s.key < key);

@@ -10,17 +10,18 @@
 //! [`NatState::sweep`] then visits the mappings in slices and names those that fall, so that their sessions can
 //! be ended; their ports are used by nobody else before that.
 //!
-//! Memory is sized once by [`Capacity`], but for the port states (16 KiB for each external address and
-//! protocol in use).
+//! Memory comes from the arena and is sized once by [`Capacity`], but for the port states (16 KiB for each external
+//! address and protocol in use).
 
 use super::filter::{Contact, Contacts, Filtering};
-use super::mapping::{Mapping, MappingId, MappingTable};
+use super::mapping::{Faces, Hashes, Mapping, MappingId, MappingTable};
 use super::plan::NatPlan;
-use super::pool::ExternalPool;
+use super::pool::{Choice, ExternalPool};
 use super::refusal::{Refusal, RefusalCounters};
 use super::secret::Secret;
-use super::subscriber::Subscribers;
+use super::subscriber::{Host, Subscribers};
 use super::tuple::{Inside, Protocol};
+use millrace_dataplane::memory::{Arena, ArenaError};
 use millrace_dataplane::time::Time;
 use std::net::{Ipv4Addr, SocketAddrV4};
 use std::sync::Arc;
@@ -28,13 +29,14 @@ use std::sync::Arc;
 /// What the tables hold at most.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Capacity {
-    /// Mappings, static ones in use included; at most 2^24. 40 bytes each.
+    /// Mappings, static ones in use included; at most 2^24. 29 bytes each.
     pub mappings: usize,
     /// Of these, how many only static mappings may use.
     pub mappings_static: usize,
-    /// Inside hosts with a dynamic mapping. 40 bytes each.
+    /// Inside hosts with a dynamic mapping. 19 bytes each.
     pub subscribers: usize,
-    /// Pairs of mapping and remote address, for address-dependent filtering alone. 24 bytes each.
+    /// Pairs of mapping and remote address, 19 bytes each. With address-dependent filtering alone: else they take no
+    /// memory.
     pub contacts: usize,
 }
 
@@ -51,8 +53,27 @@ pub struct Proposal {
     pub inside: Inside,
     /// What it will appear as.
     pub external: SocketAddrV4,
-    /// Made by a rule, not from the pool?
-    pub is_static: bool,
+    /// The slot of the external address in the pool, or [`STATIC`].
+    slot: u32,
+    host: Host,
+    hashes: Hashes,
+}
+
+/// In place of a slot of the pool: the mapping is made by a rule.
+const STATIC: u32 = u32::MAX;
+
+impl Proposal {
+    /// Is it made by a rule, not from the pool?
+    pub fn is_static(&self) -> bool {
+        self.slot == STATIC
+    }
+}
+
+/// The hashes of what the end of a mapping looks for.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct ReleaseHashes {
+    mapping: Hashes,
+    host: u64,
 }
 
 /// What an outbound packet without a session gets.
@@ -111,6 +132,8 @@ enum Stage {
     Sessions,
     /// Giving back ports that are no longer reserved, from this address on.
     Addresses(usize),
+    /// Bringing the hosts' pairings into the numbering of the addresses that is in force, from this row on.
+    Hosts(usize),
 }
 
 /// The earlier change has not been swept to its end; try again later.
@@ -140,23 +163,62 @@ pub struct NatState {
     mappings: MappingTable,
     mappings_static: usize,
     subscribers: Subscribers,
-    contacts: Contacts,
+    /// Made when filtering first asks for it.
+    contacts: Option<Contacts>,
+    contacts_max: usize,
     refusals: RefusalCounters,
+    /// Shares in mappings that sessions hold.
+    shares: usize,
+    secret: Secret,
 }
 
 impl NatState {
     /// The state of a NAT that has seen no packet.
-    pub fn new(plan: Arc<NatPlan>, capacity: &Capacity, secret: &Secret) -> Self {
-        Self {
+    ///
+    /// # Errors
+    /// The arena has no room for the tables.
+    pub fn new(
+        plan: Arc<NatPlan>,
+        capacity: &Capacity,
+        secret: &Secret,
+        arena: &Arena,
+    ) -> Result<Self, ArenaError> {
+        let mut state = Self {
             pool: ExternalPool::new(&plan, secret.clone()),
             sweep: None,
-            mappings: MappingTable::new(capacity.mappings, secret.clone()),
+            mappings: MappingTable::new(arena, capacity.mappings, secret.clone())?,
             mappings_static: capacity.mappings_static,
-            subscribers: Subscribers::new(capacity.subscribers, secret.clone()),
-            contacts: Contacts::new(capacity.contacts, secret.clone()),
+            subscribers: Subscribers::new(arena, capacity.subscribers, secret.clone())?,
+            contacts: None,
+            contacts_max: capacity.contacts,
             refusals: RefusalCounters::default(),
+            shares: 0,
+            secret: secret.clone(),
             plan,
+        };
+        state.make_contacts(arena)?;
+        Ok(state)
+    }
+
+    /// Bytes that a state of this size takes from the arena, with this filtering.
+    pub fn bytes_for(capacity: &Capacity, filtering: Filtering) -> usize {
+        let contacts = match filtering {
+            Filtering::AddressDependent => Contacts::bytes_for(capacity.contacts),
+            _ => 0,
+        };
+        MappingTable::bytes_for(capacity.mappings) + Subscribers::bytes_for(capacity.subscribers) + contacts
+    }
+
+    /// Gets the memory of contacts when it is needed for the first time.
+    fn make_contacts(&mut self, arena: &Arena) -> Result<(), ArenaError> {
+        if self.contacts.is_none() && self.records_contacts() {
+            self.contacts = Some(Contacts::new(arena, self.contacts_max, self.secret.clone())?);
         }
+        Ok(())
+    }
+
+    fn records_contacts(&self) -> bool {
+        self.plan.settings().filtering == Filtering::AddressDependent
     }
 
     /// The plan in force.
@@ -175,9 +237,10 @@ impl NatState {
                 _ => self.propose_static(inside, external).map(Outbound::New),
             };
         }
-        match self.in_force(self.mappings.find_inside(inside)) {
+        let hash = self.mappings.inside_hash(inside);
+        match self.in_force(self.mappings.find_inside_at(hash, inside)) {
             Some((mapping, found)) => Ok(Outbound::Existing { mapping, external: found.external }),
-            None => self.propose_dynamic(inside).map(Outbound::New),
+            None => self.propose_dynamic(hash, inside).map(Outbound::New),
         }
     }
 
@@ -199,7 +262,9 @@ impl NatState {
         let Some(mapping) = self.mappings.get(id) else { return false };
         let filtering = self.plan.settings().filtering;
         let contact = match filtering {
-            Filtering::AddressDependent if self.contacts.knows(id, remote) => Contact::Address,
+            Filtering::AddressDependent if self.contacts.as_ref().is_some_and(|c| c.knows(id, remote)) => {
+                Contact::Address
+            }
             _ => Contact::None,
         };
         mapping.is_static || filtering.admits(contact)
@@ -216,38 +281,49 @@ impl NatState {
         if self.mappings.is_held(inside.protocol, external) {
             return Err(Refusal::ExternalBusy);
         }
-        if !self.mappings.has_room(inside, external, true, 0) {
+        if !self.mappings.has_room(0) {
             return Err(Refusal::MappingsFull);
         }
-        Ok(Proposal { inside: *inside, external, is_static: true })
+        let (host, hashes) = (Host::default(), Hashes::default());
+        Ok(Proposal { inside: *inside, external, slot: STATIC, host, hashes })
     }
 
-    fn propose_dynamic(&self, inside: &Inside) -> Result<Proposal, Refusal> {
-        let paired = self.subscribers.check(inside, &self.plan.settings().limits)?;
-        let external = self.pool.peek(inside, paired).ok_or(Refusal::PortsExhausted)?;
-        if !self.mappings.has_room(inside, external, false, self.mappings_static) {
+    fn propose_dynamic(&self, hash: u64, inside: &Inside) -> Result<Proposal, Refusal> {
+        let (host, paired) = self.subscribers.check(inside, &self.plan.settings().limits)?;
+        let Choice { external, slot } = self.pool.peek(inside, paired).ok_or(Refusal::PortsExhausted)?;
+        if !self.mappings.has_room(self.mappings_static) {
             return Err(Refusal::MappingsFull);
         }
-        Ok(Proposal { inside: *inside, external, is_static: false })
+        let hashes =
+            Hashes { inside: hash, external: self.mappings.external_hash(inside.protocol, external) };
+        // The commit will need it.
+        self.mappings.prefetch_external_hash(hashes.external);
+        Ok(Proposal { inside: *inside, external, slot, host, hashes })
     }
 
     /// Makes a proposed mapping, with its first session to `remote`. On an error nothing has changed.
-    pub fn commit(&mut self, proposal: &Proposal, remote: Ipv4Addr, now: Time) -> Result<Hold, Refusal> {
-        let Proposal { inside, external, is_static } = proposal;
-        if *is_static {
-            let id = self.mappings.insert(inside, *external, true, now).ok_or(Refusal::ExternalBusy)?;
+    ///
+    /// # Errors
+    /// Something has changed since the proposal; or, by a chance that the size of the indices makes vanish, they have no
+    /// place for it.
+    pub fn commit(&mut self, proposal: &Proposal, remote: Ipv4Addr) -> Result<Hold, Refusal> {
+        let Proposal { inside, external, slot, host, hashes } = proposal;
+        if proposal.is_static() {
+            let id = self.mappings.insert(inside, *external, true).ok_or(Refusal::ExternalBusy)?;
             return Ok(self.hold(id, remote));
         }
+        let choice = &Choice { external: *external, slot: *slot };
         debug_assert!(self.in_force(self.mappings.find_inside(inside)).is_none(), "one mapping an endpoint");
-        if !self.pool.take(inside.protocol, *external) {
+        if !self.pool.take(inside.protocol, choice) {
             return Err(Refusal::ExternalBusy);
         }
         let pool = &self.pool;
-        if !self.subscribers.add(inside, *external.ip(), |address| pool.contains(address)) {
+        if !self.subscribers.add(host, inside, pool.pairing(choice), |paired| pool.keeps(paired)) {
             self.pool.release(inside.protocol, *external, &self.plan);
             return Err(Refusal::SubscribersFull);
         }
-        match self.mappings.insert(inside, *external, false, now) {
+        // Who holds a port of the pool has taken it there, so nobody holds this one.
+        match self.mappings.insert_at(*hashes, inside, *external, false) {
             Some(id) => Ok(self.hold(id, remote)),
             None => {
                 self.subscribers.remove(inside);
@@ -258,6 +334,9 @@ impl NatState {
     }
 
     /// Adds a session to `remote` to a mapping.
+    ///
+    /// # Errors
+    /// The mapping is gone or doomed, or has as many sessions as it can count.
     pub fn acquire(&mut self, id: MappingId, remote: Ipv4Addr) -> Result<Hold, Refusal> {
         if !self.mappings.acquire(id) {
             return Err(Refusal::MappingUnavailable);
@@ -265,22 +344,75 @@ impl NatState {
         Ok(self.hold(id, remote))
     }
 
+    /// Makes a mapping of whole addresses for one session.
+    ///
+    /// # Errors
+    /// The table is full.
+    pub fn hold_addresses(&mut self, inside: Ipv4Addr, external: Ipv4Addr) -> Result<Hold, Refusal> {
+        let mapping = self.mappings.insert_addresses(inside, external).ok_or(Refusal::MappingsFull)?;
+        self.shares += 1;
+        Ok(Hold { mapping, remote: Ipv4Addr::UNSPECIFIED, recorded: false })
+    }
+
     fn hold(&mut self, mapping: MappingId, remote: Ipv4Addr) -> Hold {
-        let wanted = self.plan.settings().filtering == Filtering::AddressDependent;
-        Hold { mapping, remote, recorded: wanted && self.contacts.record(mapping, remote) }
+        self.shares += 1;
+        let records = self.records_contacts();
+        let contacts = self.contacts.as_mut().filter(|_| records);
+        Hold { mapping, remote, recorded: contacts.is_some_and(|contacts| contacts.record(mapping, remote)) }
     }
 
     /// Ends a session. If it was the last of its mapping, the mapping ends, its port rests, and it is returned.
     pub fn release(&mut self, hold: &Hold) -> Option<Mapping> {
-        if hold.recorded {
-            self.contacts.forget(hold.mapping, hold.remote);
+        let hashes = self.release_hashes(hold.mapping);
+        self.release_at(&hashes, hold)
+    }
+
+    /// Where the end of a mapping will look.
+    pub(super) fn release_hashes(&self, id: MappingId) -> ReleaseHashes {
+        match self.mappings.get(id) {
+            Some(Mapping { inside, external, .. }) => ReleaseHashes {
+                mapping: self.mappings.hashes(&inside, external),
+                host: self.subscribers.hash(&inside),
+            },
+            None => ReleaseHashes::default(),
         }
-        let ended = self.mappings.release(hold.mapping)?;
+    }
+
+    /// Asks for the memory there.
+    pub(super) fn prefetch_release(&self, hashes: &ReleaseHashes) {
+        self.mappings.prefetch_hashes(hashes.mapping);
+        self.subscribers.prefetch(hashes.host);
+    }
+
+    /// [`NatState::release`], with what [`NatState::release_hashes`] answers now.
+    pub(super) fn release_at(&mut self, hashes: &ReleaseHashes, hold: &Hold) -> Option<Mapping> {
+        if let Some(contacts) = self.contacts.as_mut().filter(|_| hold.recorded) {
+            contacts.forget(hold.mapping, hold.remote);
+        }
+        self.shares = self.shares.saturating_sub(1);
+        let ended = self.mappings.release_at(hashes.mapping, hold.mapping)?;
         if !ended.is_static {
-            self.subscribers.remove(&ended.inside);
+            self.subscribers.remove_at(hashes.host, &ended.inside);
             self.pool.release(ended.inside.protocol, ended.external, &self.plan);
         }
         Some(ended)
+    }
+
+    /// Asks for the memory that [`NatState::outbound`] will read.
+    pub fn prefetch_outbound(&self, inside: &Inside) {
+        self.mappings.prefetch_inside(inside);
+        self.subscribers.prefetch(self.subscribers.hash(inside));
+        self.pool.prefetch(inside);
+    }
+
+    /// Asks for the memory that [`NatState::inbound`] will read.
+    pub fn prefetch_inbound(&self, protocol: Protocol, external: SocketAddrV4) {
+        self.mappings.prefetch_external(protocol, external);
+    }
+
+    /// Asks for the mapping's own memory.
+    pub fn prefetch_mapping(&self, id: MappingId) {
+        self.mappings.prefetch(id);
     }
 
     /// Counts a refusal; call it when the packet's drop is final.
@@ -299,6 +431,9 @@ impl NatState {
         self.pool.reconfigure(&self.plan, &plan);
         let previous = std::mem::replace(&mut self.plan, plan);
         self.sweep = Some(Sweep { previous, stage: Stage::Mappings(0) });
+        // The arena was sized without them, so they lie on plain pages. Without memory nobody begins a session from outside.
+        let _ =
+            Arena::anonymous(Contacts::bytes_for(self.contacts_max)).and_then(|own| self.make_contacts(&own));
         Ok(())
     }
 
@@ -320,7 +455,13 @@ impl NatState {
             Stage::Sessions if self.mappings.doomed() > 0 => Some(Stage::Sessions),
             Stage::Sessions => Some(Stage::Addresses(0)),
             Stage::Addresses(slot) => {
-                self.pool.unreserve(&previous, &self.plan, slot, slots_max / 16).map(Stage::Addresses)
+                let next = self.pool.unreserve(&previous, &self.plan, slot, slots_max / 16);
+                Some(next.map_or(Stage::Hosts(0), Stage::Addresses))
+            }
+            Stage::Hosts(row) => {
+                let pool = &self.pool;
+                let next = self.subscribers.pair_anew(row, slots_max, |paired| pool.renumber(paired));
+                next.map(Stage::Hosts)
             }
         };
         self.sweep = next.map(|stage| Sweep { previous, stage });
@@ -330,6 +471,16 @@ impl NatState {
     /// Housekeeping: ends the rest of released ports, on at most `addresses_max` addresses.
     pub fn advance(&mut self, now: Time, addresses_max: usize) {
         self.pool.advance(now, addresses_max);
+    }
+
+    /// Shares in mappings that sessions hold.
+    pub fn shares(&self) -> usize {
+        self.shares
+    }
+
+    /// What the mapping of this name translates.
+    pub fn faces(&self, id: MappingId) -> Option<Faces> {
+        self.mappings.faces(id)
     }
 
     /// The mapping of this name.
@@ -359,12 +510,14 @@ impl NatState {
 
     /// Sizes and use.
     pub fn used(&self) -> NatUse {
-        let tables =
-            self.mappings.memory_bytes() + self.subscribers.memory_bytes() + self.contacts.memory_bytes();
+        let contacts = self.contacts.as_ref();
+        let tables = self.mappings.memory_bytes()
+            + self.subscribers.memory_bytes()
+            + contacts.map_or(0, Contacts::memory_bytes);
         NatUse {
             mappings: (self.mappings.len(), self.mappings.capacity()),
             subscribers: self.subscribers.len(),
-            contacts: (self.contacts.len(), self.contacts.refused()),
+            contacts: contacts.map_or((0, 0), |contacts| (contacts.len(), contacts.refused())),
             memory_bytes: tables + self.pool.memory_bytes(),
         }
     }

@@ -1,11 +1,12 @@
 //! What the NAT does to one packet: of a session, of none yet, or an ICMP error about a session.
 
-use super::bindings::{Binding, End, Word};
-use super::function::{DOMAIN, Nat, Staged};
+use super::function::{Nat, Staged};
+use super::mapping::Faces;
 use super::refusal::Refusal;
 use super::scope::SCOPE;
 use super::state::{Inbound, Outbound};
 use super::tuple::{Inside, Protocol};
+use super::word::{End, Share, Word};
 use crate::function::Verdict;
 use crate::headers::{Headers, Network, icmpv4, ipv4};
 use crate::walk::{Direction, Walk};
@@ -23,13 +24,6 @@ fn refuse(refusal: Refusal, protocol: Protocol) -> Answer {
     (Verdict::Drop(refusal.drop_reason()), Some(Staged::Refused(refusal, protocol)))
 }
 
-/// The two faces of a translated endpoint; without ports where the protocol's are not known.
-#[derive(Clone, Copy, Debug)]
-struct Faces {
-    inside: (Ipv4Addr, Option<u16>),
-    external: (Ipv4Addr, Option<u16>),
-}
-
 impl Nat {
     /// A packet of a session is translated by what the session holds, as was its first one.
     pub(super) fn follow(&self, walk: &mut Walk<'_>, word: Word) -> Verdict {
@@ -45,9 +39,9 @@ impl Nat {
         let Some(work) = Work::of(walk, word, session.reply) else {
             return Verdict::Drop(DropReason::NatFiltered);
         };
-        for (place, is_source) in [(work.source, true), (work.destination, false)] {
-            let Some(place) = place else { continue };
-            match self.faces(place) {
+        for (share, is_source) in [(work.source, true), (work.destination, false)] {
+            let Some(share) = share else { continue };
+            match self.faces(share) {
                 Some(faces) if is_source => set_source(walk.headers, faces.external),
                 Some(faces) => set_destination(walk.headers, faces.inside),
                 None => return Verdict::Drop(DropReason::NatFiltered),
@@ -56,17 +50,8 @@ impl Nat {
         Verdict::Continue
     }
 
-    fn faces(&self, place: u32) -> Option<Faces> {
-        match self.bindings.get(place)? {
-            Binding::Mapped(hold) => {
-                let mapping = self.state.mapping(hold.mapping)?;
-                let face = |endpoint: SocketAddrV4| (*endpoint.ip(), Some(endpoint.port()));
-                Some(Faces { inside: face(mapping.inside.endpoint), external: face(mapping.external) })
-            }
-            Binding::Addresses { inside, external } => {
-                Some(Faces { inside: (inside, None), external: (external, None) })
-            }
-        }
+    fn faces(&self, share: Share) -> Option<Faces> {
+        self.state.faces(share.mapping)
     }
 
     /// A packet that belongs to no session yet.
@@ -86,31 +71,28 @@ impl Nat {
             walk.depend(SCOPE);
             return (Verdict::Continue, None);
         }
-        if !self.is_hairpin(walk) {
+        let is_external = self.scope.is_external(destination);
+        if !(is_external && self.is_mapped(walk, destination)) {
             let to = walk.to_zone();
             if !self.scope.crosses(walk.from_zone, to) {
                 walk.depend(SCOPE);
                 return (Verdict::Continue, None);
             }
-            if self.scope.is_external(self.plan(), destination) {
+            if is_external {
                 return drop(DropReason::NatFiltered);
             }
         }
         let Some((protocol, port)) = endpoint(walk.headers, true) else {
             return self.open_addresses(walk, source);
         };
-        let inside = Inside { domain: DOMAIN, protocol, endpoint: SocketAddrV4::new(source, port) };
+        let inside = Inside { protocol, endpoint: SocketAddrV4::new(source, port) };
         let (external, staged) = match self.state.outbound(&inside) {
-            Ok(Outbound::Existing { mapping, external }) => {
-                (external, Staged::Join(End::Initiator, mapping, destination))
-            }
+            Ok(Outbound::Existing { mapping, external }) => (external, Staged::Join(End::Initiator, mapping)),
             // RFC 5508 section 3.1: a query opens a mapping, a reply does not.
             Ok(Outbound::New(_)) if is_echo(walk.headers, icmpv4::ECHO_REPLY) => {
                 return drop(DropReason::NatUntranslatable);
             }
-            Ok(Outbound::New(proposal)) => {
-                (proposal.external, Staged::Make(End::Initiator, proposal, destination))
-            }
+            Ok(Outbound::New(proposal)) => (proposal.external, Staged::Make(End::Initiator, proposal)),
             Err(refusal) => return refuse(refusal, protocol),
         };
         walk.want_session();
@@ -121,7 +103,7 @@ impl Nat {
 
     /// A protocol without ports that the NAT knows is translated between whole addresses only.
     fn open_addresses(&self, walk: &mut Walk<'_>, source: Ipv4Addr) -> Answer {
-        let Some(external) = self.plan().rules().one_to_one_external(DOMAIN, source) else {
+        let Some(external) = self.plan().rules().one_to_one_external(source) else {
             return drop(DropReason::NatUntranslatable);
         };
         walk.want_session();
@@ -130,12 +112,12 @@ impl Nat {
     }
 
     fn open_inbound(&self, walk: &mut Walk<'_>, source: Ipv4Addr, destination: Ipv4Addr) -> Answer {
-        if !self.scope.is_external(self.plan(), destination) {
+        if !self.scope.is_external(destination) {
             walk.depend(SCOPE);
             return (Verdict::Continue, None);
         }
         let Some((protocol, port)) = endpoint(walk.headers, false) else {
-            let Some((_, inside)) = self.plan().rules().one_to_one_inside(destination) else {
+            let Some(inside) = self.plan().rules().one_to_one_inside(destination) else {
                 return local_or(walk, DropReason::NatUntranslatable);
             };
             walk.want_session();
@@ -145,10 +127,10 @@ impl Nat {
         let external = SocketAddrV4::new(destination, port);
         let (inside, staged) = match self.find_inbound(walk, protocol, external) {
             Ok(Inbound::Existing { mapping, inside }) if self.state.admits(mapping, source) => {
-                (inside, Staged::Join(End::Responder, mapping, source))
+                (inside, Staged::Join(End::Responder, mapping))
             }
             Ok(Inbound::Existing { .. }) => return drop(DropReason::NatFiltered),
-            Ok(Inbound::New(proposal)) => (proposal.inside, Staged::Make(End::Responder, proposal, source)),
+            Ok(Inbound::New(proposal)) => (proposal.inside, Staged::Make(End::Responder, proposal)),
             Ok(Inbound::Unmapped) => return local_or(walk, DropReason::NatFiltered),
             Err(refusal) => return refuse(refusal, protocol),
         };
@@ -177,11 +159,13 @@ impl Nat {
 
     /// Is an inside host calling an external endpoint of the inside?
     pub(super) fn is_hairpin(&self, walk: &mut Walk<'_>) -> bool {
-        if !self.scope.hairpinning {
-            return false;
-        }
         let Some(IpAddr::V4(destination)) = walk.headers.destination() else { return false };
-        if !self.scope.is_external(self.plan(), destination) {
+        self.scope.is_external(destination) && self.is_mapped(walk, destination)
+    }
+
+    /// Does this external address, with the packet's destination port, lead to an inside host that others inside may call?
+    fn is_mapped(&self, walk: &mut Walk<'_>, destination: Ipv4Addr) -> bool {
+        if !self.scope.hairpinning {
             return false;
         }
         match endpoint(walk.headers, false) {
@@ -212,18 +196,18 @@ impl Nat {
         if let Err(reason) = verify_error(walk) {
             return Verdict::Drop(reason);
         }
-        if let Some(faces) = work.source.and_then(|place| self.faces(place)) {
+        if let Some(faces) = work.source.and_then(|share| self.faces(share)) {
             // REQ-5 c: a sender with an external address of its own keeps that; anyone else on the way hides behind
             // the address of the session.
             let own = match walk.headers.source() {
-                Some(IpAddr::V4(source)) => self.plan().rules().one_to_one_external(DOMAIN, source),
+                Some(IpAddr::V4(source)) => self.plan().rules().one_to_one_external(source),
                 _ => None,
             };
             let (external, port) = faces.external;
             walk.headers.set_embedded_destination(external.into(), port.unwrap_or(0));
             walk.headers.set_source(own.unwrap_or(external).into());
         }
-        if let Some(faces) = work.destination.and_then(|place| self.faces(place)) {
+        if let Some(faces) = work.destination.and_then(|share| self.faces(share)) {
             let (inside, port) = faces.inside;
             walk.headers.set_embedded_source(inside.into(), port.unwrap_or(0));
             walk.headers.set_destination(inside.into());
@@ -240,29 +224,27 @@ impl Nat {
         let to = walk.to_zone();
         let concerns = match walk.direction {
             Direction::Forward => self.scope.covers(source) && self.scope.crosses(walk.from_zone, to),
-            Direction::Backward => {
-                self.scope.is_external(self.plan(), destination) && to != Some(ZoneId::LOCAL)
-            }
+            Direction::Backward => self.scope.is_external(destination) && to != Some(ZoneId::LOCAL),
         };
         if concerns { Verdict::Drop(DropReason::IcmpUnrelated) } else { Verdict::Continue }
     }
 }
 
-/// Which bindings of its session a packet is translated by in this walk.
+/// Which shares of its session a packet is translated by in this walk.
 #[derive(Clone, Copy, Debug)]
 struct Work {
-    source: Option<u32>,
-    destination: Option<u32>,
+    source: Option<Share>,
+    destination: Option<Share>,
 }
 
 impl Work {
     /// Forwards the sender is translated, backwards the receiver. A responder outside the inside zone, that a forward
     /// leads to, is never walked forwards: its source is translated on the way back, too.
     ///
-    /// None if the packet does not come from where the session's host is: initiators with a binding are inside, and what
+    /// None if the packet does not come from where the session's host is: initiators with a share are inside, and what
     /// comes from elsewhere goes to a host with one.
     fn of(walk: &Walk<'_>, word: Word, reply: bool) -> Option<Self> {
-        let (sender, receiver) = (word.place(End::sender(reply)), word.place(End::receiver(reply)));
+        let (sender, receiver) = (word.share(End::sender(reply)), word.share(End::receiver(reply)));
         match walk.direction {
             Direction::Forward => Some(Self { source: sender, destination: None }),
             Direction::Backward if walk.hairpin => Some(Self { source: None, destination: receiver }),

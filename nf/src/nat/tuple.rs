@@ -55,8 +55,6 @@ impl std::fmt::Display for Protocol {
 /// Who sends from inside: the internal transport address of RFC 4787 section 2.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Inside {
-    /// Routing domain: equal addresses in two domains are two hosts.
-    pub domain: u16,
     /// The protocol.
     pub protocol: Protocol,
     /// Address and port, or ICMP query identifier.
@@ -64,20 +62,20 @@ pub struct Inside {
 }
 
 impl Inside {
-    /// The address and domain as one word: equal for all tuples of one subscriber.
-    pub(super) fn subscriber_word(&self) -> u64 {
-        u64::from(u32::from(*self.endpoint.ip())) << 16 | u64::from(self.domain)
+    /// The tuple as one word.
+    pub(super) fn word(&self) -> u64 {
+        endpoint_word(self.protocol, self.endpoint)
     }
 
-    /// The port and protocol as one word.
-    pub(super) fn port_word(&self) -> u64 {
-        u64::from(self.endpoint.port()) << 8 | self.protocol as u64
+    /// The address as one word: equal for all tuples of one inside host.
+    pub(super) fn host_word(&self) -> u64 {
+        u64::from(u32::from(*self.endpoint.ip()))
     }
 }
 
-/// An address and port as one word.
-pub(super) fn endpoint_word(endpoint: SocketAddrV4) -> u64 {
-    u64::from(u32::from(*endpoint.ip())) << 16 | u64::from(endpoint.port())
+/// A protocol, address and port as one word.
+pub(super) fn endpoint_word(protocol: Protocol, endpoint: SocketAddrV4) -> u64 {
+    (protocol as u64) << 48 | u64::from(endpoint.port()) << 32 | u64::from(u32::from(*endpoint.ip()))
 }
 
 #[cfg(test)]

@@ -13,6 +13,7 @@ use common::{Harness, Sent, Wire};
 use etherparse::{NetSlice, SlicedPacket, TransportSlice};
 use millrace_dataplane::drops::DropReason;
 use millrace_dataplane::flow::field::{Field, Reads};
+use millrace_dataplane::memory::Arena;
 use millrace_nf::chain::ChainBuilder;
 use millrace_nf::function::{FlowFunction, Verdict};
 use millrace_nf::nat::{
@@ -46,12 +47,12 @@ pub fn config(settings: NatSettings) -> NatConfig {
 /// A forward of one port.
 pub fn forward(protocol: Protocol, external: &str, inside: &str) -> Forward {
     let (external, inside) = (external.parse().unwrap(), inside.parse().unwrap());
-    Forward { protocol, external, ports: 1, domain: 0, inside }
+    Forward { protocol, external, ports: 1, inside }
 }
 
 /// 10.0.0.80 is 192.0.2.80 outside.
 pub fn one_to_one() -> OneToOne {
-    OneToOne { external: [192, 0, 2, 80].into(), addresses: 1, domain: 0, inside: [10, 0, 0, 80].into() }
+    OneToOne { external: [192, 0, 2, 80].into(), addresses: 1, inside: [10, 0, 0, 80].into() }
 }
 
 /// Drops what is sent to port 666, behind the NAT.
@@ -79,7 +80,7 @@ impl FlowFunction for Denier {
 /// A NAT with small tables and ports that repeat.
 pub fn nat_of(config: NatConfig) -> Nat {
     let capacity = Capacity { mappings: 4096, mappings_static: 16, subscribers: 256, contacts: 256 };
-    Nat::new(config, &capacity, &Secret::from_key([1, 2]))
+    Nat::new(config, &capacity, &Secret::from_key([1, 2]), &Arena::anonymous(8 << 20).unwrap()).unwrap()
 }
 
 /// NAT, denier, wire.

@@ -267,7 +267,11 @@ fn a_hairpin_without_room_for_both_ends_leaves_nothing() {
     let capacity = Capacity { mappings: 1, mappings_static: 0, subscribers: 4, contacts: 0 };
     let config = config(NatSettings { forwards, ..settings() });
     let chain = ChainBuilder::new("edge", &["inside", "outside"])
-        .function("nat", Nat::new(config, &capacity, &Secret::from_key([1, 2])))
+        .function(
+            "nat",
+            Nat::new(config, &capacity, &Secret::from_key([1, 2]), &Arena::anonymous(8 << 20).unwrap())
+                .unwrap(),
+        )
         .forwarder("wire", Wire::default());
     let mut bench = Harness::new(chain);
     let call = udp(HOST, POOL, (5000, 80), b"call");

@@ -4,8 +4,10 @@ pub mod firewall;
 pub mod nat;
 pub mod router;
 
+use millrace_dataplane::memory::Arena;
 use millrace_dataplane::port::{MacAddress, PortId};
 use millrace_nf::chain::{Chain, ChainBuilder};
+use millrace_nf::nat::{Nat, NatUse};
 use millrace_nf::zone::ZoneId;
 use serde_json::Value;
 
@@ -36,6 +38,8 @@ pub struct Context<'a> {
     pub chain: &'a config::Chain,
     /// The open ports.
     pub ports: &'a [PortFacts],
+    /// Where large tables lie.
+    pub arena: &'a Arena,
     /// Makes hashes repeat; none takes random secrets.
     pub seed: Option<u64>,
 }
@@ -123,6 +127,16 @@ pub fn counters(worker: &mut NfWorker, from: usize) -> Slice {
         }
     }
     (listing, (from + 1 < places.len()).then_some(from + 1))
+}
+
+/// The NATs' names with what their tables hold and take.
+pub fn nat_tables(worker: &mut NfWorker) -> Vec<(String, NatUse)> {
+    let tables = of_kind(worker, "nat").into_iter().filter_map(|(at, name)| {
+        let chain = worker.engine.slow.chain(at)?;
+        let used = chain.function::<Nat>(&name)?.state().used();
+        Some((name, used))
+    });
+    tables.collect()
 }
 
 /// The names of all functions of a kind with the place of their chain.

@@ -3,41 +3,43 @@
 use std::net::SocketAddrV4;
 use std::sync::Arc;
 
+use millrace_dataplane::memory::ArenaError;
 use millrace_nf::chain::Chain;
-use millrace_nf::nat::filter::Filtering;
 use millrace_nf::nat::forward::Forward;
 use millrace_nf::nat::mss::MssClamp;
 use millrace_nf::nat::plan::{NatPlan, NatSettings, PoolRange};
 use millrace_nf::nat::secret::Secret;
-use millrace_nf::nat::state::Capacity;
 use millrace_nf::nat::tuple::Protocol;
 use millrace_nf::nat::{Nat, NatConfig};
 
 use super::{Context, Counter};
 use crate::config::nat::{self as settings};
 use crate::config::network::TCP;
-use crate::instance::{InstanceError, NfWorker};
+use crate::config::sizing;
+use crate::instance::{InstanceError, NfWorker, memory};
 use crate::management::Listing;
 use crate::management::show::SLICE;
 
-/// Mappings that only static forwards may use.
-const MAPPINGS_STATIC: usize = 4_096;
+/// What the tables of a NAT may lose to their alignment.
+const ALIGNMENT_BYTES: usize = 4 << 10;
 
-/// Makes a NAT with room for as many mappings as there can be sessions.
+/// Makes a NAT with room for as many mappings as there can be sessions. One that finds no room in the arena, because it
+/// came with a change, gets memory of its own.
 ///
 /// # Errors
-/// All that the plan finds wrong, in a line.
+/// All that the plan finds wrong, in a line; or that there is no memory.
 pub fn build(context: &Context<'_>, name: &str, settings: &settings::Nat) -> Result<Nat, InstanceError> {
-    let sessions = context.config.sessions.capacity as usize;
-    let capacity = Capacity {
-        // More than sessions, so that a full session table makes room before the NAT refuses.
-        mappings: (sessions + sessions / 64 + 64 + MAPPINGS_STATIC).min(1 << 24),
-        mappings_static: MAPPINGS_STATIC,
-        subscribers: sessions.min(Capacity::default().subscribers),
-        contacts: sessions,
-    };
+    let capacity = sizing::nat_capacity(context.config);
     let secret = context.seed.map_or_else(Secret::random, |seed| Secret::from_key([seed, !seed]));
-    Ok(Nat::new(config(context, name, settings)?, &capacity, &secret))
+    let config = config(context, name, settings)?;
+    match Nat::new(config.clone(), &capacity, &secret, context.arena) {
+        Err(ArenaError::Full { .. }) => {
+            let bytes = sizing::nat_table_bytes(context.config, settings) as usize;
+            let own = memory::arena_of(context.config, bytes + ALIGNMENT_BYTES)?;
+            Ok(Nat::new(config, &capacity, &secret, &own)?)
+        }
+        made => Ok(made?),
+    }
 }
 
 /// The settings as the NAT takes them.
@@ -57,18 +59,13 @@ pub fn config(
             external: SocketAddrV4::new(external.address, *external.ports.start()),
             // All 65,536 ports can't be forwarded: port 0 is none.
             ports: (external.ports.end() - external.ports.start()).saturating_add(1),
-            domain: 0,
             inside: SocketAddrV4::new(internal.address, *internal.ports.start()),
         }
     };
     let plan = NatPlan::new(NatSettings {
         pool: pool.collect(),
         ports: (*settings.port_range.start(), *settings.port_range.end()),
-        filtering: match settings.filtering {
-            settings::Filtering::EndpointIndependent => Filtering::EndpointIndependent,
-            settings::Filtering::AddressDependent => Filtering::AddressDependent,
-            settings::Filtering::AddressAndPortDependent => Filtering::AddressAndPortDependent,
-        },
+        filtering: settings.filtering.into(),
         forwards: settings.forwards.iter().map(forward).collect(),
         ..NatSettings::default()
     });

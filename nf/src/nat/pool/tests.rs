@@ -13,12 +13,44 @@ fn plan(settings: NatSettings) -> NatPlan {
     NatPlan::new(settings).expect("valid settings")
 }
 
-fn pool(settings: NatSettings) -> ExternalPool {
-    ExternalPool::new(&plan(settings), Secret::from_key([21, 22]))
+/// The pool, with addresses for choices and pairings.
+struct Pool(ExternalPool);
+
+impl Pool {
+    fn new(plan: &NatPlan, secret: Secret) -> Self {
+        Self(ExternalPool::new(plan, secret))
+    }
+
+    fn peek(&self, inside: &Inside, paired: Option<Ipv4Addr>) -> Option<SocketAddrV4> {
+        let choice = paired.and_then(|address| self.0.choice(SocketAddrV4::new(address, 0)));
+        let paired = choice.map(|choice| self.0.pairing(&choice));
+        self.0.peek(inside, paired).map(|choice| choice.external)
+    }
+
+    fn take(&mut self, protocol: Protocol, external: SocketAddrV4) -> bool {
+        self.0.choice(external).is_some_and(|choice| self.0.take(protocol, &choice))
+    }
+}
+
+impl std::ops::Deref for Pool {
+    type Target = ExternalPool;
+    fn deref(&self) -> &ExternalPool {
+        &self.0
+    }
+}
+
+impl std::ops::DerefMut for Pool {
+    fn deref_mut(&mut self) -> &mut ExternalPool {
+        &mut self.0
+    }
+}
+
+fn pool(settings: NatSettings) -> Pool {
+    Pool::new(&plan(settings), Secret::from_key([21, 22]))
 }
 
 fn inside(host: u32, port: u16, protocol: Protocol) -> Inside {
-    Inside { domain: 0, protocol, endpoint: SocketAddrV4::new((0x0A00_0000 + host).into(), port) }
+    Inside { protocol, endpoint: SocketAddrV4::new((0x0A00_0000 + host).into(), port) }
 }
 
 /// RFC 4787 section 4.1 REQ-2: one external address a host while it has ports; then by choice.
@@ -103,7 +135,7 @@ fn parity_is_kept_for_udp_by_choice() {
 #[test]
 fn ports_are_not_predictable() {
     let mut first = pool(settings(1));
-    let second = ExternalPool::new(&plan(settings(1)), Secret::from_key([23, 22]));
+    let second = Pool::new(&plan(settings(1)), Secret::from_key([23, 22]));
     let (mut differences, mut equal) = (BTreeSet::new(), 0);
     let mut last = 0;
     for n in 0..1_000_u16 {
@@ -111,6 +143,7 @@ fn ports_are_not_predictable() {
         let found = first.peek(&tuple, None).expect("ports are left");
         equal += u32::from(second.peek(&tuple, None) == Some(found));
         assert!(first.take(Protocol::Tcp, found));
+        first.advance(Time(0), 1);
         differences.insert(found.port().wrapping_sub(last));
         last = found.port();
     }
@@ -123,7 +156,7 @@ fn ports_are_not_predictable() {
 fn released_ports_rest() {
     let plan = plan(NatSettings { ports: (3_000, 3_001), ..settings(3) });
     for released_at in [1, 50, 119, 121] {
-        let mut pool = ExternalPool::new(&plan, Secret::from_key([21, 22]));
+        let mut pool = Pool::new(&plan, Secret::from_key([21, 22]));
         let (used, other) = ("192.0.2.2:3000", "192.0.2.2:3001");
         let [used, other]: [SocketAddrV4; 2] = [used, other].map(|text| text.parse().expect("an endpoint"));
         assert!(pool.take(Protocol::Tcp, used));
@@ -166,7 +199,7 @@ fn a_change_keeps_what_it_does_not_concern() {
         plan(NatSettings { ports: (3_000, 3_009), reserved: vec![reserve(3_000, 3_004)], ..settings(3) });
     let new =
         plan(NatSettings { ports: (3_000, 3_009), reserved: vec![reserve(3_003, 3_006)], ..settings(2) });
-    let mut pool = ExternalPool::new(&old, Secret::from_key([1, 2]));
+    let mut pool = Pool::new(&old, Secret::from_key([1, 2]));
     let at = |host: u8, port| SocketAddrV4::new([192, 0, 2, host].into(), port);
     for external in [at(1, 3_005), at(1, 3_009), at(3, 3_009)] {
         assert!(pool.take(Protocol::Tcp, external));
@@ -187,6 +220,29 @@ fn a_change_keeps_what_it_does_not_concern() {
     assert_eq!(pool.available(Protocol::Tcp), 20 - 8 - 3);
 }
 
+/// A pairing outlives the addresses' places, as long as the address is in the pool.
+#[test]
+fn pairings_follow_their_addresses() {
+    let plans = [(1, 4), (3, 6), (2, 3)].map(|(first, last)| {
+        let pool = PoolRange { first: [192, 0, 2, first].into(), last: [192, 0, 2, last].into() };
+        plan(NatSettings { pool: vec![pool], ..NatSettings::default() })
+    });
+    let mut pool = Pool::new(&plans[0], Secret::from_key([1, 2]));
+    let at = |host: u8| SocketAddrV4::new([192, 0, 2, host].into(), 5_000);
+    let mut paired = [2, 3].map(|host| pool.pairing(&pool.choice(at(host)).expect("it is in the pool")));
+    for (change, places) in
+        [([0, 1], [None, Some(at(3))]), ([1, 2], [None, Some(at(3))]), ([2, 0], [None, Some(at(3))])]
+    {
+        pool.reconfigure(&plans[change[0]], &plans[change[1]]);
+        let expected = places.map(|place| place.map(|at| *at.ip()));
+        assert_eq!(paired.map(|paired| pool.place_of(paired)), expected);
+        paired = paired.map(|paired| pool.renumber(paired));
+        assert_eq!(paired.map(|paired| pool.place_of(paired)), expected);
+    }
+    let found = pool.0.peek(&inside(1, 5_000, Protocol::Tcp), Some(paired[1])).map(|choice| choice.external);
+    assert_eq!(found.map(|external| *external.ip()), Some(*at(3).ip()));
+}
+
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(64))]
     /// The set of taken ports is the model: never two owners, release returns, exhaustion exactly when all
@@ -199,7 +255,7 @@ proptest! {
         let ports = (1_020, 1_030);
         let reserved = vec![Reservation { address: Some([192, 0, 2, 2].into()), protocol: None, first: 1_022, last: 1_025 }];
         let plan = plan(NatSettings { ports, overflow, reserved, ..settings(3) });
-        let mut pool = ExternalPool::new(&plan, Secret::from_key([7, 8]));
+        let mut pool = Pool::new(&plan, Secret::from_key([7, 8]));
         let mut owners: BTreeMap<(Protocol, SocketAddrV4), u32> = BTreeMap::new();
         for (operation, host, port, protocol) in operations {
             let protocol = Protocol::ALL[protocol];
