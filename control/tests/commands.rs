@@ -303,6 +303,62 @@ fn replay_resolves_neighbours_translates_and_repeats() {
     assert_eq!(lan[2], (Duration::from_millis(330), forwarded));
 }
 
+/// Nothing of the machine's time is in a replay: flows that hit and more new ones than any budget of time would walk, on an idle
+/// machine and on a busy one.
+#[test]
+fn replay_is_the_same_under_load() {
+    use std::sync::atomic::{AtomicBool, Ordering};
+    let directory = tempfile::tempdir().unwrap();
+    let path = |name: &str| directory.path().join(name);
+    fs::write(path("edge.toml"), EDGE).unwrap();
+    let gateway = [198, 51, 100, 2];
+    let host = |n: u64| [10, 0, 0, 2 + (n % 200) as u8];
+    let mut lan = vec![(5, udp((INSIDE, LAN), (host(0), 999), ([8, 8, 8, 8], 53)))];
+    for n in 0..30_000u64 {
+        // Of four packets three are of one flow; all come in the same few milliseconds.
+        let port = if n % 4 == 0 { 1000 + (n / 800) as u16 } else { 999 };
+        let from = if n % 4 == 0 { host(n / 4) } else { host(0) };
+        lan.push((100 + n / 10_000, udp((INSIDE, LAN), (from, port), ([8, 8, 8, 8], 53))));
+    }
+    capture(&path("lan.pcap"), &lan);
+    capture(&path("wan.pcap"), &[(50, arp(2, (OUTSIDE, gateway), (WAN, [198, 51, 100, 1])))]);
+    let replay = |run: u8| {
+        let assign = |port: &str, file: &str| format!("{port}={}", path(file).display());
+        let output = millrace()
+            .args(["replay", "--json", "--mac", "lan=02:00:00:00:01:01", "--mac", "wan=02:00:00:00:02:01"])
+            .args(["--input", &assign("lan", "lan.pcap"), "--input", &assign("wan", "wan.pcap")])
+            .args([
+                "--output",
+                &assign("lan", &format!("lan{run}")),
+                "--output",
+                &assign("wan", &format!("wan{run}")),
+            ])
+            .arg(path("edge.toml"))
+            .output()
+            .unwrap();
+        accounting(&output)
+    };
+    let idle = replay(1);
+    let stop = AtomicBool::new(false);
+    let busy = std::thread::scope(|scope| {
+        for _ in 0..4 * std::thread::available_parallelism().map_or(2, usize::from) {
+            scope.spawn(|| while !stop.load(Ordering::Relaxed) {});
+        }
+        let busy = replay(2);
+        stop.store(true, Ordering::Relaxed);
+        busy
+    });
+    assert!(idle["drops"].to_string().find("miss_budget").is_none(), "{}", idle["drops"]);
+    assert!(idle["hits"].as_u64().unwrap() > 15_000, "{idle}");
+    for part in ["sums", "functions", "chains", "drops", "hits"] {
+        assert_eq!(idle[part], busy[part], "{part}");
+    }
+    for side in ["lan", "wan"] {
+        let read = |run: u8| fs::read(path(&format!("{side}{run}"))).unwrap();
+        assert!(read(1) == read(2), "{side}");
+    }
+}
+
 #[test]
 fn replay_fails_when_a_capture_is_not_read_or_written_whole() {
     let directory = tempfile::tempdir().unwrap();

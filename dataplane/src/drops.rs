@@ -45,6 +45,8 @@ drop_reasons! {
     TtlExceeded = "ttl_exceeded",
     /// Longer than the output's MTU.
     MtuExceeded = "mtu_exceeded",
+    /// Longer than the output's MTU. IPv4 allows to fragment it, which is not done yet; its sender is not told.
+    NotFragmented = "not_fragmented",
     /// No route to the destination.
     NoRoute = "no_route",
     /// The next hop did not answer ARP or neighbour discovery.

@@ -439,3 +439,113 @@ fn what_cannot_leave_is_dropped() {
     builder.output(OUT).drop_packet(DropReason::Blackhole);
     assert_eq!(run(&builder.finish().unwrap(), &frame)[0].len(), 1);
 }
+
+/// Replays many programs on one pool.
+struct Bench {
+    pool: Pool,
+    outputs: Outputs,
+}
+
+impl Bench {
+    fn new() -> Self {
+        let pool = Pool::new(&Arena::anonymous(1 << 20).unwrap(), PoolConfig::new(16)).unwrap();
+        Self { pool, outputs: Outputs::new(2) }
+    }
+
+    /// What `frame` becomes when `field` is set to `value`; `keyed`: by a program for all packets of the key.
+    fn set(&mut self, frame: &[u8], field: Field, value: u128, keyed: Option<&KeySchema>) -> Vec<u8> {
+        let (mut program, layout) = (Program::default(), layout(frame));
+        let gather = keyed.and_then(|schema| schema.gather(layout.shape));
+        let mut builder = ProgramBuilder::new(&mut program, frame, layout, gather);
+        builder.set(field, value).output(OUT);
+        let program = builder.finish().unwrap();
+        let mut packet = self.pool.take().unwrap();
+        packet.set_contents(frame).unwrap();
+        let deltas = (program.l3_delta, program.l4_delta);
+        replay(&program.template, &program.operands, deltas, packet, &mut self.pool, &mut self.outputs);
+        let burst = self.outputs.burst(OUT).unwrap();
+        let sent = burst.iter().next().unwrap().bytes().to_vec();
+        self.pool.put_all(burst);
+        sent
+    }
+}
+
+/// RFC 1624 section 3: every identifier from every corner, held against a checksum from scratch. Among the results are the field
+/// 0x0000 (the sum is all ones) and, where an echo reply is nothing but zeros, 0xffff.
+#[test]
+fn icmp_checksums_are_right_in_all_corners() {
+    let schema = KeySchema::new(PortId(0), 1, Reads::none().with(&[Field::IcmpIdentifier, Field::IcmpType]));
+    let mut bench = Bench::new();
+    let mut seen = std::collections::HashSet::new();
+    for (old, sequence, payload) in [
+        (5u16, 0u16, &[0u8; 8][..]),
+        (0, 0, &[]),
+        (0, 0, &[0; 1400]),
+        (0xffff, 0, &[0; 3]),
+        (1, 0xfffe, &[0; 8]),
+        (0x8000, 0x7fff, &[0xff; 64]),
+    ] {
+        let echo = etherparse::IcmpEchoHeader { id: old, seq: sequence };
+        for kind in [etherparse::Icmpv4Type::EchoReply(echo), etherparse::Icmpv4Type::EchoRequest(echo)] {
+            let mut frame = Vec::new();
+            PacketBuilder::ethernet2([2; 6], [2; 6])
+                .ipv4([10, 0, 0, 1], [8, 8, 8, 8], 64)
+                .icmpv4(kind)
+                .write(&mut frame, payload)
+                .unwrap();
+            // Padding is no part of it.
+            frame.resize(frame.len().max(60), 0xaa);
+            for new in 0..=u16::MAX {
+                for keyed in [None, Some(&schema)] {
+                    if keyed.is_some() && new % 251 > 4 && new > 16 && new < 0xfff0 {
+                        continue;
+                    }
+                    let sent = bench.set(&frame, Field::IcmpIdentifier, u128::from(new), keyed);
+                    let mut expected = frame.clone();
+                    expected[38..40].copy_from_slice(&new.to_be_bytes());
+                    let sliced =
+                        etherparse::Icmpv4Slice::from_slice(&expected[34..42 + payload.len()]).unwrap();
+                    let checksum = sliced.icmp_type().calc_checksum(payload);
+                    expected[36..38].copy_from_slice(&checksum.to_be_bytes());
+                    assert_eq!(sent, expected, "{old:#x} to {new:#x}, {} bytes", payload.len());
+                    seen.insert(checksum);
+                }
+            }
+        }
+    }
+    assert!(seen.contains(&0) && seen.contains(&0xffff));
+}
+
+/// The same for UDP, whose field is never zero when there is a checksum, and stays zero when there is none.
+#[test]
+fn udp_checksums_are_right_in_all_corners() {
+    let schema = KeySchema::new(PortId(0), 1, Reads::none().with(&[Field::SourcePort]));
+    let mut bench = Bench::new();
+    for v6 in [false, true] {
+        let mut ones = 0;
+        let frame = udp(v6, (5, 53), 64, &[0; 4]);
+        let start = if v6 { 54 } else { 34 };
+        // The frame whose own field is all ones comes from the first pass.
+        let mut corner = None;
+        for new in 0..=u16::MAX {
+            let keyed = (new % 2 == 0).then_some(&schema);
+            let sent = bench.set(&frame, Field::SourcePort, u128::from(new), keyed);
+            checksums_are_right(&sent);
+            if sent[start + 6..start + 8] == [0xff, 0xff] {
+                ones += 1;
+                corner = Some(sent);
+            }
+        }
+        assert_eq!(ones, 1);
+        let corner = corner.unwrap();
+        for new in 0..=u16::MAX {
+            checksums_are_right(&bench.set(&corner, Field::SourcePort, u128::from(new), Some(&schema)));
+        }
+        let mut none = frame;
+        none[start + 6..start + 8].fill(0);
+        for new in [0, 1, 5, 0x7fff, 0xffff] {
+            let sent = bench.set(&none, Field::SourcePort, new, None);
+            assert_eq!(sent[start + 6..start + 8], [0, 0]);
+        }
+    }
+}

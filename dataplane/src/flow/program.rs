@@ -386,7 +386,9 @@ impl<'a> ProgramBuilder<'a> {
     fn l4_checksum(&self) -> Option<L4Checksum> {
         // A later fragment has no transport header.
         let offset = l4_checksum_offset(self.layout.shape, usize::from(self.layout.l4))?;
-        Some(L4Checksum { offset: offset as u16, udp: self.layout.shape.l4() == L4::Udp })
+        let (l3, l4) = (self.layout.shape.l3(), self.layout.shape.l4());
+        let icmp = l3 == L3::Ipv4 && matches!(l4, L4::IcmpEcho | L4::IcmpOther);
+        Some(L4Checksum { offset: offset as u16, udp: l4 == L4::Udp, icmp })
     }
 
     fn operand(&mut self, word: u64) {

@@ -164,7 +164,11 @@ pub fn blend(usual: &Usual, image: &[u64; IMAGE_WORDS], deltas: (u16, u16), pack
         [header[at], header[at + 1]] = checksum::apply(field, deltas.0).to_ne_bytes();
     }
     if usual.l4_checksum != 0 {
-        update_l4(bytes, L4Checksum { offset: usual.l4_checksum, udp: usual.udp }, deltas.1);
+        update_l4(
+            bytes,
+            L4Checksum { offset: usual.l4_checksum, udp: usual.udp, icmp: usual.icmp },
+            deltas.1,
+        );
     }
     true
 }
@@ -201,6 +205,23 @@ fn update_l4(bytes: &mut [u8], checksum_field: L4Checksum, delta: u16) {
             };
         }
         field.copy_from_slice(&new.to_ne_bytes());
+        if checksum_field.icmp && new == 0 {
+            settle_icmp_zero(bytes, at);
+        }
+    }
+}
+
+/// An ICMP checksum at `at` came out as zero. That is right where what it covers is not zero itself, but only adds up to it; of
+/// nothing but zeros (an echo reply, type 0) the checksum is all ones, and an update can't tell the two apart (RFC 1624 section 3).
+#[cold]
+fn settle_icmp_zero(bytes: &mut [u8], at: usize) {
+    let end = match at.checked_sub(22).and_then(|ip| bytes.get(ip..ip + 4).map(|header| (ip, header))) {
+        Some((ip, &[0x45, _, high, low])) => ip + usize::from(u16::from_be_bytes([high, low])),
+        _ => bytes.len(),
+    };
+    let end = end.min(bytes.len());
+    if bytes.get(at - 2..end).is_some_and(|message| message.iter().all(|&byte| byte == 0)) {
+        bytes[at..at + 2].fill(0xff);
     }
 }
 

@@ -69,6 +69,8 @@ pub struct FlowState {
     /// The structures of the programs.
     pub templates: Templates,
     events: Vec<Event>,
+    /// The epoch in which the round of the sweep began.
+    round_since: u64,
     caching: bool,
 }
 
@@ -86,6 +88,7 @@ impl FlowState {
             validity: Validity::new(hash()),
             templates: Templates::default(),
             events: Vec::with_capacity(1024),
+            round_since: 1,
             caching: config.cache_entries > 0,
         })
     }
@@ -250,15 +253,34 @@ impl FlowState {
         self.sweep(behind.min(budget), FULL_PACKETS);
     }
 
+    /// Stamps are renewed on the way, unless something that the entry used has changed: then it falls.
     fn sweep(&mut self, budget: usize, packets: u64) -> bool {
-        let Self { cache, sessions, events, .. } = self;
-        cache.sweep(budget, |cache, slot| {
-            if cache.unfolded(slot).packets >= packets
-                && let Some((owner, traffic)) = cache.fold(slot, sessions)
-            {
+        let Self { cache, sessions, events, validity, .. } = self;
+        let epoch = validity.epoch();
+        let round_over = cache.sweep(budget, |cache, slot| {
+            let stamp = cache.header(slot).stamp;
+            let folded = if stamp == epoch || validity.holds(stamp, cache.watches(slot)) {
+                if stamp != epoch {
+                    cache.restamp(slot, epoch);
+                }
+                if cache.unfolded(slot).packets < packets { None } else { cache.fold(slot, sessions) }
+            } else {
+                cache.invalidate(slot, sessions)
+            };
+            if let Some((owner, traffic)) = folded {
                 events.push(traffic_event(sessions, owner, traffic));
             }
-        })
+        });
+        self.report(None);
+        if round_over {
+            self.validity.all_stamped_since(self.round_since);
+            self.round_since = self.validity.full_epoch();
+        } else if self.validity.is_overdue() {
+            // More changes than a round takes: no stamp is to be trusted any longer.
+            self.flush();
+            self.validity.all_stamped_since(self.validity.full_epoch());
+        }
+        round_over
     }
 
     /// Drops all entries. Nothing but speed changes.
@@ -296,6 +318,7 @@ fn traffic_event(sessions: &SessionTable, owner: Owner, traffic: Traffic) -> Eve
 mod tests {
     use super::*;
     use crate::flow::session::Timeouts;
+    use crate::flow::validity::{ObjectKind, Watch};
     use std::net::Ipv4Addr;
 
     fn state(capacity: usize) -> FlowState {
@@ -346,6 +369,51 @@ mod tests {
         assert!(matches!(&ended[..], [Event::Ended(ended)] if ended.id == ids[1]));
         open(&mut state, &tuple(4)).unwrap();
         assert_eq!((events(&mut state).len(), state.sessions.count()), (1, 3));
+    }
+
+    /// Stores a decision that used `watch`.
+    fn remember(state: &mut FlowState, key: u64, watch: Watch) -> Slot {
+        let mut watches = Watches::default();
+        watches.add(watch);
+        state.remember(&[key, key], &Program::default(), None, &watches, Time(0)).unwrap()
+    }
+
+    fn is_valid(state: &FlowState, slot: Slot) -> bool {
+        state.cache.is_occupied(slot)
+            && state.validity.holds(state.cache.header(slot).stamp, state.cache.watches(slot))
+    }
+
+    /// R8: an entry that nobody hit for ages is as old as it is, however often the stamp's range was passed.
+    #[test]
+    fn stamps_do_not_come_round() {
+        let (mine, other) = (Watch::of(ObjectKind::Neighbour, 1), Watch::of(ObjectKind::Neighbour, 2));
+        for pause in [1, 1 << 29, 1 << 30, 5 << 28] {
+            let mut state = state(16);
+            let (stale, good) = (remember(&mut state, 1, mine), remember(&mut state, 2, other));
+            state.validity.change(mine);
+            for _ in 0..20 {
+                state.validity.pass(pause);
+                assert!(!is_valid(&state, stale));
+                assert!(is_valid(&state, good), "what it used has not changed");
+                while !state.fold_some(64) {}
+            }
+            assert!(!state.cache.is_occupied(stale), "it fell without a hit");
+        }
+    }
+
+    /// Whoever changes more than a round of the sweep can follow loses the cache, never its truth.
+    #[test]
+    fn without_a_whole_round_the_entries_go() {
+        let mut state = state(16);
+        let watch = Watch::of(ObjectKind::Neighbour, 1);
+        let entry = remember(&mut state, 1, watch);
+        state.validity.change(watch);
+        state.fold_some(0);
+        assert!(state.cache.is_occupied(entry));
+        state.validity.pass(u64::from(u32::MAX));
+        state.fold_some(0);
+        assert!(!state.cache.is_occupied(entry));
+        assert!(!state.validity.is_overdue());
     }
 
     /// Where the index has no room for a tuple, no session ends in vain.

@@ -27,6 +27,8 @@ pub struct L4Checksum {
     pub offset: u16,
     /// UDP: a zero field says that there is none (RFC 768) and stays; a sum of zero is sent as all ones.
     pub udp: bool,
+    /// ICMP over IPv4: no pseudo-header, so that all it covers may be zero, and a field of zero wrong.
+    pub icmp: bool,
 }
 
 /// An edit whose effect depends on bytes that the key does not hold.
@@ -227,8 +229,10 @@ pub struct Usual {
     pub applies: bool,
     /// [`Trackers::tcp`].
     pub tracks_tcp: bool,
-    /// The transport checksum is UDP's.
+    /// [`L4Checksum::udp`].
     pub udp: bool,
+    /// [`L4Checksum::icmp`].
+    pub icmp: bool,
     /// Offset of the TTL; 0: none.
     pub ttl: u8,
     /// Offset of the IPv4 checksum; 0: none.
@@ -258,6 +262,7 @@ impl Usual {
             applies: usize::from(first.image_words) == IMAGE_WORDS && plain && near && port.is_some(),
             tracks_tcp: template.trackers.tcp,
             udp: first.l4_checksum.is_some_and(|field| field.udp),
+            icmp: first.l4_checksum.is_some_and(|field| field.icmp),
             ttl: first.ttl as u8,
             l3_checksum: first.l3_checksum as u8,
             l4_checksum: first.l4_checksum.map_or(0, |field| field.offset),

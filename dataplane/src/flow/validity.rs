@@ -7,6 +7,7 @@
 //!
 //! Cost: a hit compares its stamp with the current epoch and is done, unless an object in use changed since. Then it looks
 //! at its own objects and, if none was touched, takes the new epoch. So a change costs the change, not a walk of the cache.
+//! Stamps have 32 bits: the sweep that folds counters renews them, so that none is ever older than that.
 //!
 //! Safe approximation: a decision with too many objects, or one that found no place for them, falls with any change. The
 //! reverse can't be. Objects that belong to one session (a mapping, a back-end choice) need no name: the session kills its
@@ -106,7 +107,7 @@ pub struct PackedWatches {
 struct Object {
     watch: Watch,
     /// Epoch of the last change.
-    changed: u32,
+    changed: u64,
     /// Entries that name it.
     entries: u32,
     /// It waits in [`Validity::idle`].
@@ -176,7 +177,9 @@ pub struct Validity {
     free: Vec<u32>,
     /// Objects that no entry named at some time since: they keep their places for a while, as they will be named again.
     idle: VecDeque<u32>,
-    epoch: u32,
+    epoch: u64,
+    /// No entry's stamp is older.
+    stamped_since: u64,
     changes: u64,
 }
 
@@ -197,14 +200,37 @@ impl Validity {
             free: Vec::new(),
             idle: VecDeque::new(),
             epoch: 1,
+            stamped_since: 1,
             changes: 0,
         }
     }
 
-    /// The current epoch: the stamp of new entries.
+    /// The current epoch: the stamp of new entries. Its low half, which is unambiguous while no stamp is older than 2^32 epochs: the
+    /// sweep of the cache takes care of that.
     #[inline(always)]
     pub fn epoch(&self) -> u32 {
+        self.epoch as u32
+    }
+
+    /// The current epoch in full.
+    pub(super) fn full_epoch(&self) -> u64 {
         self.epoch
+    }
+
+    /// All entries carry stamps of this epoch or later ones.
+    pub(super) fn all_stamped_since(&mut self, epoch: u64) {
+        self.stamped_since = epoch;
+    }
+
+    /// True if stamps may become ambiguous before the next look: all entries are to go.
+    pub(super) fn is_overdue(&self) -> bool {
+        self.epoch - self.stamped_since > 3 << 30
+    }
+
+    /// Lets epochs pass, as so many changes would.
+    #[cfg(test)]
+    pub(super) fn pass(&mut self, epochs: u64) {
+        self.epoch += epochs;
     }
 
     /// Counts all changes, also those that concern no entry: a decision during which it moved is not to be stored.
@@ -225,7 +251,7 @@ impl Validity {
     /// Several objects changed at once: one new epoch for all of them.
     pub fn change_all(&mut self, watches: &[Watch]) {
         self.changes += 1;
-        let epoch = self.epoch.wrapping_add(1);
+        let epoch = self.epoch + 1;
         for watch in watches {
             let place = match *watch {
                 Watch::EVERYTHING => Some(EVERYTHING),
@@ -343,8 +369,8 @@ impl Validity {
     /// True if nothing that `watches` names changed after `stamp`.
     #[inline(never)]
     pub fn holds(&self, stamp: u32, watches: &PackedWatches) -> bool {
-        // Differences, so that the epoch may wrap.
-        let newer = |place: u32| self.objects[place as usize].changed.wrapping_sub(stamp) as i32 > 0;
+        let stamp = self.epoch - u64::from((self.epoch as u32).wrapping_sub(stamp));
+        let newer = |place: u32| self.objects[place as usize].changed > stamp;
         watches.overflow == 0
             && !newer(EVERYTHING)
             && !watches.places[..usize::from(watches.count)].iter().any(|&place| newer(place))

@@ -131,10 +131,12 @@ impl Router {
     /// Longer than the next link's MTU. Only where the packet may not be fragmented is its sender told (RFC 1191 section
     /// 4, RFC 8201).
     fn too_big(&self, walk: &mut Walk<'_>, ingress: InterfaceId, mtu: u16) -> Outcome {
-        let reason = DropReason::MtuExceeded;
         match walk.headers.original().network {
-            Network::V4(ip) if !ip.dont_fragment => dropped(reason),
-            _ => self.report(walk, ingress, IcmpError::TooBig { mtu: u32::from(mtu) }, reason),
+            Network::V4(ip) if !ip.dont_fragment => dropped(DropReason::NotFragmented),
+            _ => {
+                let error = IcmpError::TooBig { mtu: u32::from(mtu) };
+                self.report(walk, ingress, error, DropReason::MtuExceeded)
+            }
         }
     }
 
