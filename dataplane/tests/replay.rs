@@ -225,7 +225,7 @@ proptest! {
         gather.gather(&other, &mut same);
         prop_assert_eq!(key, same, "the twin is of another flow");
         for frame in [&first, &other] {
-            let sent = only(&program, frame);
+            let sent = only(program, frame);
             checksums_are_right(&sent);
             prop_assert_eq!(sent.len(), frame.len());
             for field in SETTABLE {
@@ -258,7 +258,7 @@ proptest! {
         let mut program = Program::default();
         let mut builder = ProgramBuilder::new(&mut program, &frame, at, None);
         builder.shift_sequence(deltas.0).shift_acknowledgment(deltas.1).output(OUT);
-        let sent = only(&builder.finish().unwrap(), &frame);
+        let sent = only(builder.finish().unwrap(), &frame);
         checksums_are_right(&sent);
         let word = |at: usize| u32::from_be_bytes(sent[at..at + 4].try_into().unwrap());
         let l4 = usize::from(at.l4);
@@ -279,7 +279,7 @@ proptest! {
         let mut program = Program::default();
         let mut builder = ProgramBuilder::new(&mut program, &frame, layout(&frame), schema.gather(layout(&frame).shape));
         builder.set(Field::Ipv4Source, address.into()).set(Field::SourcePort, port.into()).output(OUT);
-        let sent = only(&builder.finish().unwrap(), &frame);
+        let sent = only(builder.finish().unwrap(), &frame);
         prop_assert_eq!(&sent[40..42], &[0, 0]);
     }
 }
@@ -293,7 +293,7 @@ fn earlier_copies_are_untouched() {
     builder.set(Field::DestinationPort, 1).output(PortId(1));
     builder.set(Field::DestinationPort, 2).set(Field::Ipv4Source, 0x0102_0304).output(PortId(0));
     builder.set(Field::SourcePort, 3).output(PortId(1));
-    let [zero, one] = run(&builder.finish().unwrap(), &frame);
+    let [zero, one] = run(builder.finish().unwrap(), &frame);
     zero.iter().chain(&one).for_each(|sent| checksums_are_right(sent));
     let seen = |frame: &[u8]| {
         [Field::SourcePort, Field::DestinationPort, Field::Ipv4Source].map(|f| value(f, frame).unwrap())
@@ -313,7 +313,7 @@ fn two_decrements_are_two() {
     let mut builder = ProgramBuilder::new(&mut program, &frame, layout(&frame), None);
     builder.decrement_ttl().decrement_ttl().output(OUT);
     let program = builder.finish().unwrap();
-    let sent = only(&program, &frame);
+    let sent = only(program, &frame);
     checksums_are_right(&sent);
     assert_eq!((sent[22], program.template.ttl_min), (62, 3));
 }
@@ -354,7 +354,7 @@ fn tunnel_headers_are_pushed_and_popped() {
             let mut builder = ProgramBuilder::new(&mut program, &inner, layout(&inner), None);
             let after = layout(&push);
             builder.splice(0, 0, &push, &fixups, after).output(OUT);
-            let sent = only(&builder.finish().unwrap(), &inner);
+            let sent = only(builder.finish().unwrap(), &inner);
             assert_eq!(&sent[bytes..], &inner[..]);
             checksums_are_right(&sent);
             assert_eq!((value(Field::Dscp, &sent), value(Field::Ecn, &sent)), (Some(46), Some(1)));
@@ -362,7 +362,7 @@ fn tunnel_headers_are_pushed_and_popped() {
             let mut program = Program::default();
             let mut builder = ProgramBuilder::new(&mut program, &sent, layout(&sent), None);
             builder.splice(0, bytes as u16, &[], &[], layout(&inner)).output(OUT);
-            assert_eq!(only(&builder.finish().unwrap(), &sent), inner);
+            assert_eq!(only(builder.finish().unwrap(), &sent), inner);
         }
     }
 }
@@ -381,13 +381,13 @@ fn tags_are_pushed_and_popped() {
         ..layout(&frame)
     };
     builder.splice(12, 0, &[0x81, 0, 0x20, 7], &[], tagged_layout).set(Field::SourcePort, 9).output(OUT);
-    let tagged = only(&builder.finish().unwrap(), &frame);
+    let tagged = only(builder.finish().unwrap(), &frame);
     assert_eq!(&tagged[12..18], &[0x81, 0, 0x20, 7, 8, 0]);
     checksums_are_right(&tagged);
     let mut program = Program::default();
     let mut builder = ProgramBuilder::new(&mut program, &tagged, layout(&tagged), None);
     builder.set(Field::SourcePort, 1000).splice(12, 4, &[], &[], layout(&frame)).output(OUT);
-    assert_eq!(only(&builder.finish().unwrap(), &tagged), frame);
+    assert_eq!(only(builder.finish().unwrap(), &tagged), frame);
 }
 
 /// RFC 6040 figure 4, all of it.
@@ -410,10 +410,10 @@ fn ecn_is_combined_as_the_figure_says() {
                 builder.splice(0, outer.len() as u16, &[], &[], layout(&inner)).output(OUT);
                 let program = builder.finish().unwrap();
                 if expected == DROP {
-                    assert_eq!(run(&program, &frame), [Vec::<Vec<u8>>::new(), Vec::new()]);
+                    assert_eq!(run(program, &frame), [Vec::<Vec<u8>>::new(), Vec::new()]);
                     continue;
                 }
-                let sent = only(&program, &frame);
+                let sent = only(program, &frame);
                 checksums_are_right(&sent);
                 assert_eq!(
                     value(Field::Ecn, &sent),
@@ -433,11 +433,11 @@ fn what_cannot_leave_is_dropped() {
     let mut program = Program::default();
     let mut builder = ProgramBuilder::new(&mut program, &frame, layout(&frame), None);
     builder.set(Field::SourcePort, 1);
-    assert_eq!(run(&builder.finish().unwrap(), &frame), [Vec::<Vec<u8>>::new(), Vec::new()]);
+    assert_eq!(run(builder.finish().unwrap(), &frame), [Vec::<Vec<u8>>::new(), Vec::new()]);
     let mut program = Program::default();
     let mut builder = ProgramBuilder::new(&mut program, &frame, layout(&frame), None);
     builder.output(OUT).drop_packet(DropReason::Blackhole);
-    assert_eq!(run(&builder.finish().unwrap(), &frame)[0].len(), 1);
+    assert_eq!(run(builder.finish().unwrap(), &frame)[0].len(), 1);
 }
 
 /// Replays many programs on one pool.

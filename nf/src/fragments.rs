@@ -246,8 +246,8 @@ impl Fragments {
 
     /// A later fragment came first and waits. Where too many do, those that wait longest are given up.
     pub fn await_first(&mut self, key: DatagramKey, now: Time, wake: impl FnMut(Wake)) {
-        if !self.waits.contains_key(&key) {
-            self.waits.insert(key, now + WAIT);
+        if let std::collections::hash_map::Entry::Vacant(e) = self.waits.entry(key) {
+            e.insert(now + WAIT);
             self.waits_queue.push_back((now + WAIT, key));
         }
         if self.waits_queue.len() > WAITS_MAX {

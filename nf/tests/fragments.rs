@@ -31,7 +31,7 @@ fn cut(frame: &[u8], identification: u16, start: usize, end: usize) -> Vec<u8> {
     let header = if v6 { 54 } else { 34 };
     let payload = &frame[header..];
     let (more, end) = (end < payload.len(), end.min(payload.len()));
-    assert!(start % 8 == 0 && (end % 8 == 0 || !more));
+    assert!(start.is_multiple_of(8) && (end % 8 == 0 || !more));
     let mut cut = frame[..header].to_vec();
     if v6 {
         let protocol = std::mem::replace(&mut cut[20], 44);

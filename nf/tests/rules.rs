@@ -655,7 +655,7 @@ fn r13_sums() {
 fn fragment(identification: u16, offset: u16) -> Vec<u8> {
     changed(&udp(HOST, REMOTE, (5000, 53), &[7; 24]), |frame| {
         frame[18..20].copy_from_slice(&identification.to_be_bytes());
-        let word = offset / 8 | if offset < 64 { 0x2000 } else { 0 };
+        let word = (offset / 8) | if offset < 64 { 0x2000 } else { 0 };
         frame[20..22].copy_from_slice(&word.to_be_bytes());
     })
 }
