@@ -495,7 +495,7 @@ impl Chain {
         decision.owner = owner.map(|(owner, _)| owner);
         std::mem::swap(&mut decision.watches, &mut self.record.watches);
         decision.frames.append(&mut self.record.frames);
-        self.commit_all(miss.now, owner, state, decision);
+        self.commit_all(miss.now, ports.first().copied(), owner, state, decision);
         self.remember_fragment(miss, decision);
     }
 
@@ -569,6 +569,7 @@ impl Chain {
     fn commit_all(
         &mut self,
         now: Time,
+        output: Option<PortId>,
         owner: Option<(Owner, bool)>,
         state: &mut FlowState,
         decision: &mut Decision,
@@ -576,7 +577,7 @@ impl Chain {
         let (session, is_new) = (owner.map(|(o, _)| o.session), owner.is_some_and(|(_, new)| new));
         let reply = owner.is_some_and(|(o, _)| o.reply);
         let Decision { wakes, frames, .. } = decision;
-        let mut commit = Commit { now, session, is_new, reply, part: 0, state, wakes, frames };
+        let mut commit = Commit { now, session, is_new, reply, output, part: 0, state, wakes, frames };
         self.functions.iter_mut().for_each(|function| function.commit(&mut commit));
         self.forwarder.commit(&mut commit);
     }
@@ -592,7 +593,8 @@ impl Chain {
     ) {
         let Decision { wakes, frames, .. } = decision;
         let (id, reply) = (session.map(|s| s.id), session.is_some_and(|s| s.reply));
-        let mut commit = Commit { now, session: id, is_new: false, reply, part: 0, state, wakes, frames };
+        let (is_new, output) = (false, None);
+        let mut commit = Commit { now, session: id, is_new, reply, output, part: 0, state, wakes, frames };
         match self.functions.get_mut(by) {
             Some(function) => function.commit(&mut commit),
             None => {

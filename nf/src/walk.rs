@@ -186,6 +186,8 @@ pub struct Commit<'a> {
     pub is_new: bool,
     /// The packet is the responder's.
     pub reply: bool,
+    /// The port that it leaves by, the first of several; none if it doesn't.
+    pub output: Option<PortId>,
     pub(crate) part: usize,
     pub(crate) state: &'a mut FlowState,
     pub(crate) wakes: &'a mut Vec<Wake>,

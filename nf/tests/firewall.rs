@@ -9,6 +9,8 @@ use millrace_dataplane::drops::DropReason;
 use millrace_dataplane::flow::field::{Field, Reads};
 use millrace_nf::chain::ChainBuilder;
 use millrace_nf::firewall::counters::RuleCounters;
+use millrace_nf::firewall::log::log_ring;
+use millrace_nf::firewall::query::{Addresses, Transport};
 use millrace_nf::firewall::rule_set::RuleSet;
 use millrace_nf::firewall::rules::{Action, Family, IcmpMatch, Rule, RuleId};
 use millrace_nf::firewall::{Change, DEFAULT_RULE, Firewall, Policy};
@@ -684,4 +686,56 @@ fn an_error_about_a_session_reaches_nobody_else() {
         assert!(it.passes(OUTSIDE, &port_unreachable(server, client, &query)));
         it.finish();
     }
+}
+
+/// A logging rule tells of the flows that it decided, once each, with where they went; other rules tell nothing.
+#[test]
+fn a_logging_rule_tells_of_each_new_flow_and_of_nothing_else() {
+    let mut logged = Rule { log: true, ..dns() };
+    let deny =
+        Rule { log: true, from_zone: Some(OUTSIDE_ZONE), ..rule(RuleId(9), "from outside", Action::Deny) };
+    let mut harness = harness(&[web(), logged.clone(), deny]);
+    let (ring, mut records) = log_ring();
+    harness.function::<Firewall>("firewall").log_to(ring);
+    assert!(connect(&mut harness, CLIENT, SERVER, 1000));
+    for _ in 0..3 {
+        assert_eq!(harness.send_one(INSIDE, &query(1000)).len(), 1);
+        assert_eq!(harness.send_one(OUTSIDE, &answer(1000)).len(), 1);
+    }
+    let record = records.pop().unwrap();
+    let flow = record.flow.unwrap();
+    assert_eq!((record.rule.name.as_str(), record.left_out), ("dns", 0));
+    assert_eq!((flow.from.0, flow.to.map(|port| port.0), flow.protocol), (INSIDE, Some(OUTSIDE), 17));
+    assert_eq!(flow.transport, Transport::Ports { source: 1000, destination: 53 });
+    let addresses = Addresses::V4 { source: CLIENT.parse().unwrap(), destination: SERVER.parse().unwrap() };
+    assert_eq!(flow.addresses, addresses);
+    assert!(records.pop().is_none(), "one record a flow; the rule of the other flow does not log");
+    // A refused packet opens nothing; each is told of.
+    for _ in 0..2 {
+        assert!(harness.send_one(OUTSIDE, &answer(2000)).is_empty());
+        let record = records.pop().unwrap();
+        assert_eq!((record.rule.action, record.flow.unwrap().to), (Action::Deny, None));
+    }
+    // A connection that the changed rules still admit is none that is new.
+    logged.destination_ports = vec![50..=60];
+    remove(&mut harness, DNS);
+    insert(&mut harness, logged);
+    assert_eq!(harness.send_one(INSIDE, &query(1000)).len(), 1);
+    assert!(records.pop().is_none());
+    let firewall = harness.function::<Firewall>("firewall");
+    assert_eq!(firewall.log_totals(), (3, 0));
+}
+
+/// R6: what another function drops was not admitted, and so is not told of.
+#[test]
+fn a_flow_that_a_later_function_drops_is_not_logged() {
+    let logged = Rule { log: true, ..dns() };
+    let mut firewall = Firewall::new(policy(&[logged], Action::Deny), IcmpLimitConfig::default());
+    let (ring, mut records) = log_ring();
+    firewall.log_to(ring);
+    let second = Firewall::new(policy(&[], Action::Deny), IcmpLimitConfig::default());
+    let chain = ChainBuilder::new("edge", &["inside", "outside"]).function("firewall", firewall);
+    let mut harness = Harness::new(chain.function("second", second).forwarder("wire", Wire::default()));
+    assert!(harness.send_one(INSIDE, &query(1000)).is_empty());
+    assert!(records.pop().is_none());
 }

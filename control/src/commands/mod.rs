@@ -4,6 +4,7 @@ pub mod check;
 mod lines;
 pub mod manage;
 pub mod replay;
+mod rule_log;
 pub mod run;
 mod values;
 

@@ -11,8 +11,8 @@ use millrace_dataplane::port::pcap::{Pace, PcapConfig, PcapPort};
 use millrace_dataplane::port::{MacAddress, Port as _, PortId};
 use millrace_dataplane::time::Time;
 
-use super::load_or_report;
 use super::run::conclude;
+use super::{load_or_report, rule_log};
 use crate::config::ports::{Link, Pcap, Sink};
 use crate::config::settings::Hugepages;
 use crate::config::sizing::mtu;
@@ -101,8 +101,8 @@ fn replay(mut config: Config, arguments: &Arguments) -> Result<Accounting, Insta
         captures_ahead_ns: Some(ahead_ns),
         pinned: false,
     };
-    let Instance { mut worker, .. } = Instance::build(config, options)?;
-    play(&mut worker, &clock);
+    let Instance { mut worker, control } = Instance::build(config, options)?;
+    play(&mut worker, &clock, || while rule_log::print(&control) {});
     Ok(Accounting::close(&mut worker))
 }
 
@@ -172,7 +172,7 @@ fn open_input(name: &str, input: &Path) -> Result<PcapPort, InstanceError> {
 }
 
 /// Moves the clock from packet to packet, with timers in between.
-fn play(worker: &mut NfWorker, clock: &SharedClock) {
+fn play(worker: &mut NfWorker, clock: &SharedClock, tell: impl Fn()) {
     let mut now = Time(START.0 - 1_000_000);
     advance(worker, clock, now);
     loop {
@@ -182,9 +182,11 @@ fn play(worker: &mut NfWorker, clock: &SharedClock) {
         live_until(worker, clock, &mut now, next);
         now = now.max(next);
         advance(worker, clock, now);
+        tell();
     }
     let end = now + RUN_ON;
     live_until(worker, clock, &mut now, end);
+    tell();
 }
 
 /// Timers run at their times up to just before `end`.

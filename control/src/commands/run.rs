@@ -12,7 +12,7 @@ use signal_hook::consts::{SIGINT, SIGTERM};
 use signal_hook::flag;
 
 use super::values::duration;
-use super::{lines, load_or_report};
+use super::{lines, load_or_report, rule_log};
 use crate::config::units::show_size;
 use crate::config::{Config, Host, Management, PortKind};
 use crate::instance::accounting::Accounting;
@@ -106,17 +106,22 @@ fn serve(config: Config, arguments: &Arguments) -> Result<Accounting, InstanceEr
         .then(|| lines::start(Arc::clone(&control), interval, arguments.json))
         .transpose()
         .map_err(system("start the thread of the periodic lines"))?;
+    let mut log =
+        rule_log::start(Arc::clone(&control)).map_err(system("start the thread of the rules' log"))?;
     tracing::info!("running");
     let started = Instant::now();
     let in_time = || arguments.duration.is_none_or(|duration| started.elapsed() < duration);
     while !stop.load(Ordering::Relaxed) && !worker.has_ended() && in_time() {
         server.iter_mut().for_each(Server::look);
         lines.iter_mut().for_each(Supervised::look);
+        log.look();
         std::thread::sleep(LOOK_EVERY);
     }
     let accounting = worker.finish();
     // No line after the accounting, unless nobody reads them.
     drop(lines);
+    drop(log);
+    while rule_log::print(&control) {}
     drop(server);
     accounting
 }

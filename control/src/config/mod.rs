@@ -25,6 +25,7 @@ pub mod plan;
 pub mod ports;
 mod references;
 pub mod router;
+pub mod rule_set;
 pub mod schema;
 mod section;
 pub mod settings;
@@ -215,6 +216,9 @@ fn read<'a>(context: &'a Context<'a>, document: &'a DeTable<'a>, host: &Host, wh
         addressing::check(context, &config);
         sizing::check(context, &config);
         host::check(context, &config, host);
+    }
+    if !context.has_errors() {
+        rule_set::check(context, &config);
     }
     // Warnings beside errors would often be their consequences.
     if !context.has_errors() {

@@ -11,7 +11,7 @@ use super::network::Ipv4Range;
 use super::settings::{Hugepages, Idle};
 use super::sizing::{Sizing, mtu, workers};
 use super::units::show_size;
-use super::{Config, Host, Port, PortKind};
+use super::{Config, Host, Port, PortKind, rule_set};
 
 /// A port of the plan.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
@@ -211,7 +211,7 @@ fn plan_chains(config: &Config) -> Vec<PlanChain> {
     let function = |name: &String| {
         let function = config.function(name)?;
         let kind = function.kind.name();
-        Some(PlanFunction { name: name.clone(), kind, summary: summary(&function.kind) })
+        Some(PlanFunction { name: name.clone(), kind, summary: summary(config, name, &function.kind) })
     };
     let chain = |chain: &super::Chain| PlanChain {
         name: chain.name.clone(),
@@ -221,7 +221,7 @@ fn plan_chains(config: &Config) -> Vec<PlanChain> {
     config.chains.iter().map(chain).collect()
 }
 
-fn summary(kind: &FunctionKind) -> String {
+fn summary(config: &Config, name: &str, kind: &FunctionKind) -> String {
     match kind {
         FunctionKind::Firewall(firewall) => {
             let default = match firewall.default {
@@ -229,7 +229,9 @@ fn summary(kind: &FunctionKind) -> String {
                 Action::Deny => "deny",
                 Action::Reject => "reject",
             };
-            format!("{}, default {default}", count(firewall.rules.len(), "rule"))
+            let cost = rule_set::cost(config, name, firewall).unwrap_or_default();
+            let cost = format!("looked up in at most {}", count(cost, "step"));
+            format!("{}, default {default}, {cost}", count(firewall.rules.len(), "rule"))
         }
         FunctionKind::Nat(nat) => {
             let addresses: u64 = nat.pool.iter().copied().map(Ipv4Range::count).sum();

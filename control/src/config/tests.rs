@@ -311,3 +311,39 @@ proptest! {
         prop_assert!(checked.config.is_none() && checked.report.errors() > 0);
     }
 }
+
+/// R15: the plan says what looking the rules up may cost, and what costs too much is refused where it stands.
+#[test]
+fn the_cost_of_rules_is_told_and_bounded() {
+    let with_rules = |count: u32| {
+        let rule = |n: u32| {
+            format!(
+                "[[functions.firewall.rules]]\nname = \"range-{n}\"\naction = \"allow\"\nprotocol = \"tcp\"\n\
+                 source_ports = \"{}-{}\"\ndestination_ports = \"{}-{}\"\n",
+                1 + n % 80 * 97,
+                20_000 + n % 97 * 100,
+                1 + n % 61 * 150,
+                30_000 + n % 89 * 200
+            )
+        };
+        let rules: String = (0..count).map(rule).collect();
+        EDGE.split("[[functions.firewall.rules]]").next().unwrap().to_owned()
+            + &rules
+            + &EDGE[EDGE.find("[functions.nat]").unwrap()..]
+    };
+    let host = Host::default();
+    let checked = parse(Path::new("edge.toml"), &with_rules(3_000), &host);
+    let plan = Plan::of(&checked.config.unwrap(), &host);
+    let summary = &plan.chains[0].functions[0].summary;
+    let steps = summary.rsplit("looked up in at most ").next().unwrap().strip_suffix(" steps").unwrap();
+    assert!((50..512).contains(&steps.parse::<u32>().unwrap()), "{summary}");
+
+    let text = with_rules(5_000);
+    let refused = parse(Path::new("edge.toml"), &text, &host);
+    assert!(refused.config.is_none());
+    let [found] = &refused.report.diagnostics[..] else { panic!("{}", refused.report) };
+    let name = text.lines().nth(found.line).unwrap().split('"').nth(1).unwrap();
+    assert!(found.message.contains(&format!("rule \"{name}\": ")), "{found:?}");
+    assert!(found.message.contains("merge rules") && found.key.starts_with("functions.firewall.rules["));
+    assert!(found.found.as_ref().unwrap().contains("rules before it"), "{found:?}");
+}

@@ -19,6 +19,7 @@ use super::functions::{self, Context, PortFacts, firewall, nat, router};
 use super::numbers::PortNumbers;
 use super::ports::OpenPort;
 use super::{InstanceError, NfWorker, memory};
+use crate::config::rule_set::action;
 use crate::config::{self, Config, FunctionKind, Host};
 
 /// A change of one function that stays.
@@ -111,7 +112,8 @@ impl Control {
         let mut policies = HashMap::new();
         let parts = memory::flow_config(&running.config).sessions.parts;
         for chain in &new.chains {
-            let context = Context { config: new, chain, ports: facts, arena: &self.arena, seed: self.seed };
+            let (arena, logs) = (&self.arena, Some(&self.logs));
+            let context = Context { config: new, chain, ports: facts, arena, seed: self.seed, logs };
             let old = running.config.chains.iter().find(|old| old.name == chain.name);
             let stays = old.is_some_and(|old| same_shape(&running.config, old, new, chain));
             if !stays {
@@ -227,7 +229,7 @@ fn plan_function(
                 Some(old) if same => old.clone(),
                 Some(old) => {
                     let rules = firewall::rules(context, name, settings)?;
-                    let between = Change::between(old, &rules, firewall::action(settings.default))
+                    let between = Change::between(old, &rules, action(settings.default))
                         .map_err(|error| InstanceError::function(name, error.to_string()))?;
                     let policy = between.policy().clone();
                     change(FunctionChange::Firewall(Box::new(between)), plan);
@@ -253,6 +255,7 @@ fn plan_function(
                 ports: &running.facts,
                 arena: context.arena,
                 seed: context.seed,
+                logs: None,
             });
             let old =
                 old.zip(running.config.function(name)).and_then(|(old, function)| match &function.kind {

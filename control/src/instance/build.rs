@@ -20,6 +20,7 @@ use super::functions::{self, Context, PortFacts, firewall};
 use super::handle::{NfWorker, WorkerHandle};
 use super::numbers::PortNumbers;
 use super::ports::{OpenPort, Opener};
+use super::rule_logs::RuleLogs;
 use super::{InstanceError, memory};
 use crate::config::settings::Idle;
 use crate::config::{Config, FunctionKind, VerifyChecksums};
@@ -82,7 +83,8 @@ impl Instance {
             }
         }
         let facts: Vec<PortFacts> = open.iter().map(OpenPort::facts).collect();
-        let mut made = chains(&config, &facts, &arena, options.seed);
+        let logs = RuleLogs::default();
+        let mut made = chains(&config, &facts, &arena, options.seed, &logs);
         let state = memory::flow_config(&config);
         let state = FlowState::new(&arena, &state, options.seed).map_err(InstanceError::from);
         let (chains, state, policies) = match (&mut made, state) {
@@ -111,6 +113,7 @@ impl Instance {
             arena,
             opener,
             seed: options.seed,
+            logs,
             running: Mutex::new(running),
         };
         Ok(Self { worker, control })
@@ -123,11 +126,12 @@ fn chains(
     facts: &[PortFacts],
     arena: &Arena,
     seed: Option<u64>,
+    logs: &RuleLogs,
 ) -> Result<(Chains, HashMap<String, Policy>), InstanceError> {
     let mut chains = Chains::new();
     let mut policies = HashMap::new();
     for chain in &config.chains {
-        let context = Context { config, chain, ports: facts, arena, seed };
+        let context = Context { config, chain, ports: facts, arena, seed, logs: Some(logs) };
         let at = chains.insert(functions::build_chain(&context)?);
         for port in chain.ports() {
             if let (Some(zone), Some(port)) = (context.zone_of(port), context.port(port)) {

@@ -1,9 +1,10 @@
 //! What control threads hold of a running instance.
 
 use std::collections::HashMap;
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use millrace_dataplane::memory::Arena;
+use millrace_dataplane::port::PortId;
 use millrace_nf::firewall::Policy;
 
 use super::functions::PortFacts;
@@ -11,6 +12,7 @@ use super::handle::WorkerHandle;
 use super::memory;
 use super::numbers::PortNumbers;
 use super::ports::Opener;
+use super::rule_logs::RuleLogs;
 use crate::config::Config;
 
 /// What an instance was last configured with.
@@ -35,6 +37,7 @@ pub struct Control {
     pub(crate) arena: Arena,
     pub(crate) opener: Opener,
     pub(crate) seed: Option<u64>,
+    pub(crate) logs: RuleLogs,
     pub(crate) running: Mutex<Running>,
 }
 
@@ -52,5 +55,17 @@ impl Control {
     /// What is known of the memory.
     pub fn memory(&self) -> &Arc<memory::Facts> {
         &self.memory
+    }
+
+    /// What logging rules tell.
+    pub fn rule_logs(&self) -> &RuleLogs {
+        &self.logs
+    }
+
+    /// The name of a port, or its number if it is gone.
+    pub fn port_name(&self, id: PortId) -> String {
+        let running = self.running.lock().unwrap_or_else(PoisonError::into_inner);
+        let port = running.facts.iter().find(|port| port.id == id);
+        port.map_or_else(|| id.0.to_string(), |port| port.name.clone())
     }
 }

@@ -66,7 +66,10 @@ pub fn of(config: &Config) -> Result<Vec<ChainKeys>, InstanceError> {
     config
         .chains
         .iter()
-        .map(|chain| of_chain(&Context { config, chain, ports: &facts, arena: &arena, seed: Some(0) }))
+        .map(|chain| {
+            let context = Context { config, chain, ports: &facts, arena: &arena, seed: Some(0), logs: None };
+            of_chain(&context)
+        })
         .collect()
 }
 

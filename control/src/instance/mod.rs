@@ -17,6 +17,7 @@ pub mod memory;
 pub mod numbers;
 pub mod ports;
 mod queues;
+pub mod rule_logs;
 mod shifted;
 pub mod thread;
 

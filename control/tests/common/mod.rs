@@ -85,8 +85,13 @@ neighbours = [{{ address = "203.0.113.2", mac = "02:00:00:00:01:02" }}]
     }
 
     /// Starts an instance and waits until it answers.
-    pub fn start_as(&self, mut command: Command) -> Running {
-        let mut running = Running(Some(command.stderr(Stdio::piped()).spawn().unwrap()));
+    pub fn start_as(&self, command: Command) -> Running {
+        self.start_with_stderr(command, Stdio::piped())
+    }
+
+    /// The same, with its standard error going elsewhere.
+    pub fn start_with_stderr(&self, mut command: Command, stderr: impl Into<Stdio>) -> Running {
+        let mut running = Running(Some(command.stderr(stderr).spawn().unwrap()));
         let deadline = Instant::now() + Duration::from_secs(20);
         while UnixStream::connect(self.path("m.sock")).is_err() || self.show("ports").is_none() {
             assert!(Instant::now() < deadline, "the instance did not start");

@@ -2,6 +2,7 @@
 
 use super::classifier::ClassifierError;
 use super::counters::{Counters, RuleCounters, RuleReport};
+use super::log::{LogRecord, LoggedFlow, RuleLog};
 use super::policy::{Change, DEFAULT_RULE, Judgement, Policy, touched_by};
 use super::query::{Addresses, Query, Transport};
 use super::rules::{Action, PROTOCOL_ICMP, PROTOCOL_ICMPV6, Rule, RuleId};
@@ -12,12 +13,13 @@ use crate::headers::answer::{IcmpError, icmp_error, tcp_reset};
 use crate::headers::{Headers, icmpv4, icmpv6, protocol};
 use crate::router::icmp_limit::{IcmpLimit, IcmpLimitConfig};
 use crate::slices::{depend_on_destination, depend_on_service, depend_on_source};
-use crate::walk::{Commit, Direction, Walk};
+use crate::walk::{Commit, Direction, Tick, Walk};
 use crate::zone::ZoneId;
 use millrace_dataplane::drops::DropReason;
 use millrace_dataplane::flow::field::{Field, Reads};
 use millrace_dataplane::flow::session::{SessionId, Traffic};
 use millrace_dataplane::flow::validity::Validity;
+use millrace_dataplane::ring::spsc::Producer;
 use std::any::Any;
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -28,6 +30,7 @@ pub struct Firewall {
     policy: Policy,
     version: Version,
     counters: Counters,
+    log: RuleLog,
     answers: IcmpLimit,
 }
 
@@ -39,6 +42,8 @@ pub struct Staged {
     /// Bytes of the frame.
     bytes: u64,
     outcome: Outcome,
+    /// What to log of it.
+    flow: Option<LoggedFlow>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -73,8 +78,20 @@ impl Firewall {
     /// A firewall with these rules, whose answers to rejected packets are limited like ICMP errors.
     pub fn new(policy: Policy, answers: IcmpLimitConfig) -> Self {
         let mut counters = Counters::default();
+        let mut log = RuleLog::default();
         counters.fit(&policy);
-        Self { policy, version: Version::FIRST, counters, answers: IcmpLimit::new(answers) }
+        log.fit(&policy);
+        Self { policy, version: Version::FIRST, counters, log, answers: IcmpLimit::new(answers) }
+    }
+
+    /// Records of logging rules go here from now on; see [`log_ring`](super::log::log_ring).
+    pub fn log_to(&mut self, ring: Producer<LogRecord>) {
+        self.log.connect(ring);
+    }
+
+    /// Flows of logging rules: recorded, and left out.
+    pub fn log_totals(&self) -> (u64, u64) {
+        self.log.totals()
     }
 
     /// The rules in force.
@@ -91,6 +108,7 @@ impl Firewall {
         let touched = touched_by(&rule);
         self.policy.insert(rule)?;
         self.counters.fit(&self.policy);
+        self.log.fit(&self.policy);
         self.version = self.version.next();
         validity.change_all(&touched);
         Ok(())
@@ -100,6 +118,7 @@ impl Firewall {
     pub fn remove(&mut self, id: RuleId, validity: &mut Validity) -> Option<Arc<Rule>> {
         let (slot, rule) = self.policy.remove(id)?;
         self.counters.retire(slot);
+        self.log.retire(slot);
         self.version = self.version.next();
         validity.change_all(&touched_by(&rule));
         Some(rule)
@@ -107,12 +126,16 @@ impl Firewall {
 
     /// Takes a whole new policy, between bursts: costs what differs. The old one is given back, to be freed elsewhere.
     pub fn apply(&mut self, change: Change, validity: &mut Validity) -> Policy {
-        change.removed.iter().for_each(|rule| self.counters.retire(*rule));
+        for slot in &change.removed {
+            self.counters.retire(*slot);
+            self.log.retire(*slot);
+        }
         if !change.touched.is_empty() {
             self.version = self.version.next();
             validity.change_all(&change.touched);
         }
         self.counters.fit(&change.policy);
+        self.log.fit(&change.policy);
         std::mem::replace(&mut self.policy, change.policy)
     }
 
@@ -156,12 +179,27 @@ impl Firewall {
         let word = |from, to| Word { rule: RuleSlot::DEFAULT, version: self.version, from, to, turns: false };
         let Some(ends) = ends_of(walk, reply) else {
             let judgement = self.policy.default_judgement();
-            return self.conclude(walk, judgement, word(Some(walk.from_zone), None), walk.hairpin, None);
+            return self.conclude(
+                walk,
+                judgement,
+                word(Some(walk.from_zone), None),
+                walk.hairpin,
+                None,
+                None,
+            );
         };
         depend(walk, &ends);
         let zones = zones_now(walk, reply);
         let judgement = self.policy.judge(&ends.query(zones));
-        self.conclude(walk, judgement, word(Some(zones.0), Some(zones.1)), walk.hairpin, None)
+        let flow = judgement.log.then_some(LoggedFlow {
+            at: walk.now,
+            addresses: ends.addresses,
+            protocol: ends.protocol,
+            transport: ends.transport,
+            from: walk.port,
+            to: None,
+        });
+        self.conclude(walk, judgement, word(Some(zones.0), Some(zones.1)), walk.hairpin, None, flow)
     }
 
     /// A packet of a session that this firewall admitted: held against the rules again only if they have changed.
@@ -192,7 +230,7 @@ impl Firewall {
         let from = word.from.unwrap_or(now.0);
         let to = word.to.filter(|_| !turned).unwrap_or(now.1);
         let judgement = self.policy.judge(&ends.query((from, to)));
-        self.conclude(walk, judgement, Word { version: self.version, ..word }, turned, Some(id))
+        self.conclude(walk, judgement, Word { version: self.version, ..word }, turned, Some(id), None)
     }
 
     /// An ICMP error goes with the session that it is about.
@@ -208,6 +246,7 @@ impl Firewall {
         word: Word,
         turned: bool,
         known: Option<SessionId>,
+        flow: Option<LoggedFlow>,
     ) -> (Verdict, Option<Staged>) {
         let rule = judgement.slot;
         let bytes = walk.frame.len() as u64;
@@ -216,11 +255,11 @@ impl Firewall {
             walk.track_tcp();
             let outcome =
                 if turned { Outcome::TurnAdmitted } else { Outcome::Admitted(Word { rule, ..word }) };
-            return (Verdict::Continue, Some(Staged { rule, bytes, outcome }));
+            return (Verdict::Continue, Some(Staged { rule, bytes, outcome, flow }));
         }
         let answered = if judgement.action == Action::Reject { self.answer(walk) } else { None };
         let outcome = Outcome::Refused { cut: known, answered };
-        (Verdict::Drop(DropReason::FirewallDenied), Some(Staged { rule, bytes, outcome }))
+        (Verdict::Drop(DropReason::FirewallDenied), Some(Staged { rule, bytes, outcome, flow }))
     }
 
     /// Tells the sender of a packet that it was refused, in the name of the packet's destination. Who was told, if the rate
@@ -295,7 +334,10 @@ impl FlowFunction for Firewall {
     }
 
     fn commit(&mut self, staged: Staged, commit: &mut Commit<'_>) {
-        let Self { policy, counters, .. } = self;
+        let Self { policy, counters, log, .. } = self;
+        if let Some(flow) = staged.flow {
+            log.note(policy, staged.rule, LoggedFlow { to: commit.output, ..flow });
+        }
         let counters = counters.of(policy, staged.rule);
         let this = Traffic { packets: 1, bytes: staged.bytes };
         match staged.outcome {
@@ -329,12 +371,19 @@ impl FlowFunction for Firewall {
     }
 
     fn consumed(&mut self, staged: Staged) {
+        if let Some(flow) = staged.flow {
+            self.log.note(&self.policy, staged.rule, flow);
+        }
         if staged.outcome == Outcome::TurnAdmitted {
             return;
         }
         let counters = self.counters.of(&self.policy, staged.rule);
         counters.hits += 1;
         counters.carry(Traffic { packets: 1, bytes: staged.bytes });
+    }
+
+    fn tick(&mut self, tick: &mut Tick<'_>) {
+        self.log.tick(&self.policy, tick.now);
     }
 
     fn account(&mut self, part: u64, _reply: bool, traffic: Traffic) {

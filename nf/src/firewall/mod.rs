@@ -39,11 +39,14 @@
 //!
 //! **Counters.** Packets and bytes (of frames) of each rule: what it refused, and all packets of the sessions that
 //! it admitted, both ways, folded from the sessions before they are shown. The default has counters of its own.
+//!
+//! **Log.** A rule with `log` tells of each new flow that it decides, within a bound ([`log`]).
 
 pub mod classifier;
 pub mod counters;
 pub mod footprint;
 pub mod function;
+pub mod log;
 pub mod policy;
 pub mod query;
 pub mod rule_set;

@@ -123,6 +123,11 @@ impl Policy {
         self.slots.rule(slot)
     }
 
+    /// The rule that is in the place of this index now.
+    pub(super) fn rule_in(&self, index: usize) -> Option<&Arc<Rule>> {
+        self.slots.at(index)
+    }
+
     /// The place of a rule.
     pub fn slot(&self, id: RuleId) -> Option<RuleSlot> {
         self.by_id.get(&id).copied()

@@ -96,6 +96,11 @@ impl Slots {
         self.places.get(slot.index()).filter(|place| place.slot == slot)?.rule.as_ref()
     }
 
+    /// The rule in the place of this index, whatever its turn.
+    pub fn at(&self, index: usize) -> Option<&Arc<Rule>> {
+        self.places.get(index)?.rule.as_ref()
+    }
+
     /// How many places there are.
     pub fn len(&self) -> usize {
         self.places.len()

@@ -11,6 +11,7 @@ use millrace_nf::nat::{Nat, NatUse};
 use millrace_nf::zone::ZoneId;
 use serde_json::Value;
 
+use super::rule_logs::RuleLogs;
 use super::{InstanceError, NfWorker};
 use crate::config::{self, Config, FunctionKind};
 use crate::management::Listing;
@@ -42,6 +43,8 @@ pub struct Context<'a> {
     pub arena: &'a Arena,
     /// Makes hashes repeat; none takes random secrets.
     pub seed: Option<u64>,
+    /// Takes what logging rules tell; none if nobody will ask.
+    pub logs: Option<&'a RuleLogs>,
 }
 
 impl Context<'_> {
