@@ -4,6 +4,7 @@
 pub mod commands;
 pub mod config;
 pub mod instance;
+pub mod listing;
 pub mod management;
 pub mod supervised;
 pub mod table;

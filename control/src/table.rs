@@ -4,7 +4,7 @@ use std::fmt;
 
 use serde_json::Value;
 
-use crate::management::Listing;
+use crate::listing::Listing;
 
 /// Rows of text that are shown with aligned columns. Numbers stand to the right.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]

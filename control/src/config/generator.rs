@@ -7,10 +7,9 @@ use ipnet::IpNet;
 use millrace_dataplane::port::MacAddress;
 
 use super::context::Finding;
+use super::link::{Link, read_link};
 use super::network::{ICMP, TCP, UDP, mac, prefix};
-use super::ports::{Link, read_link};
-use super::section::{Invalid, Scalar, Section};
-use super::settings::narrow;
+use super::section::{Invalid, Scalar, Section, narrow};
 use super::units;
 
 /// Sizes of made frames in bytes, without FCS.

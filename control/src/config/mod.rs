@@ -17,6 +17,7 @@ pub mod functions;
 pub mod generator;
 pub mod host;
 mod kind;
+mod link;
 mod names;
 pub mod nat;
 pub mod network;

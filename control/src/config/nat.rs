@@ -11,8 +11,7 @@ use super::diagnostic::count;
 use super::names::{check_reference, reference};
 use super::network::{Ipv4Range, TCP, UDP, ipv4_range, prefix_v4, show_protocol};
 use super::schema;
-use super::section::{Invalid, Scalar, Section};
-use super::settings::narrow;
+use super::section::{Invalid, Scalar, Section, narrow};
 use super::units::ports;
 
 /// Which packets from outside reach a mapping (RFC 4787 section 5).

@@ -3,15 +3,14 @@
 use std::path::PathBuf;
 
 use millrace_dataplane::limits::PORTS_MAX;
-use millrace_dataplane::port::MacAddress;
 
 use super::context::Finding;
 use super::generator::{Generator, read_generator};
+pub use super::link::Link;
+use super::link::read_link;
 use super::names::check_name;
-use super::network::mac;
 use super::schema::{self, Schema};
-use super::section::{Invalid, Scalar, Section};
-use super::settings::narrow;
+use super::section::{Invalid, Scalar, Section, narrow};
 
 /// A port and where it leads.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -88,15 +87,6 @@ pub struct AfXdp {
     pub tx_ring: u32,
     /// Whether frames for other stations are received too.
     pub promiscuous: bool,
-}
-
-/// Address and MTU of a port without a device.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Link {
-    /// The port's own address; made from its number when `None`.
-    pub mac: Option<MacAddress>,
-    /// Largest IP packet in bytes.
-    pub mtu: u16,
 }
 
 /// Settings of a `pcap` port.
@@ -201,11 +191,6 @@ fn read_af_xdp(section: &Section<'_>) -> Option<AfXdp> {
         tx_ring: tx_ring.map_or(2_048, narrow),
         promiscuous,
     })
-}
-
-/// Reads address and MTU of a port without a device.
-pub(crate) fn read_link(section: &Section<'_>) -> Link {
-    Link { mac: section.parsed("mac", mac), mtu: section.integer("mtu", 68..=9_000).map_or(1_500, narrow) }
 }
 
 fn read_pcap(section: &Section<'_>) -> Pcap {

@@ -10,8 +10,7 @@ use super::context::Finding;
 use super::names::{check_reference, reference};
 use super::network::{address, interface_address, mac, prefix};
 use super::schema;
-use super::section::{Section, words};
-use super::settings::narrow;
+use super::section::{Section, narrow, words};
 use super::suggest::nearest;
 
 /// A router's side of a port.

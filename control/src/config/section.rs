@@ -257,6 +257,11 @@ impl<'a> Section<'a> {
     }
 }
 
+/// Narrows a number whose range the reader has just checked.
+pub(crate) fn narrow<T: TryFrom<u64>>(number: u64) -> T {
+    T::try_from(number).unwrap_or_else(|_| unreachable!("the reader checks the range of {number}"))
+}
+
 /// One of a few words, with a suggestion when it is none of them.
 pub(crate) fn word<T: Copy>(scalar: Scalar<'_>, choices: &[(&str, T)]) -> Result<T, Invalid> {
     let valid = || choices.iter().map(|(word, _)| format!("\"{word}\"")).collect::<Vec<_>>().join(", ");

@@ -3,12 +3,12 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
+use millrace_dataplane::flow::session::SessionTable;
 use millrace_dataplane::limits::BURST_PACKETS_MAX;
 
 use super::context::Finding;
 use super::schema;
-use super::section::{Invalid, Scalar, Section};
-use super::sizing::session_table_bytes;
+use super::section::{Invalid, Scalar, Section, narrow};
 use super::units::{duration, show_duration, show_size, size};
 
 /// Which pages the packet memory is made of.
@@ -202,7 +202,7 @@ const SESSIONS: std::ops::RangeInclusive<u64> = 1_024..=16_777_216;
 
 fn capacity(scalar: Scalar<'_>) -> Result<u64, Invalid> {
     let (least, most) = (SESSIONS.start(), SESSIONS.end());
-    let memory = show_size(session_table_bytes(narrow(*most), 6));
+    let memory = show_size(SessionTable::bytes_for(narrow(*most), 6) as u64);
     let valid = format!("an integer from {least} to {most} (a worker's table then takes {memory})");
     match scalar {
         Scalar::Number(number) if SESSIONS.contains(&number) => Ok(number),
@@ -290,9 +290,4 @@ pub(crate) fn read_management(root: &Section<'_>) -> Management {
         _ => Err(Invalid::new("not the name of a group", "a group's name, as \"root\" or \"netdev\"")),
     });
     Management { socket: socket.unwrap_or(default.socket), group: group.unwrap_or(default.group) }
-}
-
-/// Narrows a number whose range the reader has just checked.
-pub(crate) fn narrow<T: TryFrom<u64>>(number: u64) -> T {
-    T::try_from(number).unwrap_or_else(|_| unreachable!("the reader checks the range of {number}"))
 }

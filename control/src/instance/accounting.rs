@@ -4,10 +4,8 @@ use std::fmt;
 
 use serde_json::{Value, json};
 
-use super::NfWorker;
-use super::functions;
-use crate::management::Listing;
-use crate::management::show;
+use super::{NfWorker, functions, rows};
+use crate::listing::Listing;
 use crate::table::Table;
 
 /// What became of every packet of a run.
@@ -45,9 +43,9 @@ impl Accounting {
         let mut functions = Listing::default();
         let mut from = Some(0);
         while let Some(at) = from {
-            let (rows, next) = functions::counters(worker, at);
-            functions.columns = rows.columns;
-            functions.rows.extend(rows.rows);
+            let (slice, next) = functions::counters(worker, at);
+            functions.columns = slice.columns;
+            functions.rows.extend(slice.rows);
             from = next;
         }
         let engine = report.engine;
@@ -57,11 +55,11 @@ impl Accounting {
         });
         Self {
             failures: failed.collect(),
-            ports: show::ports(&report),
+            ports: rows::ports(&report),
             functions,
-            chains: show::chains(worker),
-            drops: show::drops(&report),
-            sums: show::sums(&report.sums, report.buffered),
+            chains: rows::chains(worker),
+            drops: rows::drops(&report),
+            sums: rows::sums(&report.sums, report.buffered),
             hits: (engine.hits, engine.hits + engine.misses + engine.alone),
             sums_hold: report.sums_hold() && report.buffered == 0,
             pool: report.pool,

@@ -18,6 +18,7 @@ pub mod numbers;
 pub mod ports;
 mod queues;
 pub mod rule_logs;
+pub mod rows;
 mod shifted;
 pub mod thread;
 

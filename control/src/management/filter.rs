@@ -6,8 +6,8 @@ use ipnet::IpNet;
 use millrace_dataplane::flow::session::{SessionId, SessionTable, Tuple};
 use millrace_dataplane::flow::tcp::TcpState;
 
-use super::protocol::Row;
 use crate::config::network::show_protocol;
+use crate::listing::Row;
 
 /// Most terms of a filter.
 const TERMS_MAX: usize = 32;

@@ -13,5 +13,5 @@ pub mod show;
 pub mod socket;
 pub mod topic;
 
-pub use protocol::{Answer, Listing, Request};
+pub use protocol::{Answer, Request};
 pub use topic::Topic;

@@ -2,10 +2,9 @@
 
 use std::io::{self, BufRead, Read};
 
-use serde::{Deserialize, Serialize};
-use serde_json::{Map, Value};
-
 use super::topic::Topic;
+use crate::listing::Listing;
+use serde::{Deserialize, Serialize};
 
 /// Most bytes of a request's line: a configuration of ten thousand rules and more.
 pub const REQUEST_BYTES_MAX: u64 = 8 << 20;
@@ -58,32 +57,6 @@ pub enum Answer {
     Done(Vec<String>),
     /// It was refused; nothing changed.
     Refused(String),
-}
-
-/// A row: values by column.
-pub type Row = Map<String, Value>;
-
-/// Rows with the order of their columns.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
-pub struct Listing {
-    /// Names of the columns in the order in which people read them.
-    pub columns: Vec<String>,
-    /// The rows.
-    pub rows: Vec<Row>,
-    /// More rows match: ask again with this offset.
-    pub next_offset: Option<usize>,
-}
-
-impl Listing {
-    /// Without rows.
-    pub fn new(columns: &[&str]) -> Self {
-        Self { columns: columns.iter().map(|&column| column.to_owned()).collect(), ..Self::default() }
-    }
-
-    /// Adds a row; `values` are in the order of the columns.
-    pub fn push(&mut self, values: impl IntoIterator<Item = Value>) {
-        self.rows.push(self.columns.iter().cloned().zip(values).collect());
-    }
 }
 
 /// Reads one line of at most `bytes_max` bytes; none at the end.

@@ -3,31 +3,10 @@
 use std::io;
 use std::os::fd::RawFd;
 use std::ptr::NonNull;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 
-use super::mapping::{ArenaReport, Backing, Mapping, PageSize};
-use super::region::Region;
-
-/// What the arena should be.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct ArenaConfig {
-    /// Bytes wanted; rounded up to whole pages.
-    pub bytes: usize,
-    /// The page size wanted.
-    pub page_size: PageSize,
-    /// Whether huge pages that are missing may be added to the system's pool (needs root). What was added is
-    /// given back when the arena is dropped.
-    pub reserve: bool,
-    /// The NUMA node to take the pages from.
-    pub node: Option<u32>,
-}
-
-impl ArenaConfig {
-    /// An arena of `bytes` with the best pages that are there.
-    pub const fn new(bytes: usize) -> Self {
-        Self { bytes, page_size: PageSize::Auto, reserve: false, node: None }
-    }
-}
+use super::mapping::{ArenaConfig, ArenaReport, Backing, Mapping, PageSize};
+use super::region::{Region, Shared};
 
 /// Why memory can't be had.
 #[derive(Debug, thiserror::Error)]
@@ -62,48 +41,6 @@ pub enum ArenaError {
         /// Bytes of one.
         element_bytes: usize,
     },
-}
-
-/// The free ranges of an arena, by ascending offset, never adjacent.
-#[derive(Debug)]
-struct FreeRanges {
-    /// Offset and length in bytes.
-    ranges: Vec<(usize, usize)>,
-    /// From here on nothing was ever carved, so that the memory is still zero.
-    untouched_from: usize,
-}
-
-/// The mapping and its free ranges; regions keep it alive.
-#[derive(Debug)]
-pub(super) struct Shared {
-    mapping: Mapping,
-    free: Mutex<FreeRanges>,
-}
-
-impl Shared {
-    fn lock(&self) -> MutexGuard<'_, FreeRanges> {
-        self.free.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// Puts a range back, merged with its neighbours.
-    pub(super) fn release(&self, offset: usize, bytes: usize) {
-        let mut free = self.lock();
-        let ranges = &mut free.ranges;
-        let at = ranges.partition_point(|&(start, _)| start < offset);
-        ranges.insert(at, (offset, bytes));
-        if at + 1 < ranges.len() && offset + bytes == ranges[at + 1].0 {
-            ranges[at].1 += ranges[at + 1].1;
-            ranges.remove(at + 1);
-        }
-        if at > 0 && ranges[at - 1].0 + ranges[at - 1].1 == offset {
-            ranges[at - 1].1 += ranges[at].1;
-            ranges.remove(at);
-        }
-    }
-
-    pub(super) fn base(&self) -> NonNull<u8> {
-        self.mapping.base()
-    }
 }
 
 /// The process's memory for packets and large tables: mapped once, bound to one NUMA node, shared by handles.
@@ -146,8 +83,7 @@ impl Arena {
     }
 
     fn over(mapping: Mapping) -> Self {
-        let ranges = vec![(0, mapping.len())];
-        Self(Arc::new(Shared { mapping, free: Mutex::new(FreeRanges { ranges, untouched_from: 0 }) }))
+        Self(Arc::new(Shared::new(mapping)))
     }
 
     /// Carves `bytes`, rounded up to whole cache lines, aligned to `align` (a power of two from 64 to 2 MiB).

@@ -10,7 +10,6 @@ use std::io;
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
 use std::ptr::NonNull;
 
-use super::arena::ArenaConfig;
 use super::reservation::{self, Reservation};
 
 /// Bytes of a plain page.
@@ -36,6 +35,27 @@ pub enum PageSize {
     Transparent,
     /// Plain pages.
     Plain,
+}
+
+/// What the arena should be.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ArenaConfig {
+    /// Bytes wanted; rounded up to whole pages.
+    pub bytes: usize,
+    /// The page size wanted.
+    pub page_size: PageSize,
+    /// Whether huge pages that are missing may be added to the system's pool (needs root). What was added is
+    /// given back when the arena is dropped.
+    pub reserve: bool,
+    /// The NUMA node to take the pages from.
+    pub node: Option<u32>,
+}
+
+impl ArenaConfig {
+    /// An arena of `bytes` with the best pages that are there.
+    pub const fn new(bytes: usize) -> Self {
+        Self { bytes, page_size: PageSize::Auto, reserve: false, node: None }
+    }
 }
 
 /// The kind of pages that the arena got.

@@ -10,12 +10,14 @@ mod pool;
 mod prefetch;
 mod region;
 mod reservation;
+mod slice;
 
-pub use arena::{Arena, ArenaConfig, ArenaError};
-pub use mapping::{ArenaReport, Backing, FailedStep, PageSize};
+pub use arena::{Arena, ArenaError};
+pub use mapping::{ArenaConfig, ArenaReport, Backing, FailedStep, PageSize};
 pub use pool::{FRAME_BYTES_DEFAULT, Pool, PoolConfig, PoolError};
 pub use prefetch::prefetch;
-pub use region::{ArenaSlice, Pod, Region};
+pub use region::Region;
+pub use slice::{ArenaSlice, Pod};
 
 pub(crate) use pool::{Metadata, give_back};
 pub(crate) use prefetch::prefetch_at;

@@ -1,11 +1,57 @@
-//! Regions of an arena, and slices of plain values in them.
+//! Regions: ranges of an arena's memory with one holder each, and the ranges that are free.
 #![allow(unsafe_code)]
 
-use std::ops::{Deref, DerefMut};
 use std::ptr::NonNull;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use super::arena::{Arena, ArenaError, Shared};
+use super::mapping::Mapping;
+
+/// The free ranges of an arena, by ascending offset, never adjacent.
+#[derive(Debug)]
+pub(super) struct FreeRanges {
+    /// Offset and length in bytes.
+    pub(super) ranges: Vec<(usize, usize)>,
+    /// From here on nothing was ever carved, so that the memory is still zero.
+    pub(super) untouched_from: usize,
+}
+
+/// The mapping and its free ranges; regions keep it alive.
+#[derive(Debug)]
+pub(super) struct Shared {
+    pub(super) mapping: Mapping,
+    free: Mutex<FreeRanges>,
+}
+
+impl Shared {
+    pub(super) fn new(mapping: Mapping) -> Self {
+        let ranges = vec![(0, mapping.len())];
+        Self { mapping, free: Mutex::new(FreeRanges { ranges, untouched_from: 0 }) }
+    }
+
+    pub(super) fn lock(&self) -> MutexGuard<'_, FreeRanges> {
+        self.free.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Puts a range back, merged with its neighbours.
+    pub(super) fn release(&self, offset: usize, bytes: usize) {
+        let mut free = self.lock();
+        let ranges = &mut free.ranges;
+        let at = ranges.partition_point(|&(start, _)| start < offset);
+        ranges.insert(at, (offset, bytes));
+        if at + 1 < ranges.len() && offset + bytes == ranges[at + 1].0 {
+            ranges[at].1 += ranges[at + 1].1;
+            ranges.remove(at + 1);
+        }
+        if at > 0 && ranges[at - 1].0 + ranges[at - 1].1 == offset {
+            ranges[at - 1].1 += ranges[at].1;
+            ranges.remove(at);
+        }
+    }
+
+    pub(super) fn base(&self) -> NonNull<u8> {
+        self.mapping.base()
+    }
+}
 
 /// A range of an arena's memory that belongs to its holder alone. Its space goes back when it is dropped.
 ///
@@ -15,7 +61,8 @@ pub struct Region {
     shared: Arc<Shared>,
     offset: usize,
     bytes: usize,
-    zero: bool,
+    /// Nothing was ever carved here, so that the memory is still zero.
+    pub(super) zero: bool,
 }
 
 impl Region {
@@ -48,107 +95,5 @@ impl Region {
 impl Drop for Region {
     fn drop(&mut self) {
         self.shared.release(self.offset, self.bytes);
-    }
-}
-
-/// Types that may lie in an arena: zero bytes are a valid value, and nothing has to be dropped.
-///
-/// # Safety
-/// All bytes zero must be a valid value of the type, and its alignment at most 4096.
-pub unsafe trait Pod: Copy + Send + Sync + 'static {}
-
-macro_rules! pod {
-    ($($type:ty),+) => { $(
-        // SAFETY: an integer of zero bytes is 0.
-        unsafe impl Pod for $type {}
-    )+ };
-}
-pod!(u8, u16, u32, u64, u128, usize, i8, i16, i32, i64, i128, isize);
-
-// SAFETY: an array of valid values is valid, and has its element's alignment.
-unsafe impl<T: Pod, const N: usize> Pod for [T; N] {}
-
-/// A slice of plain values in an arena, zero at the start: for tables that are too large for small pages.
-#[derive(Debug)]
-pub struct ArenaSlice<T: Pod> {
-    first: NonNull<T>,
-    length: usize,
-    region: Region,
-}
-
-// SAFETY: the slice owns its region, and `Pod` types are `Send`.
-unsafe impl<T: Pod> Send for ArenaSlice<T> {}
-// SAFETY: shared access gives `&[T]` only, and `Pod` types are `Sync`.
-unsafe impl<T: Pod> Sync for ArenaSlice<T> {}
-
-impl<T: Pod> ArenaSlice<T> {
-    /// `length` values of zero bytes.
-    ///
-    /// # Errors
-    /// The arena has no room for them.
-    pub fn zeroed(arena: &Arena, length: usize) -> Result<Self, ArenaError> {
-        const { assert!(align_of::<T>() <= 4096) };
-        let too_large = ArenaError::TooLarge { count: length, element_bytes: size_of::<T>() };
-        let bytes = length.checked_mul(size_of::<T>()).ok_or(too_large)?;
-        let region = arena.carve(bytes, align_of::<T>().max(64))?;
-        let first = region.base().cast::<T>();
-        if !region.zero {
-            // SAFETY: the region has `bytes` bytes at least and is ours alone.
-            unsafe { region.base().write_bytes(0, bytes) };
-        }
-        Ok(Self { first, length, region })
-    }
-
-    /// Bytes taken from the arena.
-    pub fn arena_bytes(&self) -> usize {
-        self.region.len()
-    }
-}
-
-impl<T: Pod> Deref for ArenaSlice<T> {
-    type Target = [T];
-
-    #[inline]
-    fn deref(&self) -> &[T] {
-        // SAFETY: `zeroed` carved room for `length` values, aligned for `T`, all zero and thus valid by the
-        // contract of `Pod`; the region is ours alone and lives as long as we do.
-        unsafe { std::slice::from_raw_parts(self.first.as_ptr(), self.length) }
-    }
-}
-
-impl<T: Pod> DerefMut for ArenaSlice<T> {
-    #[inline]
-    fn deref_mut(&mut self) -> &mut [T] {
-        // SAFETY: as in `deref`, and `&mut self` makes the access exclusive.
-        unsafe { std::slice::from_raw_parts_mut(self.first.as_ptr(), self.length) }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn slices_are_zero_also_on_used_memory() {
-        let arena = Arena::anonymous(2 << 20).unwrap();
-        let length = arena.len() / 8;
-        let mut slice = ArenaSlice::<u64>::zeroed(&arena, length).unwrap();
-        assert!(slice.iter().all(|&value| value == 0));
-        slice.fill(u64::MAX);
-        assert!(ArenaSlice::<u64>::zeroed(&arena, 1).is_err());
-        drop(slice);
-        let slice = ArenaSlice::<[u32; 16]>::zeroed(&arena, length / 8).unwrap();
-        assert!(slice.iter().flatten().all(|&value| value == 0));
-        assert_eq!(slice.arena_bytes(), arena.len());
-    }
-
-    #[test]
-    fn a_slice_outlives_its_arena_handle() {
-        let slice = ArenaSlice::<u32>::zeroed(&Arena::anonymous(1 << 20).unwrap(), 100).unwrap();
-        assert_eq!(slice.iter().sum::<u32>(), 0);
-        assert!(matches!(
-            ArenaSlice::<u64>::zeroed(&Arena::anonymous(1).unwrap(), usize::MAX / 4),
-            Err(ArenaError::TooLarge { .. })
-        ));
     }
 }

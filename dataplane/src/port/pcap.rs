@@ -4,13 +4,15 @@
 
 mod pcapng;
 mod reader;
+mod source;
 mod writer;
 
 use std::fs::File;
 use std::io;
 use std::path::{Path, PathBuf};
 
-pub use reader::{CaptureError, CaptureReader, Record};
+pub use reader::CaptureReader;
+pub use source::{CaptureError, Record};
 pub use writer::CaptureWriter;
 
 use super::{MacAddress, Port, PortCounters, PortError, PortInfo, sink};

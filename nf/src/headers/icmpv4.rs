@@ -1,7 +1,6 @@
-//! ICMP for IPv4 (RFC 792): the eight bytes that all messages share.
+//! ICMP for IPv4 (RFC 792): types, and what they say of a message.
 
-use super::bytes::{be16, part, take};
-use millrace_dataplane::drops::DropReason;
+use super::icmp::Icmp;
 
 /// Echo reply.
 pub const ECHO_REPLY: u8 = 0;
@@ -22,29 +21,9 @@ pub const PARAMETER_PROBLEM: u8 = 12;
 pub const CODE_FRAGMENTATION_NEEDED: u8 = 4;
 
 /// A message's header.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
-pub struct Icmpv4 {
-    /// Type of the message.
-    pub icmp_type: u8,
-    /// Code, within the type.
-    pub code: u8,
-    /// Checksum as received. Computed when serialised.
-    pub checksum: u16,
-    /// The second word, in wire order: its meaning depends on the type.
-    pub rest: [u8; 4],
-}
+pub type Icmpv4 = Icmp<4>;
 
-impl Icmpv4 {
-    /// Bytes of the header.
-    pub const HEADER_BYTES: usize = 8;
-
-    /// Reads the header at index `at`, which ends at or before `limit`. Error: `Truncated`.
-    #[inline]
-    pub fn read(frame: &[u8], at: usize, limit: usize) -> Result<Self, DropReason> {
-        let bytes: &[u8; Self::HEADER_BYTES] = take(frame, at, limit)?;
-        Ok(Self { icmp_type: bytes[0], code: bytes[1], checksum: be16(bytes, 2), rest: part(bytes, 4) })
-    }
-
+impl Icmp<4> {
     /// Whether it reports an error and quotes a packet.
     #[inline]
     pub const fn is_error(&self) -> bool {
@@ -73,32 +52,9 @@ impl Icmpv4 {
         matches!(self.icmp_type, ECHO_REPLY | ECHO_REQUEST | 13..=18)
     }
 
-    /// The identifier of a query.
-    #[inline]
-    pub const fn identifier(&self) -> u16 {
-        u16::from_be_bytes([self.rest[0], self.rest[1]])
-    }
-
-    /// Sets the identifier of a query.
-    pub fn set_identifier(&mut self, identifier: u16) {
-        self.rest[..2].copy_from_slice(&identifier.to_be_bytes());
-    }
-
-    /// The sequence number of a query.
-    #[inline]
-    pub const fn sequence(&self) -> u16 {
-        u16::from_be_bytes([self.rest[2], self.rest[3]])
-    }
-
     /// The next hop's MTU in bytes, of a "fragmentation needed" (RFC 1191 section 4); zero if not said.
     #[inline]
     pub const fn next_hop_mtu(&self) -> u16 {
         u16::from_be_bytes([self.rest[2], self.rest[3]])
-    }
-
-    /// The header as on the wire, with a checksum of zero.
-    pub(super) fn to_bytes(self) -> [u8; Self::HEADER_BYTES] {
-        let [a, b, c, d] = self.rest;
-        [self.icmp_type, self.code, 0, 0, a, b, c, d]
     }
 }

@@ -1,7 +1,6 @@
-//! ICMP for IPv6 (RFC 4443): the eight bytes that all messages share.
+//! ICMP for IPv6 (RFC 4443): types, and what they say of a message.
 
-use super::bytes::{be16, part, take};
-use millrace_dataplane::drops::DropReason;
+use super::icmp::Icmp;
 
 /// Destination unreachable.
 pub const DESTINATION_UNREACHABLE: u8 = 1;
@@ -27,29 +26,9 @@ pub const NEIGHBOUR_ADVERTISEMENT: u8 = 136;
 pub const REDIRECT: u8 = 137;
 
 /// A message's header.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
-pub struct Icmpv6 {
-    /// Type of the message.
-    pub icmp_type: u8,
-    /// Code, within the type.
-    pub code: u8,
-    /// Checksum as received. Computed when serialised.
-    pub checksum: u16,
-    /// The second word, in wire order: its meaning depends on the type.
-    pub rest: [u8; 4],
-}
+pub type Icmpv6 = Icmp<6>;
 
-impl Icmpv6 {
-    /// Bytes of the header.
-    pub const HEADER_BYTES: usize = 8;
-
-    /// Reads the header at index `at`, which ends at or before `limit`. Error: `Truncated`.
-    #[inline]
-    pub fn read(frame: &[u8], at: usize, limit: usize) -> Result<Self, DropReason> {
-        let bytes: &[u8; Self::HEADER_BYTES] = take(frame, at, limit)?;
-        Ok(Self { icmp_type: bytes[0], code: bytes[1], checksum: be16(bytes, 2), rest: part(bytes, 4) })
-    }
-
+impl Icmp<6> {
     /// Whether it reports an error: types 0 to 127 (RFC 4443 section 2.1).
     #[inline]
     pub const fn is_error(&self) -> bool {
@@ -74,32 +53,9 @@ impl Icmpv6 {
         matches!(self.icmp_type, ROUTER_SOLICITATION..=REDIRECT)
     }
 
-    /// The identifier of an echo.
-    #[inline]
-    pub const fn identifier(&self) -> u16 {
-        u16::from_be_bytes([self.rest[0], self.rest[1]])
-    }
-
-    /// Sets the identifier of an echo.
-    pub fn set_identifier(&mut self, identifier: u16) {
-        self.rest[..2].copy_from_slice(&identifier.to_be_bytes());
-    }
-
-    /// The sequence number of an echo.
-    #[inline]
-    pub const fn sequence(&self) -> u16 {
-        u16::from_be_bytes([self.rest[2], self.rest[3]])
-    }
-
     /// The MTU in bytes, of a "packet too big" (RFC 4443 section 3.2).
     #[inline]
     pub const fn mtu(&self) -> u32 {
         u32::from_be_bytes(self.rest)
-    }
-
-    /// The header as on the wire, with a checksum of zero.
-    pub(super) fn to_bytes(self) -> [u8; Self::HEADER_BYTES] {
-        let [a, b, c, d] = self.rest;
-        [self.icmp_type, self.code, 0, 0, a, b, c, d]
     }
 }

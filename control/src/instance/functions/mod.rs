@@ -14,8 +14,7 @@ use serde_json::Value;
 use super::rule_logs::RuleLogs;
 use super::{InstanceError, NfWorker};
 use crate::config::{self, Config, FunctionKind};
-use crate::management::Listing;
-use crate::management::show::{SLICE, Slice, show_mac};
+use crate::listing::{Listing, SLICE, Slice, show_mac};
 
 /// What functions know of a port.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -17,8 +17,7 @@ use crate::config::nat::{self as settings};
 use crate::config::network::TCP;
 use crate::config::sizing;
 use crate::instance::{InstanceError, NfWorker, memory};
-use crate::management::Listing;
-use crate::management::show::SLICE;
+use crate::listing::{Listing, SLICE};
 
 /// What the tables of a NAT may lose to their alignment.
 const ALIGNMENT_BYTES: usize = 4 << 10;

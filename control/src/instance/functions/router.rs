@@ -16,7 +16,7 @@ use super::{Context, Counter};
 use crate::config::FunctionKind;
 use crate::config::router::{self as settings, Target};
 use crate::instance::{InstanceError, NfWorker};
-use crate::management::show::SLICE;
+use crate::listing::SLICE;
 
 /// Makes a router.
 ///

@@ -1,11 +1,13 @@
 //! An interface opened for AF_XDP: checked, with its program attached, shared by the ports of its queues.
 
 use std::io;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::AsFd;
 use std::sync::Arc;
 
+use super::frames::Frames;
 use super::port::{AfXdpPort, Live, watch_and_read};
 use super::program::{Failure, Program, privileges};
+use super::shared::Device;
 use super::socket::{RingSizes, XskSocket};
 use super::umem::Umem;
 use super::{AfXdpConfig, Queues, bpf, interface};
@@ -14,22 +16,6 @@ use crate::time::Time;
 
 /// Entries that a ring may have.
 const RING_ENTRIES: std::ops::RangeInclusive<u32> = 64..=65_536;
-
-/// What the ports of one interface share. The last of them to go detaches the program.
-#[derive(Debug)]
-pub(super) struct Device {
-    pub(super) program: Program,
-    interface_index: u32,
-    _promiscuous: Option<OwnedFd>,
-}
-
-impl Device {
-    /// Lets the kernel have what arrives on a queue again.
-    pub(super) fn forget(&self, queue: u32) {
-        // Fails if the kernel has done it already, since the interface is gone.
-        let _ = bpf::clear_socket(self.program.map().as_fd(), queue);
-    }
-}
 
 /// An interface with the program attached. It stays attached until this and all its ports are dropped or
 /// closed, or the process ends.
@@ -75,7 +61,7 @@ impl AfXdpDevice {
                 "the kernel at the other end of this veth pair may send TCP and UDP with unfinished checksums; {advice}"
             );
         }
-        let device = Device { program, interface_index: link.index, _promiscuous: promiscuous };
+        let device = Device::new(program, link.index, promiscuous);
         Ok(Self { config: config.clone(), queues, device: Arc::new(device) })
     }
 
@@ -108,7 +94,7 @@ impl AfXdpDevice {
         if !self.queues.contains(&queue) {
             return Err(no_such_queue(config, queue, &format!("opened are {:?}", self.queues)));
         }
-        let index = self.device.interface_index;
+        let index = self.device.interface_index();
         let (watch, link) = watch_and_read(index)
             .map_err(|error| (format!("read the link of {}", config.interface), error))?;
         interface::check_mtu(&config.interface, link.mtu, umem.frame_bytes())?;
@@ -119,7 +105,7 @@ impl AfXdpDevice {
         })?;
         let live = Live {
             socket,
-            frames: umem.frames(),
+            frames: Frames::new(umem),
             umem: umem.clone(),
             device: Arc::clone(&self.device),
             queue,

@@ -3,9 +3,9 @@
 //! take.
 //!
 //! The files, from the outside in: `device` checks the interface and opens ports; `program` is what sends
-//! packets to us instead of to the kernel's stack; `port` moves packets; `socket` binds to a queue and kicks;
-//! `umem` registers the pool's memory and knows which frames the kernel has; `ring` is the memory shared with
-//! the kernel; `netlink`, `bpf` and `sys` are the system calls.
+//! packets to us instead of to the kernel's stack; `port` moves packets; `shared` is what the ports of an interface
+//! have in common; `frames` knows which frames the kernel has; `socket` binds to a queue and kicks; `umem` registers
+//! the pool's memory; `ring` is the memory shared with the kernel; `netlink`, `bpf` and `sys` are the system calls.
 //!
 //! Buffers are the pool's own: the kernel (in zero-copy mode the device) writes received packets into frames
 //! that were put in the fill ring, behind [`crate::limits::DATA_OFFSET`], and reads packets to send where
@@ -16,11 +16,13 @@
 
 mod bpf;
 mod device;
+mod frames;
 mod interface;
 mod netlink;
 mod port;
 mod program;
 mod ring;
+mod shared;
 mod socket;
 mod sys;
 mod umem;

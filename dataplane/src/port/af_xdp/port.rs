@@ -6,11 +6,12 @@ use std::sync::Arc;
 use std::thread;
 use std::time::Duration;
 
-use super::device::Device;
+use super::frames::Frames;
 use super::interface::LINK_HEADER_BYTES;
 use super::netlink::{Link, LinkNews, LinkWatch};
+use super::shared::Device;
 use super::socket::{Kick, XskSocket};
-use super::umem::{Frames, Umem};
+use super::umem::Umem;
 use crate::drops::DropReason;
 use crate::limits::DATA_OFFSET;
 use crate::memory::Pool;

@@ -1,6 +1,6 @@
 //! Reading pcapng (draft-ietf-opsawg-pcapng): sections, interfaces and packets. Other blocks are skipped.
 
-use super::reader::{
+use super::source::{
     ByteOrder, CaptureError, LINKTYPE_ETHERNET, RECORD_BYTES_MAX, Record, Source, finish_record, read_packet,
 };
 use crate::time::Time;
@@ -87,9 +87,10 @@ impl Pcapng {
             let body_end = offset + length - 4;
             let record = match kind {
                 INTERFACE_DESCRIPTION => self.interface(source, offset, body_end).map(|()| None),
-                ENHANCED_PACKET => self.enhanced(source, bytes, offset, body_end).map(Some),
+                ENHANCED_PACKET | OBSOLETE_PACKET => {
+                    self.timed(source, bytes, offset, body_end, kind).map(Some)
+                }
                 SIMPLE_PACKET => self.simple(source, bytes, offset, body_end).map(Some),
-                OBSOLETE_PACKET => self.obsolete(source, bytes, offset, body_end).map(Some),
                 _ => Ok(None),
             }?;
             source.skip(body_end - source.offset)?;
@@ -199,56 +200,25 @@ impl Pcapng {
         interface
     }
 
-    /// Section 4.3.
-    fn enhanced(
+    /// An enhanced packet (section 4.3), or the block that it replaced (appendix), whose interface has 16 bits.
+    fn timed(
         &mut self,
         source: &mut Source,
         bytes: &mut Vec<u8>,
         offset: u64,
         body_end: u64,
+        kind: u32,
     ) -> Result<Record, CaptureError> {
         let head = packet_head::<20>(source, offset, body_end)?;
         let field = |at: usize| self.order.u32([head[at], head[at + 1], head[at + 2], head[at + 3]]);
-        let packet = PacketHead {
-            interface: field(0),
-            ticks: u64::from(field(4)) << 32 | u64::from(field(8)),
-            captured: field(12),
-            original: field(16),
-        };
-        self.packet(source, bytes, offset, body_end, packet)
-    }
-
-    /// The block that the enhanced one replaced (appendix).
-    fn obsolete(
-        &mut self,
-        source: &mut Source,
-        bytes: &mut Vec<u8>,
-        offset: u64,
-        body_end: u64,
-    ) -> Result<Record, CaptureError> {
-        let head = packet_head::<20>(source, offset, body_end)?;
-        let field = |at: usize| self.order.u32([head[at], head[at + 1], head[at + 2], head[at + 3]]);
-        let packet = PacketHead {
-            interface: self.order.u16([head[0], head[1]]).into(),
-            ticks: u64::from(field(4)) << 32 | u64::from(field(8)),
-            captured: field(12),
-            original: field(16),
-        };
-        self.packet(source, bytes, offset, body_end, packet)
-    }
-
-    fn packet(
-        &mut self,
-        source: &mut Source,
-        bytes: &mut Vec<u8>,
-        offset: u64,
-        body_end: u64,
-        packet: PacketHead,
-    ) -> Result<Record, CaptureError> {
-        let interface = self.find_interface(offset, packet.interface)?;
-        fits(source, offset, body_end, packet.captured)?;
-        read_packet(source, bytes, offset, packet.captured as usize)?;
-        let nanoseconds = interface.resolution.nanoseconds(packet.ticks);
+        let short_interface = u32::from(self.order.u16([head[0], head[1]]));
+        let index = if kind == OBSOLETE_PACKET { short_interface } else { field(0) };
+        let ticks = u64::from(field(4)) << 32 | u64::from(field(8));
+        let (captured, original) = (field(12), field(16));
+        let interface = self.find_interface(offset, index)?;
+        fits(source, offset, body_end, captured)?;
+        read_packet(source, bytes, offset, captured as usize)?;
+        let nanoseconds = interface.resolution.nanoseconds(ticks);
         let shift = interface.offset_s.unsigned_abs().saturating_mul(1_000_000_000);
         let time = Time(if interface.offset_s < 0 {
             nanoseconds.saturating_sub(shift)
@@ -257,7 +227,7 @@ impl Pcapng {
         });
         self.last = time;
         let fcs_bytes = interface.fcs_bytes.into();
-        Ok(finish_record(bytes, packet.original as usize, fcs_bytes, time, interface.ethernet))
+        Ok(finish_record(bytes, original as usize, fcs_bytes, time, interface.ethernet))
     }
 
     /// Section 4.4: of the first interface, without a time.
@@ -287,14 +257,6 @@ impl Pcapng {
             expected: "no such interface was described",
         })
     }
-}
-
-#[derive(Clone, Copy)]
-struct PacketHead {
-    interface: u32,
-    ticks: u64,
-    captured: u32,
-    original: u32,
 }
 
 fn packet_head<const N: usize>(

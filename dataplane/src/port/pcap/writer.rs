@@ -2,7 +2,7 @@
 
 use std::io::{self, BufWriter, Write};
 
-use super::reader::RECORD_BYTES_MAX;
+use super::source::RECORD_BYTES_MAX;
 use crate::time::Time;
 
 /// Bytes written to the file at a time.
