@@ -342,7 +342,11 @@ fn replay_is_the_same_under_load() {
     let stop = AtomicBool::new(false);
     let busy = std::thread::scope(|scope| {
         for _ in 0..4 * std::thread::available_parallelism().map_or(2, usize::from) {
-            scope.spawn(|| while !stop.load(Ordering::Relaxed) {});
+            scope.spawn(|| {
+                while !stop.load(Ordering::Relaxed) {
+                    std::hint::spin_loop();
+                }
+            });
         }
         let busy = replay(2);
         stop.store(true, Ordering::Relaxed);
