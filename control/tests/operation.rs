@@ -10,7 +10,6 @@ use std::time::{Duration, Instant};
 
 use common::net::{Namespace, may_make_namespaces};
 use common::{Running, Site, accounting, millrace};
-use serde_json::Value;
 
 const PATIENCE: Duration = Duration::from_secs(20);
 
