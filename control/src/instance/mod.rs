@@ -17,8 +17,8 @@ pub mod memory;
 pub mod numbers;
 pub mod ports;
 mod queues;
-pub mod rule_logs;
 pub mod rows;
+pub mod rule_logs;
 mod shifted;
 pub mod thread;
 
