@@ -73,9 +73,10 @@ impl Changer {
                 return;
             };
             if insert {
-                outcome = firewall.insert(rule, &mut engine.state.validity).map_err(|e| e.to_string());
+                outcome =
+                    firewall.insert(rule, &mut engine.state.validity.within(0)).map_err(|e| e.to_string());
             } else {
-                firewall.remove(RuleId(1000 + number), &mut engine.state.validity);
+                firewall.remove(RuleId(1000 + number), &mut engine.state.validity.within(0));
             }
         });
         outcome?;

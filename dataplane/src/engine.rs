@@ -607,6 +607,15 @@ impl<S: SlowPath> Engine<S> {
         self.finish_wakes(pool, now);
     }
 
+    /// What lies behind `ports` changed, and with it who would wake their packets that are held: they walk again, at most as
+    /// many as can wait.
+    pub fn release_held(&mut self, ports: &[PortId], pool: &mut Pool, now: Time) {
+        for token in self.holds.tokens_of(ports) {
+            self.holds.release(token);
+        }
+        self.finish_wakes(pool, now);
+    }
+
     /// Drops what is held, with [`DropReason::Shutdown`]: the end of a run.
     pub fn drain(&mut self, pool: &mut Pool) {
         for (packet, _) in self.holds.discard_all() {

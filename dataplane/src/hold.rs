@@ -81,6 +81,12 @@ impl Holds {
         self.limits.total
     }
 
+    /// The tokens for which a packet from one of `ports` waits.
+    pub fn tokens_of(&self, ports: &[PortId]) -> Vec<HoldToken> {
+        let from = |queue: &VecDeque<(Packet, PortId)>| queue.iter().any(|(_, port)| ports.contains(port));
+        self.waiting.iter().filter(|(_, queue)| from(queue)).map(|(token, _)| *token).collect()
+    }
+
     /// All packets.
     pub fn discard_all(&mut self) -> Vec<(Packet, PortId)> {
         self.count = 0;

@@ -23,6 +23,11 @@ const STAGE_ROUNDS_MAX: usize = 64;
 /// A slice of housekeeping is due this often while packets flow.
 const HOUSEKEEPING_EVERY: Duration = Duration::from_micros(100);
 
+/// Removed ports whose counts are kept apart; those before them are one sum.
+const REMOVED_MAX: usize = 64;
+/// The name of that sum, which no port can have.
+const REMOVED_BEFORE: &str = "(removed before)";
+
 /// Something to be done by a worker between two turns.
 pub type Command<S> = Box<dyn FnOnce(&mut Worker<S>) + Send>;
 
@@ -65,7 +70,7 @@ pub struct WorkerReport {
     pub sums: Sums,
     /// Packets held, punted and waiting.
     pub buffered: u64,
-    /// Ports, open ones and those that were removed.
+    /// Ports: open ones in the order of their numbers, then those that were removed.
     pub ports: Vec<PortReport>,
     /// Frames of the pool: in it now, and in all.
     pub pool: (usize, usize),
@@ -97,6 +102,10 @@ pub struct Worker<S: SlowPath> {
     pub pool: Pool,
     ports: Vec<Option<Box<dyn Port>>>,
     stages: Vec<Stage>,
+    /// Ports that take nothing more and finish what they have to send.
+    leaving: Vec<(PortId, Box<dyn Port>)>,
+    /// Those that another thread closes.
+    closing: Vec<PortReport>,
     removed: Vec<PortReport>,
     clock: Box<dyn Clock>,
     commands: Receiver<Command<S>>,
@@ -127,6 +136,8 @@ impl<S: SlowPath> Worker<S> {
             pool,
             ports: Vec::new(),
             stages: Vec::new(),
+            leaving: Vec::new(),
+            closing: Vec::new(),
             removed: Vec::new(),
             clock,
             commands,
@@ -150,15 +161,74 @@ impl<S: SlowPath> Worker<S> {
         self.engine.compile_schema(id);
     }
 
-    /// Closes a port: what waits for it is sent or dropped first; its counts stay in the accounting.
+    /// Closes a port: what waits for it is sent or dropped first; its counts stay in the accounting. Takes as long as the
+    /// device does: while packets flow, [`Self::retire_port`] and [`Self::take_retired`] hold up nobody.
     pub fn remove_port(&mut self, id: PortId) {
-        let now = self.clock.now();
-        self.send(id, now);
-        if let Some(mut port) = self.ports.get_mut(usize::from(id.0)).and_then(Option::take) {
+        self.retire_port(id);
+        for (id, mut port) in std::mem::take(&mut self.leaving) {
             // As it was while it was open: a closed port has no link.
             let info = port.info().clone();
-            port.close(&mut self.pool);
-            self.removed.push(PortReport { info, ..report_of(id, port.as_mut()) });
+            port.close(Some(&mut self.pool));
+            self.note_removed(PortReport { info, ..report_of(id, port.as_mut()) });
+        }
+    }
+
+    /// Takes a port out of its place: it receives no more, what waits for it is given to it, and it goes on sending that.
+    pub fn retire_port(&mut self, id: PortId) {
+        let now = self.clock.now();
+        self.send(id, now);
+        if let Some(port) = self.ports.get_mut(usize::from(id.0)).and_then(Option::take) {
+            self.leaving.push((id, port));
+        }
+    }
+
+    /// Gives away the retired ports that have sent all that they had, or all of them if `at_once`, to be closed on another
+    /// thread. Until [`Self::note_closed`] says what they counted in the end, they count as they do now.
+    pub fn take_retired(&mut self, at_once: bool) -> Vec<(PortId, Box<dyn Port>)> {
+        let mut taken = Vec::new();
+        for (id, mut port) in std::mem::take(&mut self.leaving) {
+            if at_once || port.buffered() == 0 {
+                self.closing.push(report_of(id, port.as_mut()));
+                taken.push((id, port));
+            } else {
+                self.leaving.push((id, port));
+            }
+        }
+        taken
+    }
+
+    /// Retired ports that nobody has taken.
+    pub fn retiring(&self) -> usize {
+        self.leaving.len()
+    }
+
+    /// What a port counted in the end that was taken and closed on another thread.
+    pub fn note_closed(&mut self, id: PortId, port: &mut dyn Port) {
+        let report = report_of(id, port);
+        let before = self.closing.iter().position(|it| (it.id, &it.info.name) == (id, &report.info.name));
+        // As it was while it was open: a closed port has no link.
+        let info = before.map_or_else(|| report.info.clone(), |at| self.closing.remove(at).info);
+        self.note_removed(PortReport { info, ..report });
+    }
+
+    /// Keeps the counts of a port that is gone: one report a name, and a bounded number of names.
+    fn note_removed(&mut self, report: PortReport) {
+        if self.removed.len() >= REMOVED_MAX {
+            let mut oldest = self.removed.remove(usize::from(self.removed[0].info.name == REMOVED_BEFORE));
+            REMOVED_BEFORE.clone_into(&mut oldest.info.name);
+            self.add_removed(oldest, 0);
+        }
+        let end = self.removed.len();
+        self.add_removed(report, end);
+    }
+
+    fn add_removed(&mut self, report: PortReport, at: usize) {
+        match self.removed.iter_mut().find(|kept| kept.info.name == report.info.name) {
+            Some(kept) => {
+                kept.counters.add(&report.counters);
+                kept.buffered += report.buffered;
+            }
+            None => self.removed.insert(at, report),
         }
     }
 
@@ -198,6 +268,9 @@ impl<S: SlowPath> Worker<S> {
         self.run_stages(now);
         for at in 0..self.ports.len() {
             self.send(PortId(at as u16), now);
+        }
+        if !self.leaving.is_empty() {
+            self.finish_leaving(now);
         }
         if now >= self.housekeeping_due || taken == 0 {
             self.housekeeping_due = now + HOUSEKEEPING_EVERY;
@@ -256,6 +329,14 @@ impl<S: SlowPath> Worker<S> {
         }
     }
 
+    /// Retired ports finish what they had taken.
+    fn finish_leaving(&mut self, now: Time) {
+        let mut nothing = Burst::new();
+        for (_, port) in &mut self.leaving {
+            port.tx(&mut self.pool, now, &mut nothing);
+        }
+    }
+
     /// Turns until `stop` is set, or, with `until_exhausted`, until all ports that can end have ended.
     pub fn run(&mut self, stop: &AtomicBool, until_exhausted: bool) {
         let mut before = self.clock.now();
@@ -271,7 +352,8 @@ impl<S: SlowPath> Worker<S> {
             if until_exhausted && self.is_exhausted() {
                 return;
             }
-            let pending = self.ports.iter().flatten().any(|port| port.buffered() > 0);
+            let leaving = self.leaving.iter().map(|(_, port)| port);
+            let pending = self.ports.iter().flatten().chain(leaving).any(|port| port.buffered() > 0);
             let sources = self.ports.iter().flatten().filter_map(|port| port.wait_fd());
             self.counters.sleeps += u64::from(self.idle.empty(sources, pending));
             before = self.clock.now();
@@ -306,12 +388,14 @@ impl<S: SlowPath> Worker<S> {
 
     /// How it stands.
     pub fn report(&mut self) -> WorkerReport {
-        let mut ports = self.removed.clone();
+        let mut ports = Vec::new();
         for (at, port) in self.ports.iter_mut().enumerate() {
             if let Some(port) = port {
                 ports.push(report_of(PortId(at as u16), port.as_mut()));
             }
         }
+        ports.extend(self.leaving.iter_mut().map(|(id, port)| report_of(*id, port.as_mut())));
+        ports.extend(self.closing.iter().chain(&self.removed).cloned());
         let waiting = self.engine.outputs.waiting();
         let mut sums = self.engine.outputs.sums.clone();
         // What waits for its port is not sent yet.

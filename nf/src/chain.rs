@@ -3,13 +3,19 @@
 //! A walk has five steps: find the session; walk the functions in the direction of the zone (R9); let the forwarder decide;
 //! compile; commit (R6). Nothing of the functions' state changes before the last.
 
+mod chains;
+mod reshape;
+
+pub use chains::{Attachment, CHAINS_MAX, Chains};
+
 use crate::compile::{Exits, compile};
 use crate::fragments::{DatagramKey, First, Fragments, Piece, Place};
 use crate::function::{FlowFunction, Forwarder, PacketFunction, Verdict};
 use crate::headers::Headers;
 use crate::slot::{ForwarderSlot, FunctionSlot, Stage};
-use crate::walk::{Commit, Direction, Record, SessionView, Tick, Walk, ends};
+use crate::walk::{Commit, Direction, Record, SessionView, Tick, Walk, ends, port_watch};
 use crate::zone::ZoneId;
+use chains::domain_of;
 use millrace_dataplane::drops::DropReason;
 use millrace_dataplane::flow::cache::Owner;
 use millrace_dataplane::flow::field::{Field, Reads};
@@ -18,8 +24,9 @@ use millrace_dataplane::flow::state::{Event, FlowState};
 use millrace_dataplane::flow::tcp::{self, Segment, TcpState, TcpTracker, TcpVerdict};
 use millrace_dataplane::packet::{L3, L4};
 use millrace_dataplane::port::PortId;
-use millrace_dataplane::slow_path::{Decision, Fate, Miss, SlowPath, Tracked};
+use millrace_dataplane::slow_path::{Decision, Fate, Miss, Tracked};
 use millrace_dataplane::time::Time;
+use reshape::Retired;
 use std::net::IpAddr;
 
 /// What a chain did.
@@ -42,6 +49,8 @@ pub struct Chain {
     functions: Vec<Box<dyn Stage>>,
     forwarder: Box<dyn ForwarderSlot>,
     parts: usize,
+    /// Words of functions that are gone, which some sessions may still have.
+    retired: Vec<Retired>,
     boundaries: Vec<Boundary>,
     domain: u16,
     fragments: Fragments,
@@ -114,12 +123,17 @@ impl ChainBuilder {
     pub fn forwarder<F: Forwarder>(self, name: impl Into<String>, forwarder: F) -> Chain {
         let part = self.parts;
         let parts = self.parts + usize::from(forwarder.keeps_part());
+        Self { parts, ..self }.end(Box::new(FunctionSlot::new(name.into(), forwarder, part)))
+    }
+
+    fn end(self, forwarder: Box<dyn ForwarderSlot>) -> Chain {
         Chain {
             name: self.name,
             zones: self.zones,
             functions: self.functions,
-            forwarder: Box::new(FunctionSlot::new(name.into(), forwarder, part)),
-            parts,
+            forwarder,
+            parts: self.parts,
+            retired: Vec::new(),
             boundaries: self.boundaries,
             domain: 0,
             fragments: Fragments::default(),
@@ -158,7 +172,12 @@ impl Chain {
         &self.headers
     }
 
-    /// Words that its functions keep in a session.
+    /// Whose objects its functions' watches name: see [`millrace_dataplane::flow::validity::Validity::within`].
+    pub fn scope(&self) -> u8 {
+        self.domain as u8
+    }
+
+    /// Words that its functions keep in a session, up to the last one.
     pub fn parts(&self) -> usize {
         self.parts
     }
@@ -226,6 +245,9 @@ impl Chain {
             return;
         }
         self.record.clear();
+        self.record.scope = self.scope();
+        // A port that leads elsewhere takes all decisions about its packets with it.
+        self.record.watches.add(port_watch(miss.port).within(self.scope()));
         self.segment = self.read_segment(miss.bytes);
         if let Err(fate) = self.match_fragment(miss, decision) {
             decision.fate = fate;
@@ -326,6 +348,10 @@ impl Chain {
         }
         let Some(tuple) = current_tuple(&mut self.headers, self.domain) else { return Ok(None) };
         let Some((id, reply)) = state.sessions.find(&tuple) else { return Ok(None) };
+        if !self.outlived(id, state) {
+            state.end_session(id);
+            return Ok(None);
+        }
         // A connection that nobody tracks has no state that a segment could contradict.
         let tracked = tuple.protocol == 6 && state.sessions.tcp(id).state() != TcpState::None;
         if let Some(segment) = self.segment.filter(|_| tracked) {
@@ -364,7 +390,7 @@ impl Chain {
             return None;
         }
         let (id, reply) = state.sessions.find(&quoted.inverse())?;
-        Some(SessionView::new(id, reply, state))
+        self.outlived(id, state).then(|| SessionView::new(id, reply, state))
     }
 
     fn walk(
@@ -577,7 +603,8 @@ impl Chain {
         let (session, is_new) = (owner.map(|(o, _)| o.session), owner.is_some_and(|(_, new)| new));
         let reply = owner.is_some_and(|(o, _)| o.reply);
         let Decision { wakes, frames, .. } = decision;
-        let mut commit = Commit { now, session, is_new, reply, output, part: 0, state, wakes, frames };
+        let scope = self.scope();
+        let mut commit = Commit { now, session, is_new, reply, output, part: 0, scope, state, wakes, frames };
         self.functions.iter_mut().for_each(|function| function.commit(&mut commit));
         self.forwarder.commit(&mut commit);
     }
@@ -593,8 +620,10 @@ impl Chain {
     ) {
         let Decision { wakes, frames, .. } = decision;
         let (id, reply) = (session.map(|s| s.id), session.is_some_and(|s| s.reply));
+        let scope = self.scope();
         let (is_new, output) = (false, None);
-        let mut commit = Commit { now, session: id, is_new, reply, output, part: 0, state, wakes, frames };
+        let mut commit =
+            Commit { now, session: id, is_new, reply, output, part: 0, scope, state, wakes, frames };
         match self.functions.get_mut(by) {
             Some(function) => function.commit(&mut commit),
             None => {
@@ -626,7 +655,8 @@ impl Chain {
     fn tick(&mut self, now: Time, budget: usize, state: &mut FlowState, decision: &mut Decision) {
         let Decision { wakes, frames, .. } = decision;
         self.fragments.expire(now, budget, |wake| wakes.push(wake));
-        let mut tick = Tick { now, budget, chain: self.domain & 0xff, part: 0, state, wakes, frames };
+        let (chain, scope) = (self.domain & 0xff, self.scope());
+        let mut tick = Tick { now, budget, chain, part: 0, scope, state, wakes, frames };
         self.functions.iter_mut().for_each(|function| function.tick(&mut tick));
         self.forwarder.tick(&mut tick);
     }
@@ -728,184 +758,4 @@ fn tuple_of(miss: &Miss<'_>, domain: u16) -> Option<Tuple> {
     let &[a, b, c, d] = bytes.get(l4..)?.first_chunk()?;
     let (from, to) = (u16::from_be_bytes([a, b]), u16::from_be_bytes([c, d]));
     Some(Tuple::new(domain, protocol, (source, from), (destination, to)))
-}
-
-/// What a port leads to.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Attachment {
-    /// The chain's place.
-    pub chain: usize,
-    /// The zone from which packets walk it.
-    pub zone: ZoneId,
-    /// The segment that they enter: 0 and last are the ends, others lie behind packet functions.
-    pub segment: usize,
-}
-
-/// The domain of a chain's segment: sessions of different segments never meet.
-const fn domain_of(chain: usize, segment: usize) -> u16 {
-    (chain as u16 & 0xff) | (segment as u16) << 8
-}
-
-/// The chains of an instance, with the ports that lead to them: what the data plane calls on a miss.
-#[derive(Debug, Default)]
-pub struct Chains {
-    chains: Vec<Chain>,
-    ports: Vec<Option<Attachment>>,
-    now: Time,
-}
-
-impl Chains {
-    /// None yet.
-    pub fn new() -> Self {
-        Self::default()
-    }
-
-    /// Adds a chain, or replaces the one of its name. Its number is its domain.
-    pub fn insert(&mut self, mut chain: Chain) -> usize {
-        let at = self.chains.iter().position(|c| c.name == chain.name).unwrap_or(self.chains.len());
-        chain.domain = at as u16;
-        let reads = chain.reads();
-        chain.headers.declare(&reads);
-        if at == self.chains.len() {
-            self.chains.push(chain);
-        } else {
-            self.chains[at] = chain;
-        }
-        at
-    }
-
-    /// Packets from `port` walk `chain` from `zone`.
-    pub fn attach(&mut self, port: PortId, chain: usize, zone: ZoneId) {
-        let boundaries = self.chains.get(chain).map_or(0, |chain| chain.boundaries.len());
-        let segment = if zone == ZoneId(0) { 0 } else { boundaries };
-        self.attach_segment(port, Attachment { chain, zone, segment });
-    }
-
-    fn attach_segment(&mut self, port: PortId, attachment: Attachment) {
-        let at = usize::from(port.0);
-        if self.ports.len() <= at {
-            self.ports.resize(at + 1, None);
-        }
-        self.ports[at] = Some(attachment);
-    }
-
-    /// Gives the packet functions of a chain logical ports from `first` on, one for each function and zone, and hands them out
-    /// for a worker to run: a port and the function behind it. A function is shared by the ports of its zones.
-    pub fn connect_stages(
-        &mut self,
-        chain: usize,
-        first: PortId,
-    ) -> Vec<(Vec<PortId>, Box<dyn PacketFunction>)> {
-        let Some(found) = self.chains.get_mut(chain) else { return Vec::new() };
-        let zones = found.zones.len();
-        let mut next = first.0;
-        let mut stages = Vec::new();
-        let mut attachments = Vec::new();
-        for (at, boundary) in found.boundaries.iter_mut().enumerate() {
-            boundary.ports = (0..zones as u16).map(|zone| PortId(next + zone)).collect();
-            next += zones as u16;
-            for (zone, &port) in boundary.ports.iter().enumerate() {
-                let segment = if zone == 0 { at + 1 } else { at };
-                attachments.push((port, Attachment { chain, zone: ZoneId(zone as u8), segment }));
-            }
-            if let Some((_, function)) = boundary.stage.take() {
-                stages.push((boundary.ports.clone(), function));
-            }
-        }
-        attachments.into_iter().for_each(|(port, attachment)| self.attach_segment(port, attachment));
-        stages
-    }
-
-    /// Packets from `port` go nowhere.
-    pub fn detach(&mut self, port: PortId) {
-        if let Some(attached) = self.ports.get_mut(usize::from(port.0)) {
-            *attached = None;
-        }
-    }
-
-    /// The chain and zone behind a port.
-    pub fn attachment(&self, port: PortId) -> Option<Attachment> {
-        self.ports.get(usize::from(port.0)).copied().flatten()
-    }
-
-    /// All chains; their place is their domain.
-    pub fn chains(&self) -> &[Chain] {
-        &self.chains
-    }
-
-    /// A chain by its place.
-    pub fn chain(&mut self, at: usize) -> Option<&mut Chain> {
-        self.chains.get_mut(at)
-    }
-
-    /// A chain by its name.
-    pub fn chain_named(&mut self, name: &str) -> Option<&mut Chain> {
-        self.chains.iter_mut().find(|chain| chain.name == name)
-    }
-
-    /// Most words that any chain keeps in a session.
-    pub fn parts(&self) -> usize {
-        self.chains.iter().map(Chain::parts).max().unwrap_or(0)
-    }
-
-    /// The functions' declarations changed: what a walk may read follows. The engine compiles the keys anew.
-    pub fn declare(&mut self) {
-        for chain in &mut self.chains {
-            let reads = chain.reads();
-            chain.headers.declare(&reads);
-        }
-    }
-}
-
-impl SlowPath for Chains {
-    fn reads(&self, port: PortId) -> Reads {
-        self.attachment(port).and_then(|to| self.chains.get(to.chain)).map(Chain::reads).unwrap_or_default()
-    }
-
-    fn is_known(&self, miss: &Miss<'_>, state: &FlowState) -> bool {
-        let Some(to) = self.attachment(miss.port) else { return false };
-        let domain = domain_of(to.chain, to.segment);
-        let mut headers = Headers::empty();
-        headers.read(miss.bytes, miss.layout).is_ok()
-            && original_tuple(&headers, domain).is_some_and(|tuple| state.sessions.find(&tuple).is_some())
-    }
-
-    fn prefetch(&self, miss: &Miss<'_>, state: &FlowState) {
-        let Some(to) = self.attachment(miss.port) else { return };
-        let Some(tuple) = tuple_of(miss, domain_of(to.chain, to.segment)) else { return };
-        state.sessions.prefetch(&tuple);
-        let direction = if to.zone == ZoneId(0) { Direction::Forward } else { Direction::Backward };
-        if let Some(chain) = self.chains.get(to.chain) {
-            chain.functions.iter().for_each(|function| function.prefetch(&tuple, direction));
-        }
-    }
-
-    fn decide(&mut self, miss: &Miss<'_>, state: &mut FlowState, decision: &mut Decision) {
-        self.now = miss.now;
-        let Some(to) = self.attachment(miss.port) else {
-            decision.fate = Fate::Drop(DropReason::NoOutput);
-            return;
-        };
-        match self.chains.get_mut(to.chain) {
-            Some(chain) => chain.decide(miss, to, &self.ports, state, decision),
-            None => decision.fate = Fate::Drop(DropReason::NoOutput),
-        }
-    }
-
-    fn event(&mut self, event: &Event, _state: &mut FlowState) {
-        let domain = match event {
-            Event::Traffic { domain, .. } => *domain,
-            Event::Ended(ended) => ended.tuples[0].domain,
-        };
-        if let Some(chain) = self.chains.get_mut(usize::from(domain & 0xff)) {
-            chain.event(event, self.now);
-        }
-    }
-
-    fn tick(&mut self, now: Time, budget: usize, state: &mut FlowState, decision: &mut Decision) {
-        self.now = now;
-        for chain in &mut self.chains {
-            chain.tick(now, budget, state, decision);
-        }
-    }
 }

@@ -86,6 +86,15 @@ pub trait FlowFunction: Send + 'static {
         let _ = (part, tuples, now);
     }
 
+    /// May a session in which this function's word is `part` go on when the function is taken out of its chain? If not it
+    /// ends with it.
+    fn outlived(part: u64) -> bool
+    where
+        Self: Sized,
+    {
+        part == 0
+    }
+
     /// True if this function, walked backwards, would translate the destination of these headers: an inside host calls an
     /// outside address of the inside (a hairpin, R9).
     fn hairpins(&self, walk: &mut Walk<'_>) -> bool {

@@ -2,9 +2,12 @@
 //! touches (R8).
 //!
 //! Addresses are cut into a grid: IPv4 by /24, IPv6 by /48 (a site, RFC 6177). A decision watches the grid cell of each
-//! address that it looked up, and the one *wide* cell of the kind. A change of a prefix touches the grid cells inside it, or the wide
-//! cell where these are more than [`SLICES_MAX`]. The rules of firewalls, whatever their dimension, share one wide
-//! cell.
+//! address that it looked up. A change of a prefix touches the grid cells inside it, where these are not more than
+//! [`SLICES_MAX`].
+//!
+//! Wider changes of rules touch the one *wide* cell, which every decision of a firewall watches. A decision about a route
+//! watches the prefix that it found instead: another route for that prefix concerns those that found it, and no others; a new
+//! prefix too wide for cells concerns those that found the one around it.
 
 use crate::walk::Walk;
 use arrayvec::ArrayVec;
@@ -13,6 +16,13 @@ use millrace_dataplane::flow::validity::{ObjectKind, Watch};
 use std::net::IpAddr;
 use std::ops::RangeInclusive;
 
+/// Numbers within a kind, 52 bits: below bit 48 what differs, above it which sort of number it is.
+const CELL_V4: u64 = 1 << 48;
+const CELL_V6: u64 = 2 << 48;
+const WIDE: u64 = 3 << 48;
+const NO_ROUTE: u64 = 4 << 48;
+const ROUTE_V4: u64 = 5 << 48;
+const ROUTE_V6: u64 = 8 << 48;
 /// Bits of an IPv4 address that number its grid cell.
 const GRID_BITS_V4: u8 = 24;
 /// Bits of an IPv6 address that number its grid cell.
@@ -39,9 +49,38 @@ pub fn depend_on_service(walk: &mut Walk<'_>, protocol: u8, port: u16) {
     walk.depend(service(protocol, port));
 }
 
-/// The decision used the routes to this destination.
-pub fn depend_on_route(walk: &mut Walk<'_>, destination: IpAddr) {
-    depend_on_address(walk, ObjectKind::Route, destination);
+/// The decision depends on which prefixes there are around this destination, and on what else an address is to a router.
+pub fn depend_on_destination_route(walk: &mut Walk<'_>, destination: IpAddr) {
+    walk.depend(cell(ObjectKind::Route, destination));
+}
+
+/// The decision used the route of this prefix; none for that there is no route.
+pub fn depend_on_prefix(walk: &mut Walk<'_>, destination: IpAddr, found: Option<IpNet>) {
+    walk.depend(route(destination.is_ipv4(), found));
+}
+
+/// What decisions watch that found the route of this prefix, or none.
+pub fn route(is_ipv4: bool, found: Option<IpNet>) -> Watch {
+    let id = match found {
+        None => NO_ROUTE | u64::from(is_ipv4),
+        Some(IpNet::V4(net)) => {
+            ROUTE_V4 | u64::from(net.prefix_len()) << 32 | u64::from(u32::from(net.network()))
+        }
+        Some(IpNet::V6(net)) => {
+            let bits = u128::from(net.network());
+            let (high, low) = ((bits >> 64) as u64, bits as u64);
+            let mixed = (high ^ low.rotate_left(29)).wrapping_mul(0x9e37_79b9_7f4a_7c15);
+            // 51 bits: two prefixes may share a number, and then both are touched.
+            ROUTE_V6 | (mixed ^ u64::from(net.prefix_len()) << 32) >> 13
+        }
+    };
+    Watch::of(ObjectKind::Route, id)
+}
+
+/// The cells of a changed prefix; none if they are too many to be named one by one.
+pub fn cells(kind: ObjectKind, prefix: IpNet) -> Option<Slices> {
+    let slices = changed_prefix(kind, prefix);
+    (!slices.contains(&wide(kind))).then_some(slices)
 }
 
 fn depend_on_address(walk: &mut Walk<'_>, kind: ObjectKind, address: IpAddr) {
@@ -82,8 +121,7 @@ pub const fn wide(kind: ObjectKind) -> Watch {
         ObjectKind::RulesBySource | ObjectKind::RulesByService => ObjectKind::RulesByDestination,
         kind => kind,
     };
-    // Grid cells are numbered below 2^50.
-    Watch::of(kind, 1 << 55)
+    Watch::of(kind, WIDE)
 }
 
 fn cell(kind: ObjectKind, address: IpAddr) -> Watch {
@@ -91,7 +129,7 @@ fn cell(kind: ObjectKind, address: IpAddr) -> Watch {
 }
 
 fn numbered(kind: ObjectKind, is_ipv4: bool, index: u64) -> Watch {
-    Watch::of(kind, index | if is_ipv4 { 1 << 48 } else { 2 << 48 })
+    Watch::of(kind, index | if is_ipv4 { CELL_V4 } else { CELL_V6 })
 }
 
 fn grid_index(address: IpAddr) -> u64 {

@@ -23,6 +23,16 @@ pub(crate) trait Stage: Send {
     fn tick(&mut self, tick: &mut Tick<'_>);
     fn event(&mut self, event: &Event, now: Time);
     fn as_any(&mut self) -> &mut dyn Any;
+    /// Its place among the words of a session, if it keeps one.
+    fn part(&self) -> Option<usize>;
+    /// Gives it another: only before it has seen a session.
+    fn set_part(&mut self, part: usize);
+    /// May a session with this word go on without the function?
+    fn outlived(&self) -> fn(u64) -> bool;
+    /// It only stands for the function of this name in the chain that is replaced.
+    fn stands_for(&self) -> bool {
+        false
+    }
 }
 
 /// The forwarder in its place.
@@ -128,6 +138,18 @@ impl<F: FlowFunction> Stage for FunctionSlot<F> {
 
     fn as_any(&mut self) -> &mut dyn Any {
         self.function.as_any()
+    }
+
+    fn part(&self) -> Option<usize> {
+        self.keeps_part.then_some(self.part)
+    }
+
+    fn set_part(&mut self, part: usize) {
+        self.part = if self.keeps_part { part } else { PARTS_MAX };
+    }
+
+    fn outlived(&self) -> fn(u64) -> bool {
+        F::outlived
     }
 }
 

@@ -6,7 +6,7 @@ use crate::zone::ZoneId;
 use arrayvec::ArrayVec;
 use millrace_dataplane::flow::session::{ANYWHERE, PARTS_MAX, SessionId, Tuple};
 use millrace_dataplane::flow::state::FlowState;
-use millrace_dataplane::flow::validity::{Watch, Watches};
+use millrace_dataplane::flow::validity::{ObjectKind, Watch, Watches};
 use millrace_dataplane::port::PortId;
 use millrace_dataplane::slow_path::{FRAME_BYTES, Frame, HoldToken, Wake};
 use millrace_dataplane::time::Time;
@@ -63,6 +63,8 @@ impl SessionView {
 /// What a walk gathers beside the edits of the headers.
 #[derive(Debug, Default)]
 pub struct Record {
+    /// Whose objects `watches` are: the chain's.
+    pub(crate) scope: u8,
     pub(crate) watches: Watches,
     pub(crate) frames: Vec<Frame>,
     pub(crate) flood: Vec<PortId>,
@@ -127,7 +129,7 @@ impl Walk<'_> {
 
     /// The decision depends on an object that many flows share (R8): it falls when the object changes.
     pub fn depend(&mut self, watch: Watch) {
-        self.record.watches.add(watch);
+        self.record.watches.add(watch.within(self.record.scope));
     }
 
     /// A session shall exist for this packet when the walk is over.
@@ -189,6 +191,7 @@ pub struct Commit<'a> {
     /// The port that it leaves by, the first of several; none if it doesn't.
     pub output: Option<PortId>,
     pub(crate) part: usize,
+    pub(crate) scope: u8,
     pub(crate) state: &'a mut FlowState,
     pub(crate) wakes: &'a mut Vec<Wake>,
     pub(crate) frames: &'a mut Vec<Frame>,
@@ -214,7 +217,7 @@ impl Commit<'_> {
 
     /// An object changed: the decisions that depend on it fall (R8).
     pub fn changed(&mut self, watch: Watch) {
-        self.state.validity.change(watch);
+        self.state.validity.within(self.scope).change(watch);
     }
 
     /// A wait ended.
@@ -241,6 +244,7 @@ pub struct Tick<'a> {
     /// The chain's place.
     pub(crate) chain: u16,
     pub(crate) part: usize,
+    pub(crate) scope: u8,
     pub(crate) state: &'a mut FlowState,
     pub(crate) wakes: &'a mut Vec<Wake>,
     pub(crate) frames: &'a mut Vec<Frame>,
@@ -249,7 +253,7 @@ pub struct Tick<'a> {
 impl Tick<'_> {
     /// An object changed: the decisions that depend on it fall.
     pub fn changed(&mut self, watch: Watch) {
-        self.state.validity.change(watch);
+        self.state.validity.within(self.scope).change(watch);
     }
 
     /// Looks at this function's word in the sessions of `count` numbers from `first` on, and ends those of which `ends` says
@@ -288,6 +292,11 @@ impl Tick<'_> {
             self.frames.push(frame);
         }
     }
+}
+
+/// The object that a port is, with the interface on it and with what it leads to.
+pub(crate) const fn port_watch(port: PortId) -> Watch {
+    Watch::of(ObjectKind::Port, port.0 as u64)
 }
 
 /// A token of a function: `kind` keeps the tokens of different holders apart.

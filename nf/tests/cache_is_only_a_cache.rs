@@ -155,7 +155,7 @@ impl Script {
     /// R4: what left is what the walk's headers mean. Frames that a sender would not make (wrong lengths or checksums, reserved
     /// bits) have no such meaning, and are compared between the two sides alone.
     fn check(&mut self, frame: &[u8], out: &[u8]) {
-        let headers = self.plain.engine.slow.chains()[0].last_headers();
+        let headers = self.plain.engine.slow.get(0).unwrap().last_headers();
         let Ok(before) = Parsed::parse(frame) else { return };
         if *headers.original() != before || headers.embedded().is_some() {
             return;
@@ -260,7 +260,7 @@ impl Script {
             side.collect(&mut rest);
             assert_eq!(side.engine.outputs.sums.balance(), 0, "R13");
             assert_eq!(side.pool.available(), side.pool.capacity(), "frames are missing");
-            assert_eq!(side.engine.slow.chains()[0].counters().undeclared_reads, 0, "R2");
+            assert_eq!(side.engine.slow.get(0).unwrap().counters().undeclared_reads, 0, "R2");
         }
         assert_eq!(self.plain.engine.counters().hits, 0);
         (self.packets, self.checked, self.cached.engine.counters().hits)

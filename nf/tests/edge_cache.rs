@@ -452,8 +452,8 @@ impl Script {
         self.both(|side| {
             let engine = &mut side.engine;
             let firewall: &mut Firewall = engine.slow.chain(0).unwrap().function("firewall").unwrap();
-            assert!(firewall.remove(gone, &mut engine.state.validity).is_some());
-            firewall.insert(come.clone(), &mut engine.state.validity).unwrap();
+            assert!(firewall.remove(gone, &mut engine.state.validity.within(0)).is_some());
+            firewall.insert(come.clone(), &mut engine.state.validity.within(0)).unwrap();
         });
     }
 
@@ -559,7 +559,7 @@ impl Script {
             side.collect(&mut Sent::default());
             assert_eq!(side.engine.outputs.sums.balance(), 0, "R13");
             assert_eq!(side.pool.available(), side.pool.capacity(), "frames are missing");
-            assert_eq!(side.engine.slow.chains()[0].counters().undeclared_reads, 0, "R2");
+            assert_eq!(side.engine.slow.get(0).unwrap().counters().undeclared_reads, 0, "R2");
         }
         assert_eq!(self.plain.engine.counters().hits, 0);
         [self.packets, self.left, self.cached.engine.counters().hits]

@@ -370,14 +370,14 @@ fn rules_neighbours_and_time_end_what_they_concern() {
     let engine = &mut it.engine;
     let chain = engine.slow.chain_named("edge").unwrap();
     let firewall: &mut Firewall = chain.function("firewall").unwrap();
-    let rule = firewall.remove(RuleId(1), &mut engine.state.validity).unwrap();
+    let rule = firewall.remove(RuleId(1), &mut engine.state.validity.within(0)).unwrap();
     assert_eq!(it.send_one(OUTSIDE, &from_outside(udp(SERVER, POOL, (53, port), b"late"))), []);
     assert_eq!(it.send_one(INSIDE, &query), []);
     assert!(it.drops(DropReason::FirewallDenied) >= 1);
     let engine = &mut it.engine;
     let chain = engine.slow.chain_named("edge").unwrap();
     let firewall: &mut Firewall = chain.function("firewall").unwrap();
-    firewall.insert(Rule::clone(&rule), &mut engine.state.validity).unwrap();
+    firewall.insert(Rule::clone(&rule), &mut engine.state.validity.within(0)).unwrap();
     only(&it.send_one(INSIDE, &query), OUTSIDE, new);
     // Silence ends sessions and mappings; the flow opens anew.
     it.advance(700);

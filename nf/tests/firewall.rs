@@ -77,13 +77,13 @@ fn counters(harness: &mut Harness, id: RuleId) -> RuleCounters {
 fn insert(harness: &mut Harness, rule: Rule) {
     let engine = &mut harness.engine;
     let firewall: &mut Firewall = engine.slow.chain_named("edge").unwrap().function("firewall").unwrap();
-    firewall.insert(rule, &mut engine.state.validity).unwrap();
+    firewall.insert(rule, &mut engine.state.validity.within(0)).unwrap();
 }
 
 fn remove(harness: &mut Harness, id: RuleId) {
     let engine = &mut harness.engine;
     let firewall: &mut Firewall = engine.slow.chain_named("edge").unwrap().function("firewall").unwrap();
-    assert_eq!(firewall.remove(id, &mut engine.state.validity).unwrap().id, id);
+    assert_eq!(firewall.remove(id, &mut engine.state.validity.within(0)).unwrap().id, id);
 }
 
 fn apply(harness: &mut Harness, rules: &[Rule]) {
@@ -91,7 +91,7 @@ fn apply(harness: &mut Harness, rules: &[Rule]) {
     let firewall: &mut Firewall = engine.slow.chain_named("edge").unwrap().function("firewall").unwrap();
     let change =
         Change::between(firewall.policy(), &RuleSet::new(rules.to_vec()).unwrap(), Action::Deny).unwrap();
-    firewall.apply(change, &mut engine.state.validity);
+    firewall.apply(change, &mut engine.state.validity.within(0));
 }
 
 fn query(port: u16) -> Vec<u8> {

@@ -92,8 +92,8 @@ fn harness(rules: &[Rule], default: Action, cache_entries: usize) -> Harness {
 fn exchange(harness: &mut Harness, remove: RuleId, insert: &Rule) {
     let engine = &mut harness.engine;
     let firewall: &mut Firewall = engine.slow.chain_named("edge").unwrap().function("firewall").unwrap();
-    assert!(firewall.remove(remove, &mut engine.state.validity).is_some());
-    firewall.insert(insert.clone(), &mut engine.state.validity).unwrap();
+    assert!(firewall.remove(remove, &mut engine.state.validity.within(0)).is_some());
+    firewall.insert(insert.clone(), &mut engine.state.validity.within(0)).unwrap();
 }
 
 fn run(seed: u64) {

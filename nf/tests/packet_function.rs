@@ -118,7 +118,7 @@ impl Port for QueuePort {
     fn counters(&mut self) -> PortCounters {
         self.1.clone()
     }
-    fn close(&mut self, _: &mut Pool) {}
+    fn close(&mut self, _: Option<&mut Pool>) {}
 }
 
 fn frame(payload: &[u8]) -> Vec<u8> {

@@ -685,11 +685,11 @@ fn a_new_configuration_changes_what_it_concerns() {
     new.neighbours[2].mac = OTHER;
     apply(&mut it, new.clone());
     assert_eq!(it.send_one(INSIDE, &frame), vec![(OUTSIDE, forwarded(&frame, OWN_OUTSIDE, OTHER))]);
-    new.interfaces[1].mtu = 1280;
+    new.interfaces[1].as_mut().unwrap().mtu = 1280;
     apply(&mut it, new.clone());
     let big = with_fragment_word(udp("10.0.0.5", "192.0.2.9", (1000, 53), &[0; 1300]), 0x4000);
     assert_error(&it.send_one(INSIDE, &big), &big, "10.0.0.1", (3, 4), [0, 0, 5, 0]);
-    new.interfaces[1].addresses.push("192.0.2.9/24".parse().unwrap());
+    new.interfaces[1].as_mut().unwrap().addresses.push("192.0.2.9/24".parse().unwrap());
     assert!(router(&mut it).apply(new.clone(), common_now()).is_err(), "it is a static neighbour still");
     new.neighbours.remove(2);
     apply(&mut it, new);

@@ -204,7 +204,7 @@ fn r02_key_is_what_was_declared() {
         let sent = it.send_one(INSIDE, &of_dscp(dscp));
         assert_eq!(sent[0].1[34..36], (1000 + u16::from(dscp)).to_be_bytes(), "decided for itself");
         assert_eq!((it.entries(), it.walks()), (0, step));
-        assert_eq!(it.engine.slow.chains()[0].counters().undeclared_reads, step, "counted");
+        assert_eq!(it.engine.slow.get(0).unwrap().counters().undeclared_reads, step, "counted");
     }
 }
 
@@ -270,7 +270,7 @@ fn r04_one_way_out() {
                     let sent = it.send_one(INSIDE, &frame);
                     assert_eq!(sent, plain.send_one(INSIDE, &frame));
                     let before = Parsed::parse(&frame).unwrap();
-                    let after = plain.engine.slow.chains()[0].last_headers().current();
+                    let after = plain.engine.slow.get(0).unwrap().last_headers().current();
                     let expected = serialise::serialise(&before, after, &frame).unwrap();
                     assert_eq!(sent, [(OUTSIDE, expected)], "{payload:?}");
                 }
@@ -434,7 +434,7 @@ fn r08_exact_invalidation() {
     let firewall: &mut Firewall = engine.slow.chain_named("rules").unwrap().function("firewall").unwrap();
     let destinations = vec!["203.0.114.0/24".parse().unwrap()];
     let deny = Rule { destinations, ..Rule::any(RuleId(2), 1, "deny", Action::Deny) };
-    firewall.insert(deny, &mut engine.state.validity).unwrap();
+    firewall.insert(deny, &mut engine.state.validity.within(0)).unwrap();
     assert_eq!(walking(&mut it), (vec![0, 0, 1], vec![0, 77]), "a rule");
     assert_eq!((it.sessions(), it.entries()), (2, 2), "its session ended with its entry");
     let first = Tuple::new(0, 17, (HOST.parse().unwrap(), 5000), (remotes[0].parse().unwrap(), 53));
@@ -681,10 +681,10 @@ fn r14_wider_state() {
     for identification in 2..=2 * DATAGRAMS_MAX as u16 {
         it.send_one(INSIDE, &fragment(identification, 32));
     }
-    assert!(it.engine.slow.chains()[0].fragments().count() <= DATAGRAMS_MAX);
+    assert!(it.engine.slow.get(0).unwrap().fragments().count() <= DATAGRAMS_MAX);
     assert!(it.drops(DropReason::FragmentUnmatched) + it.drops(DropReason::HoldFull) > DATAGRAMS_MAX as u64);
     it.advance(90);
-    assert_eq!((it.engine.slow.chains()[0].fragments().count(), it.engine.buffered()), (0, 0));
+    assert_eq!((it.engine.slow.get(0).unwrap().fragments().count(), it.engine.buffered()), (0, 0));
     it.finish();
 }
 

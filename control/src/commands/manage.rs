@@ -6,9 +6,11 @@ use std::process::ExitCode;
 
 use clap::{Args, Subcommand};
 
-use super::load_or_report;
+use serde_json::Value;
+
 use super::values::integer;
-use crate::config::{Host, Management};
+use crate::config::{self, Host, Management};
+use crate::instance::Applied;
 use crate::management::protocol::{ROWS_DEFAULT, ROWS_MAX};
 use crate::management::{Answer, Request, Topic, client};
 use crate::table::Table;
@@ -76,6 +78,9 @@ pub enum ClearWhat {
 pub struct Apply {
     /// The configuration, a TOML file. Its `management.socket` says which instance is changed.
     pub config: PathBuf,
+    /// Print JSON: what changed, or what is wrong.
+    #[arg(long)]
+    pub json: bool,
 }
 
 fn limit(text: &str) -> Result<usize, String> {
@@ -116,7 +121,36 @@ fn print(answer: &Answer, json: bool) -> io::Result<()> {
             }
         }
         Answer::Done(lines) => lines.iter().try_for_each(|line| writeln!(out, "{line}")),
+        Answer::Applied(applied) if json => {
+            let Applied { summary, changes, worker_nanos } = applied;
+            let said = serde_json::json!({
+                "applied": true, "summary": summary, "changes": changes.rows, "worker_nanos": worker_nanos,
+            });
+            writeln!(out, "{said}")
+        }
+        Answer::Applied(applied) if applied.is_empty() => writeln!(out, "nothing has changed"),
+        Answer::Applied(applied) => {
+            writeln!(out, "{}\n\n{}", applied.summary, Table::from(&applied.changes))?;
+            writeln!(out, "in force; packets waited {} for it", show_time(applied.worker_nanos))
+        }
         Answer::Refused(why) => writeln!(out, "{why}"),
+        Answer::Invalid { text, .. } => writeln!(out, "{text}"),
+    }
+}
+
+/// A short time in microseconds.
+fn show_time(nanos: u64) -> String {
+    format!("{}.{} µs", nanos / 1_000, nanos / 100 % 10)
+}
+
+/// Prints why a configuration was refused.
+fn refuse(text: &str, diagnostics: &[Value], json: bool) {
+    if json {
+        // A closed pipe is no reason to panic: the status says it all.
+        let said = serde_json::json!({ "applied": false, "diagnostics": diagnostics, "refused": text });
+        let _ = writeln!(io::stdout().lock(), "{said}");
+    } else {
+        eprintln!("{text}");
     }
 }
 
@@ -150,9 +184,16 @@ pub fn clear(arguments: &Clear) -> ExitCode {
 /// Changes the instance to another configuration.
 pub fn apply(arguments: &Apply) -> ExitCode {
     // What the file says is checked here; what the machine has, by the instance: its network namespace may be another.
-    let Some(config) = load_or_report(&arguments.config, &Host::default()) else {
+    let checked = config::load(&arguments.config, &Host::default());
+    let Some(config) = checked.config else {
+        if let Answer::Invalid { text, diagnostics } = Answer::invalid(&checked.report) {
+            refuse(&text, &diagnostics, arguments.json);
+        }
         return ExitCode::FAILURE;
     };
+    if !checked.report.diagnostics.is_empty() {
+        eprintln!("{}", checked.report);
+    }
     let read = std::path::absolute(&arguments.config)
         .and_then(|path| std::fs::read_to_string(&path).map(|text| (path, text)));
     let (path, text) = match read {
@@ -162,5 +203,11 @@ pub fn apply(arguments: &Apply) -> ExitCode {
             return ExitCode::FAILURE;
         }
     };
-    finish(ask(&config.management.socket, &Request::Apply { path, text }), false)
+    match client::ask(&config.management.socket, &Request::Apply { path, text }) {
+        Ok(Answer::Invalid { text, diagnostics }) => refuse(&text, &diagnostics, arguments.json),
+        Ok(Answer::Refused(why)) => refuse(&why, &[], arguments.json),
+        Ok(answer) => return finish(Some(answer), arguments.json),
+        Err(error) => refuse(&error.to_string(), &[], arguments.json),
+    }
+    ExitCode::FAILURE
 }

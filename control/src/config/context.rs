@@ -138,6 +138,12 @@ impl<'a> Context<'a> {
         self.text.get(span).unwrap_or_default()
     }
 
+    /// The first line of the value at exactly this path.
+    pub(crate) fn found(&self, path: &str) -> Option<String> {
+        let value = self.places.exact(path)?.value.clone();
+        self.source(value).lines().next().map(|line| line.chars().take(60).collect())
+    }
+
     /// Notes which elements of the list at `path` could be read.
     pub(crate) fn keep(&self, path: &str, positions: Vec<usize>) {
         self.kept.borrow_mut().insert(path.to_owned(), positions);

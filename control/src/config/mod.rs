@@ -233,5 +233,51 @@ fn read<'a>(context: &'a Context<'a>, document: &'a DeTable<'a>, host: &Host, wh
     config
 }
 
+/// Something that is wrong with a configuration as the instance sees it, beyond what its text shows.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Problem {
+    key: String,
+    message: String,
+    valid: Option<String>,
+    help: Option<String>,
+}
+
+impl Problem {
+    /// What is wrong with the value of `key`, a path such as `functions.nat.pool`.
+    pub fn new(key: impl Into<String>, message: impl Into<String>) -> Self {
+        Self { key: key.into(), message: message.into(), valid: None, help: None }
+    }
+
+    /// Says what may stand there.
+    #[must_use]
+    pub fn valid(self, valid: impl Into<String>) -> Self {
+        Self { valid: Some(valid.into()), ..self }
+    }
+
+    /// Says what to do.
+    #[must_use]
+    pub fn help(self, help: impl Into<String>) -> Self {
+        Self { help: Some(help.into()), ..self }
+    }
+}
+
+/// Problems of the configuration in `text` with their places in it, like those that [`parse`] reports.
+pub fn report(path: &Path, text: &str, problems: &[Problem]) -> Report {
+    let (document, _) = DeTable::parse_recoverable(text);
+    let context = Context::new(path, text, Places::of(document.get_ref()));
+    for Problem { key, message, valid, help } in problems {
+        let mut finding = Finding::error(key.as_str(), message.as_str()).maybe_help(help.clone());
+        finding = match context.found(key) {
+            Some(found) => finding.found(found),
+            None => finding.found("no such key: the default").at_key(),
+        };
+        context.push(match valid {
+            Some(valid) => finding.valid(valid.as_str()),
+            None => finding,
+        });
+    }
+    context.report()
+}
+
 #[cfg(test)]
 mod tests;

@@ -35,6 +35,11 @@ impl Places {
         }
     }
 
+    /// The place of exactly this path.
+    pub(crate) fn exact(&self, path: &str) -> Option<&Place> {
+        self.0.get(path)
+    }
+
     /// Whether the document has exactly this path.
     pub(crate) fn has(&self, path: &str) -> bool {
         self.0.contains_key(path)

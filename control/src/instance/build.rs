@@ -77,7 +77,7 @@ impl Instance {
             match opener.open(port, id) {
                 Ok(port) => open.push(port),
                 Err(error) => {
-                    open.iter_mut().for_each(|port: &mut OpenPort| port.port.close(&mut pool));
+                    open.iter_mut().for_each(|port: &mut OpenPort| port.port.close(Some(&mut pool)));
                     return Err(error);
                 }
             }
@@ -93,7 +93,7 @@ impl Instance {
                 (chains, state, policies)
             }
             (_, state) => {
-                open.iter_mut().for_each(|port| port.port.close(&mut pool));
+                open.iter_mut().for_each(|port| port.port.close(Some(&mut pool)));
                 made?;
                 return Err(state.err().unwrap_or(InstanceError::WorkerGone));
             }
@@ -114,7 +114,8 @@ impl Instance {
             opener,
             seed: options.seed,
             logs,
-            running: Mutex::new(running),
+            changing: Mutex::new(()),
+            running: Mutex::new(Arc::new(running)),
         };
         Ok(Self { worker, control })
     }
@@ -132,7 +133,7 @@ fn chains(
     let mut policies = HashMap::new();
     for chain in &config.chains {
         let context = Context { config, chain, ports: facts, arena, seed, logs: Some(logs) };
-        let at = chains.insert(functions::build_chain(&context)?);
+        let at = chains.insert(functions::build_chain(&context, &[])?);
         for port in chain.ports() {
             if let (Some(zone), Some(port)) = (context.zone_of(port), context.port(port)) {
                 chains.attach(port.id, at, zone);

@@ -38,7 +38,10 @@ pub struct Control {
     pub(crate) opener: Opener,
     pub(crate) seed: Option<u64>,
     pub(crate) logs: RuleLogs,
-    pub(crate) running: Mutex<Running>,
+    /// One change at a time.
+    pub(crate) changing: Mutex<()>,
+    /// Never held for long: others ask for names.
+    pub(crate) running: Mutex<Arc<Running>>,
 }
 
 impl Control {

@@ -3,6 +3,8 @@
 use millrace_dataplane::memory::{ArenaError, PoolError};
 use millrace_dataplane::port::PortError;
 
+use crate::config::{Problem, Report};
+
 /// What keeps a configuration from running.
 #[derive(Debug, thiserror::Error)]
 pub enum InstanceError {
@@ -48,9 +50,9 @@ pub enum InstanceError {
         #[source]
         source: std::io::Error,
     },
-    /// The configuration has errors: its report.
+    /// The configuration has errors, or can't replace the one in force: what is wrong, and where.
     #[error("{0}")]
-    Invalid(String),
+    Invalid(Report),
     /// The worker does not answer.
     #[error("the worker does not answer")]
     WorkerGone,
@@ -68,6 +70,22 @@ impl InstanceError {
     /// Something about a function.
     pub fn function(function: &str, message: impl Into<String>) -> Self {
         Self::Function { function: function.to_owned(), message: message.into() }
+    }
+
+    /// What is wrong, and with which key of the configuration.
+    pub fn problem(&self) -> Problem {
+        match self {
+            Self::Port(error) => {
+                // A port may have any name that a key can be.
+                Problem::new(format!("ports.{}", error.port), format!("{}: {}", error.action, error.source))
+            }
+            Self::PortSettings { port, message } => Problem::new(format!("ports.{port}"), message.as_str()),
+            Self::Function { function, message } => {
+                Problem::new(format!("functions.{function}"), message.as_str())
+            }
+            Self::Unsupported { key, message } => Problem::new(key.as_str(), message.as_str()),
+            other => Problem::new("", other.to_string()),
+        }
     }
 
     /// Something about a port.

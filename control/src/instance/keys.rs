@@ -74,7 +74,7 @@ pub fn of(config: &Config) -> Result<Vec<ChainKeys>, InstanceError> {
 }
 
 fn of_chain(context: &Context<'_>) -> Result<ChainKeys, InstanceError> {
-    let chain = functions::build_chain(context)?;
+    let chain = functions::build_chain(context, &[])?;
     let functions = chain.reads_by_function().into_iter().map(|(function, reads)| FunctionReads {
         function: function.to_owned(),
         fields: reads.fields().map(|field| field.name()).collect(),

@@ -22,6 +22,7 @@ pub mod rule_logs;
 mod shifted;
 pub mod thread;
 
+pub use apply::Applied;
 pub use build::{Instance, Options};
 pub use control::Control;
 pub use error::InstanceError;

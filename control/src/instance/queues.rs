@@ -61,14 +61,7 @@ impl Port for Queues {
     fn counters(&mut self) -> PortCounters {
         let mut sum = PortCounters::default();
         for port in self.all() {
-            let counters = port.counters();
-            sum.rx_packets += counters.rx_packets;
-            sum.rx_bytes += counters.rx_bytes;
-            sum.tx_packets += counters.tx_packets;
-            sum.tx_bytes += counters.tx_bytes;
-            sum.rx_drops.add(&counters.rx_drops);
-            sum.tx_drops.add(&counters.tx_drops);
-            sum.rx_missed += counters.rx_missed;
+            sum.add(&port.counters());
         }
         sum
     }
@@ -86,7 +79,7 @@ impl Port for Queues {
         std::iter::once(&self.first).chain(&self.others).find_map(|port| port.failure())
     }
 
-    fn close(&mut self, pool: &mut Pool) {
-        self.all().for_each(|port| port.close(pool));
+    fn close(&mut self, mut pool: Option<&mut Pool>) {
+        self.all().for_each(|port| port.close(pool.as_deref_mut()));
     }
 }

@@ -77,7 +77,7 @@ pub fn chains(worker: &mut NfWorker) -> Listing {
         "sessions_refused",
         "undeclared_reads",
     ]);
-    for chain in worker.engine.slow.chains() {
+    for (_, chain) in worker.engine.slow.iter() {
         let functions: Vec<_> = chain.functions().iter().map(|(name, _)| (*name).to_owned()).collect();
         let counters = chain.counters();
         let key = millrace_dataplane::flow::key::KeySchema::new(Default::default(), 0, chain.reads());

@@ -49,7 +49,7 @@ impl Port for Shifted {
         self.port.failure()
     }
 
-    fn close(&mut self, pool: &mut Pool) {
+    fn close(&mut self, pool: Option<&mut Pool>) {
         self.port.close(pool);
     }
 }

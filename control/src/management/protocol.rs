@@ -3,8 +3,11 @@
 use std::io::{self, BufRead, Read};
 
 use super::topic::Topic;
+use crate::config::Report;
+use crate::instance::Applied;
 use crate::listing::Listing;
 use serde::{Deserialize, Serialize};
+use serde_json::Value;
 
 /// Most bytes of a request's line: a configuration of ten thousand rules and more.
 pub const REQUEST_BYTES_MAX: u64 = 8 << 20;
@@ -55,8 +58,25 @@ pub enum Answer {
     Rows(Listing),
     /// It was done; what it did.
     Done(Vec<String>),
+    /// A configuration is in force; what changed.
+    Applied(Applied),
     /// It was refused; nothing changed.
     Refused(String),
+    /// A configuration was refused; nothing changed.
+    Invalid {
+        /// What is wrong, for people.
+        text: String,
+        /// The same by place.
+        diagnostics: Vec<Value>,
+    },
+}
+
+impl Answer {
+    /// That a configuration was refused.
+    pub fn invalid(report: &Report) -> Self {
+        let diagnostics = report.diagnostics.iter().filter_map(|it| serde_json::to_value(it).ok()).collect();
+        Self::Invalid { text: report.to_string(), diagnostics }
+    }
 }
 
 /// Reads one line of at most `bytes_max` bytes; none at the end.

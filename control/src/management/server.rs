@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use super::protocol::{Answer, REQUEST_BYTES_MAX, Request, read_line};
 use super::socket::Socket;
 use super::{clear, show};
-use crate::instance::Control;
+use crate::instance::{Control, InstanceError};
 use crate::supervised::{Pulse, Supervised, panic_message};
 
 /// Most connections at a time; more are told so and closed.
@@ -161,7 +161,11 @@ fn handle(control: &Control, request: Request) -> Answer {
         }
         Request::ClearSessions { filter } => clear::sessions(control, &filter).map(Answer::Done),
         Request::Apply { path, text } => {
-            control.apply(path.as_ref(), &text).map(Answer::Done).map_err(|error| error.to_string())
+            return match control.apply(path.as_ref(), &text) {
+                Ok(applied) => Answer::Applied(applied),
+                Err(InstanceError::Invalid(report)) => Answer::invalid(&report),
+                Err(error) => Answer::Refused(error.to_string()),
+            };
         }
     };
     said.unwrap_or_else(Answer::Refused)

@@ -118,7 +118,7 @@ fn sessions_slice(worker: &mut NfWorker, filter: &SessionFilter, from: usize) ->
 
 fn chain_name(worker: &NfWorker, domain: u16) -> String {
     // The low byte of a domain is the chain's place.
-    let chain = worker.engine.slow.chains().get(usize::from(domain & 0xff));
+    let chain = worker.engine.slow.get(usize::from(domain & 0xff));
     chain.map_or_else(String::new, |chain| chain.name().to_owned())
 }
 

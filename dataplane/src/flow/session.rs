@@ -716,6 +716,11 @@ impl SessionTable {
         &self.hot[id.0 as usize].tcp
     }
 
+    /// Words that functions have in each session.
+    pub fn parts_count(&self) -> usize {
+        self.parts_count
+    }
+
     /// All functions' words.
     pub fn parts_of(&self, id: SessionId) -> arrayvec::ArrayVec<u64, PARTS_MAX> {
         let first = id.0 as usize * self.parts_count;

@@ -53,17 +53,32 @@ pub enum ObjectKind {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Watch(u64);
 
+/// Bits of an object's number within its kind and scope.
+const ID_BITS: u32 = 52;
+/// Bits of a scope, above those; the kind has the rest.
+const SCOPE_BITS: u32 = 8;
+
 impl Watch {
     /// What every decision depends on.
     pub const EVERYTHING: Self = Self::of(ObjectKind::Everything, 0);
 
-    /// An object by its kind and its number within it, below 2^56.
+    /// An object by its kind and its number within it, below 2^52.
     pub const fn of(kind: ObjectKind, id: u64) -> Self {
         let id = if matches!(kind, ObjectKind::Everything) { 0 } else { id };
-        debug_assert!(id >> 56 == 0);
-        Self((kind as u64) << 56 | id & (u64::MAX >> 8))
+        debug_assert!(id >> ID_BITS == 0);
+        Self((kind as u64) << (ID_BITS + SCOPE_BITS) | id & ((1 << ID_BITS) - 1))
+    }
+
+    /// The object of this kind and number that belongs to `scope`: what two chains number alike are two objects.
+    #[must_use]
+    pub const fn within(self, scope: u8) -> Self {
+        let is_everything = self.0 >> (ID_BITS + SCOPE_BITS) == ObjectKind::Everything as u64;
+        let scope = if is_everything { 0 } else { scope as u64 };
+        Self(self.0 & !(((1 << SCOPE_BITS) - 1) << ID_BITS) | scope << ID_BITS)
     }
 }
+
+const _: () = assert!((ObjectKind::Other as u64) < 1 << (64 - ID_BITS - SCOPE_BITS));
 
 /// The objects that one decision used.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -167,6 +182,26 @@ impl Hasher for ObjectHasher {
 /// Places that were asked for of late, by a few bits of the object.
 const RECENT: usize = 1024;
 
+/// The validity of decisions as one chain may change it: by its own objects.
+#[derive(Debug)]
+pub struct Scoped<'a> {
+    validity: &'a mut Validity,
+    scope: u8,
+}
+
+impl Scoped<'_> {
+    /// An object changed: decisions that used it are void.
+    pub fn change(&mut self, watch: Watch) {
+        self.validity.change(watch.within(self.scope));
+    }
+
+    /// Several objects changed at once.
+    pub fn change_all(&mut self, watches: &[Watch]) {
+        let scope = self.scope;
+        self.validity.change_each(watches.iter().map(|watch| watch.within(scope)));
+    }
+}
+
 /// The objects in use with the epoch of each one's last change.
 #[derive(Debug)]
 pub struct Validity {
@@ -250,10 +285,19 @@ impl Validity {
 
     /// Several objects changed at once: one new epoch for all of them.
     pub fn change_all(&mut self, watches: &[Watch]) {
+        self.change_each(watches.iter().copied());
+    }
+
+    /// The same as the chain that owns `scope` sees it.
+    pub fn within(&mut self, scope: u8) -> Scoped<'_> {
+        Scoped { validity: self, scope }
+    }
+
+    fn change_each(&mut self, watches: impl Iterator<Item = Watch>) {
         self.changes += 1;
         let epoch = self.epoch + 1;
         for watch in watches {
-            let place = match *watch {
+            let place = match watch {
                 Watch::EVERYTHING => Some(EVERYTHING),
                 watch => self.places.get(&watch).copied(),
             };
@@ -401,6 +445,23 @@ mod tests {
         assert!(validity.holds(validity.epoch(), &mine));
         validity.change_everything();
         assert!(!validity.holds(validity.epoch() - 1, &mine));
+    }
+
+    #[test]
+    fn what_two_chains_number_alike_are_two_objects() {
+        let mut validity = Validity::default();
+        let watch = Watch::of(ObjectKind::Neighbour, 7);
+        let mut of = |scope| {
+            let mut watches = Watches::default();
+            watches.add(watch.within(scope));
+            validity.hold(&watches)
+        };
+        let (first, second) = (of(0), of(1));
+        let stamp = validity.epoch();
+        validity.within(1).change(watch);
+        assert!(validity.holds(stamp, &first) && !validity.holds(stamp, &second));
+        validity.within(3).change(Watch::EVERYTHING);
+        assert!(!validity.holds(stamp, &first), "everything is everybody's");
     }
 
     #[test]

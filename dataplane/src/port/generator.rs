@@ -188,7 +188,7 @@ impl Port for GeneratorPort {
         self.left == Some(0)
     }
 
-    fn close(&mut self, _pool: &mut Pool) {}
+    fn close(&mut self, _pool: Option<&mut Pool>) {}
 }
 
 #[cfg(test)]

@@ -53,6 +53,19 @@ pub struct PortCounters {
     pub rx_missed: u64,
 }
 
+impl PortCounters {
+    /// Adds what passed another queue, or the same port at another time.
+    pub fn add(&mut self, other: &Self) {
+        self.rx_packets += other.rx_packets;
+        self.rx_bytes += other.rx_bytes;
+        self.tx_packets += other.tx_packets;
+        self.tx_bytes += other.tx_bytes;
+        self.rx_drops.add(&other.rx_drops);
+        self.tx_drops.add(&other.tx_drops);
+        self.rx_missed += other.rx_missed;
+    }
+}
+
 /// An error of a port that ends its use until it is opened again.
 #[derive(Debug, thiserror::Error)]
 #[error("port {port}: {action}: {source}")]
@@ -109,6 +122,7 @@ pub trait Port: Send {
         None
     }
 
-    /// Gives all frames back to `pool` and detaches from the device.
-    fn close(&mut self, pool: &mut Pool);
+    /// Gives all frames back to `pool` and detaches from the device, which may take long. Without a pool, on a thread that
+    /// has none, the frames go back to theirs by themselves, and what was not sent yet is dropped.
+    fn close(&mut self, pool: Option<&mut Pool>);
 }

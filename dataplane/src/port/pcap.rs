@@ -277,7 +277,7 @@ impl Port for PcapPort {
         self.failure.as_deref()
     }
 
-    fn close(&mut self, _pool: &mut Pool) {
+    fn close(&mut self, _pool: Option<&mut Pool>) {
         self.input = None;
         if let Some(mut output) = self.output.take()
             && !output.failed

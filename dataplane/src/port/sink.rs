@@ -106,7 +106,7 @@ impl Port for SinkPort {
         true
     }
 
-    fn close(&mut self, _pool: &mut Pool) {}
+    fn close(&mut self, _pool: Option<&mut Pool>) {}
 }
 
 #[cfg(test)]

@@ -107,7 +107,7 @@ impl Bench {
     fn finish(mut self) -> Vec<PortCounters> {
         let mut counters = Vec::new();
         for mut port in self.ports.drain(..) {
-            port.close(&mut self.pool);
+            port.close(Some(&mut self.pool));
             assert_eq!(port.buffered(), 0);
             assert_eq!(port.wait_fd(), None);
             assert_eq!(port.broken_descriptors(), 0);

@@ -18,7 +18,7 @@ use crate::zone::ZoneId;
 use millrace_dataplane::drops::DropReason;
 use millrace_dataplane::flow::field::{Field, Reads};
 use millrace_dataplane::flow::session::{SessionId, Traffic};
-use millrace_dataplane::flow::validity::Validity;
+use millrace_dataplane::flow::validity::Scoped;
 use millrace_dataplane::ring::spsc::Producer;
 use std::any::Any;
 use std::net::IpAddr;
@@ -99,11 +99,12 @@ impl Firewall {
         &self.policy
     }
 
-    /// Adds a rule. Decisions that it can concern are taken anew, by their next packet; no others are (R8).
+    /// Adds a rule. Decisions that it can concern are taken anew, by their next packet; no others are (R8). `validity` is that
+    /// of this firewall's chain.
     ///
     /// # Errors
     /// Why the rule can't be used; nothing has changed then.
-    pub fn insert(&mut self, rule: Rule, validity: &mut Validity) -> Result<(), ClassifierError> {
+    pub fn insert(&mut self, rule: Rule, validity: &mut Scoped<'_>) -> Result<(), ClassifierError> {
         rule.check()?;
         let touched = touched_by(&rule);
         self.policy.insert(rule)?;
@@ -115,7 +116,7 @@ impl Firewall {
     }
 
     /// Removes a rule and returns it. Sessions that it admitted, and that no other rule admits, end with their next packet.
-    pub fn remove(&mut self, id: RuleId, validity: &mut Validity) -> Option<Arc<Rule>> {
+    pub fn remove(&mut self, id: RuleId, validity: &mut Scoped<'_>) -> Option<Arc<Rule>> {
         let (slot, rule) = self.policy.remove(id)?;
         self.counters.retire(slot);
         self.log.retire(slot);
@@ -125,7 +126,7 @@ impl Firewall {
     }
 
     /// Takes a whole new policy, between bursts: costs what differs. The old one is given back, to be freed elsewhere.
-    pub fn apply(&mut self, change: Change, validity: &mut Validity) -> Policy {
+    pub fn apply(&mut self, change: Change, validity: &mut Scoped<'_>) -> Policy {
         for slot in &change.removed {
             self.counters.retire(*slot);
             self.log.retire(*slot);
@@ -384,6 +385,11 @@ impl FlowFunction for Firewall {
 
     fn tick(&mut self, tick: &mut Tick<'_>) {
         self.log.tick(&self.policy, tick.now);
+    }
+
+    /// A session that was admitted needs nobody to go on.
+    fn outlived(_part: u64) -> bool {
+        true
     }
 
     fn account(&mut self, part: u64, _reply: bool, traffic: Traffic) {

@@ -22,6 +22,7 @@ use crate::walk::{Commit, Direction, Tick, Walk};
 use arrayvec::ArrayVec;
 use millrace_dataplane::flow::field::{Field, Reads};
 use millrace_dataplane::flow::session::{SessionId, Tuple};
+use millrace_dataplane::flow::validity::Watch;
 use millrace_dataplane::memory::{Arena, ArenaError};
 use millrace_dataplane::time::Time;
 use std::any::Any;
@@ -117,6 +118,11 @@ impl Nat {
         self.scope = scope;
         self.config = config;
         Ok(())
+    }
+
+    /// What decisions that translate nothing depend on, if the last change concerns them and no timer has said so yet.
+    pub fn take_scope_change(&mut self) -> Option<Watch> {
+        std::mem::take(&mut self.scope_changed).then_some(SCOPE)
     }
 
     /// Is a change of configuration still under way?
@@ -351,8 +357,8 @@ impl FlowFunction for Nat {
                 tick.end_session(session);
             }
         }
-        if std::mem::take(&mut self.scope_changed) {
-            tick.changed(SCOPE);
+        if let Some(scope) = self.take_scope_change() {
+            tick.changed(scope);
         }
         self.sweep(tick);
     }

@@ -9,7 +9,7 @@ use std::net::Ipv4Addr;
 use std::sync::Arc;
 
 /// The configuration of a NAT function.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct NatConfig {
     /// Pools, forwards, filtering, limits.
     pub plan: Arc<NatPlan>,
@@ -31,7 +31,7 @@ impl NatConfig {
 }
 
 /// What decisions that translate nothing depend on: it changes when other addresses are translated.
-pub(super) const SCOPE: Watch = Watch::of(ObjectKind::Other, 0x6e_6174_7363_6f70);
+pub(super) const SCOPE: Watch = Watch::of(ObjectKind::Other, 0x6e61_7473_636f);
 
 /// Which addresses are translated, and between which zones.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -1,13 +1,13 @@
-//! What a router is configured with, and how a new configuration replaces the old one.
+//! What a router is configured with.
 
-use super::function::{Router, port_watch};
-use super::icmp_limit::{IcmpLimit, IcmpLimitConfig, Rate};
+use super::change::{RouterChange, route_watches};
+use super::function::Router;
+use super::icmp_limit::{IcmpLimitConfig, Rate};
 use super::interface::{Interface, InterfaceError, InterfaceId, Interfaces, ProxyPrefix};
-use super::lpm::{Route, RouteError, RouteIdentity, RouteKind, RouteLimits, RouteOrigin, RouteTable};
-use super::neighbour::{Action, NeighbourLimits, NeighbourTimers};
-use crate::slices::changed_prefix;
+use super::lpm::{Route, RouteError, RouteIdentity, RouteLimits, RouteOrigin, RouteTable};
+use super::neighbour::{NeighbourLimits, NeighbourTimers};
 use ipnet::IpNet;
-use millrace_dataplane::flow::validity::{ObjectKind, Watch};
+use millrace_dataplane::flow::validity::Watch;
 use millrace_dataplane::port::MacAddress;
 use millrace_dataplane::time::Time;
 use std::net::IpAddr;
@@ -26,8 +26,8 @@ pub struct StaticNeighbour {
 /// A router's configuration. Connected routes and those to its own addresses follow from the interfaces.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct RouterConfig {
-    /// The interfaces; an [`InterfaceId`] is the place in this list.
-    pub interfaces: Vec<Interface>,
+    /// The interfaces; an [`InterfaceId`] is the place in this list, where some may be empty.
+    pub interfaces: Vec<Option<Interface>>,
     /// Addresses to answer for: NAT pools, virtual services.
     pub proxies: Vec<ProxyPrefix>,
     /// Static routes.
@@ -48,14 +48,14 @@ pub struct RouterConfig {
 
 impl RouterConfig {
     /// Interfaces, and defaults that are right for most.
-    pub fn new(interfaces: Vec<Interface>) -> Self {
+    pub fn new(interfaces: impl IntoIterator<Item = impl Into<Option<Interface>>>) -> Self {
         let echoes = IcmpLimitConfig {
             router: Rate { per_second: 100_000, burst: 10_000 },
             source: Rate { per_second: 10_000, burst: 1_000 },
             ..IcmpLimitConfig::default()
         };
         Self {
-            interfaces,
+            interfaces: interfaces.into_iter().map(Into::into).collect(),
             proxies: Vec::new(),
             routes: Vec::new(),
             neighbours: Vec::new(),
@@ -104,6 +104,7 @@ pub enum RouterError {
 }
 
 /// What is built from a configuration.
+#[derive(Debug)]
 pub(super) struct Tables {
     pub(super) interfaces: Interfaces,
     pub(super) routes: RouteTable,
@@ -168,47 +169,14 @@ fn check_neighbour(
 }
 
 impl Router {
-    /// Takes a new configuration in place of the old one. Neighbours that stay neighbours are kept. Returns what changed:
-    /// the decisions that used it must fall before the next packet (R8), and the chain's timers must run soon.
-    ///
-    /// Costs a look at each route of both configurations; for single routes there are [`Self::insert_route`] and
-    /// [`Self::remove_route`].
+    /// Takes a new configuration in place of the old one: [`RouterChange::between`] and [`Self::bring`] at once. Returns what
+    /// changed: the decisions that used it must fall before the next packet (R8).
     ///
     /// # Errors
     /// Every contradiction in it; the router is unchanged.
     pub fn apply(&mut self, config: RouterConfig, now: Time) -> Result<Vec<Watch>, Vec<RouterError>> {
-        let new = check_and_build(&config)?;
-        let mut watches = Vec::new();
-        changed_routes(&self.routes, &new.routes, &mut watches);
-        changed_routes(&new.routes, &self.routes, &mut watches);
-        let (old, proxies) = (&self.config.proxies, &config.proxies);
-        let gone = old.iter().filter(|proxy| !proxies.contains(proxy));
-        for proxy in gone.chain(proxies.iter().filter(|proxy| !old.contains(proxy))) {
-            watches.extend(changed_prefix(ObjectKind::Route, proxy.prefix));
-        }
-        let mut actions = std::mem::take(&mut self.pending);
-        self.change_interfaces(&new.interfaces, &mut watches, &mut actions);
-        self.interfaces = new.interfaces;
-        self.routes = new.routes;
-        self.forget_recent();
-        self.change_neighbours(&config, now, &mut actions);
-        actions.retain(|action| match action {
-            Action::Invalidate(id) => {
-                watches.push(super::function::neighbour_watch(*id));
-                false
-            }
-            _ => true,
-        });
-        self.pending = actions;
-        if config.errors != self.config.errors {
-            self.errors = IcmpLimit::new(config.errors);
-        }
-        if config.echoes != self.config.echoes {
-            self.echoes = IcmpLimit::new(config.echoes);
-        }
-        // The table has the routes.
-        self.config = RouterConfig { routes: Vec::new(), ..config };
-        Ok(watches)
+        let change = RouterChange::from(&self.config, &self.interfaces, &self.routes, config)?;
+        Ok(self.bring(change, now).0)
     }
 
     /// Adds a static route, or replaces the one of its prefix and metric. Returns what changed, as [`Self::apply`] does.
@@ -222,75 +190,18 @@ impl Router {
             return Err(errors);
         }
         let route = Route { origin: RouteOrigin::Static, ..route };
-        let prefix = route.prefix.trunc();
         self.forget_recent();
+        let watches = route_watches(&self.routes, route.prefix.trunc());
         let change = self.routes.insert(route).map_err(|error| vec![RouterError::Route(error)])?;
-        Ok(touched(change.best_changed, prefix))
+        Ok(if change.best_changed { watches } else { Vec::new() })
     }
 
     /// Removes the static route of a prefix and metric. Returns what changed; none if there is no such route.
     pub fn remove_route(&mut self, prefix: IpNet, metric: u32) -> Option<Vec<Watch>> {
         let identity = RouteIdentity { prefix: prefix.trunc(), origin: RouteOrigin::Static, metric };
         self.forget_recent();
+        let watches = route_watches(&self.routes, identity.prefix);
         let change = self.routes.remove(identity)?;
-        Some(touched(change.best_changed, identity.prefix))
-    }
-
-    fn change_interfaces(&mut self, new: &Interfaces, watches: &mut Vec<Watch>, actions: &mut Vec<Action>) {
-        let count = self.interfaces.len().max(new.len()) as u16;
-        for id in (0..count).map(InterfaceId) {
-            let (old, new) = (self.interfaces.get(id), new.get(id));
-            if old == new {
-                continue;
-            }
-            watches.extend(old.into_iter().chain(new).map(|it| port_watch(it.port)));
-            let same_link = old.zip(new).is_some_and(|(old, new)| (old.port, old.mac) == (new.port, new.mac));
-            if !same_link {
-                self.neighbours.remove_interface(id, true, actions);
-            }
-        }
-    }
-
-    /// Static neighbours come and go; others that are no neighbours any more go.
-    fn change_neighbours(&mut self, config: &RouterConfig, now: Time, actions: &mut Vec<Action>) {
-        let is_static = |of: &RouterConfig, interface, address| {
-            of.neighbours.iter().any(|it| (it.interface, it.address) == (interface, address))
-        };
-        let stays = |interface: InterfaceId, address: IpAddr| {
-            let on_link = self
-                .interfaces
-                .get(interface)
-                .is_some_and(|it| it.is_on_link(address) && !it.has_address(address));
-            let was_static = is_static(&self.config, interface, address);
-            on_link && (!was_static || is_static(config, interface, address))
-        };
-        let gone: Vec<_> = self
-            .neighbours
-            .iter()
-            .map(|it| (it.interface, it.address))
-            .filter(|&(interface, address)| !stays(interface, address))
-            .collect();
-        for (interface, address) in gone {
-            self.neighbours.remove(interface, address, actions);
-        }
-        for it in &config.neighbours {
-            self.neighbours.set_permanent(it.interface, it.address, it.mac, now, actions);
-        }
-    }
-}
-
-fn touched(changed: bool, prefix: IpNet) -> Vec<Watch> {
-    if changed { changed_prefix(ObjectKind::Route, prefix).into_iter().collect() } else { Vec::new() }
-}
-
-/// Adds what to touch for each prefix of `one` whose best route does something else in `other`.
-fn changed_routes(one: &RouteTable, other: &RouteTable, watches: &mut Vec<Watch>) {
-    let best = |table: &RouteTable, prefix| -> Option<(RouteKind, Vec<super::lpm::NextHop>)> {
-        table.candidates(prefix).next().map(|route| (route.kind, route.next_hops.to_vec()))
-    };
-    for (_, route) in one.iter() {
-        if best(one, route.prefix) != best(other, route.prefix) {
-            watches.extend(changed_prefix(ObjectKind::Route, route.prefix));
-        }
+        Some(if change.best_changed { watches } else { Vec::new() })
     }
 }

@@ -10,7 +10,7 @@ use super::neighbour::{Event, Needs};
 use crate::function::Verdict;
 use crate::headers::answer::{IcmpError, icmp_error, may_answer_with_error};
 use crate::headers::{Network, ethernet};
-use crate::slices::depend_on_route;
+use crate::slices::{depend_on_destination_route, depend_on_prefix};
 use crate::walk::{HoldKind, Walk, hold_token};
 use millrace_dataplane::drops::DropReason;
 use millrace_dataplane::port::MacAddress;
@@ -31,7 +31,7 @@ impl Router {
             return dropped(DropReason::UnsupportedProtocol);
         };
         let link_group = ethernet::is_group(walk.headers.original().ethernet.destination);
-        depend_on_route(walk, destination);
+        depend_on_destination_route(walk, destination);
         let (class, route) = self.destination(ingress, destination);
         match class {
             AddressClass::JoinedGroup => return self.admit_local(walk, ingress, true),
@@ -73,6 +73,7 @@ impl Router {
         route: Option<&Route>,
     ) -> Outcome {
         let no_route = DropReason::NoRoute;
+        depend_on_prefix(walk, destination, route.map(|route| route.prefix));
         let Some(route) = route else {
             return self.report(walk, ingress, IcmpError::NoRoute, no_route);
         };

@@ -27,14 +27,14 @@ use super::neighbour::{Action, NeighbourInfo, NeighbourTable};
 use super::{RouterError, neighbour};
 use crate::function::{FlowFunction, Forwarder, Verdict};
 use crate::headers::{Network, ethernet};
-use crate::slices::depend_on_route;
+use crate::slices::{depend_on_destination_route, depend_on_prefix};
+pub(super) use crate::walk::port_watch;
 use crate::walk::{Commit, Tick, Walk};
 use crate::zone::ZoneId;
 use millrace_dataplane::drops::DropReason;
 use millrace_dataplane::flow::field::{Field, Reads};
 use millrace_dataplane::flow::hash::KeyedHash;
 use millrace_dataplane::flow::validity::{ObjectKind, Watch};
-use millrace_dataplane::port::PortId;
 use std::any::Any;
 use std::cell::Cell;
 use std::net::IpAddr;
@@ -70,6 +70,8 @@ pub struct Router {
     /// What a change of the configuration leaves to be done by the next tick.
     pub(super) pending: Vec<Action>,
     pub(super) actions: Vec<Action>,
+    /// Neighbours from this place on are still to be held against a new configuration.
+    pub(super) forgetting: Option<usize>,
     /// Chooses among equal next hops (R16).
     hash: KeyedHash,
     /// The destination looked up last: functions ask for its zone before the packet is forwarded there.
@@ -95,11 +97,6 @@ pub(super) const fn dropped(reason: DropReason) -> Outcome {
 /// The cell of a neighbour's link-layer address.
 pub(super) const fn neighbour_watch(id: neighbour::NeighbourId) -> Watch {
     Watch::of(ObjectKind::Neighbour, id.0 as u64)
-}
-
-/// The cell of a port with the interface on it.
-pub(super) const fn port_watch(port: PortId) -> Watch {
-    Watch::of(ObjectKind::Port, port.0 as u64)
 }
 
 impl Router {
@@ -128,6 +125,7 @@ impl Router {
             counters: RouterCounters::default(),
             pending: Vec::new(),
             actions: Vec::new(),
+            forgetting: None,
             hash: hash(),
             recent: Cell::new(None),
         })
@@ -255,7 +253,8 @@ impl FlowFunction for Router {
 
     /// Timers of neighbours: probes, failures, and what is no longer known to be reachable.
     fn tick(&mut self, tick: &mut Tick<'_>) {
-        let pending = std::mem::take(&mut self.pending);
+        let mut pending = std::mem::take(&mut self.pending);
+        self.forget_some(tick.budget, &mut pending);
         carry_out(self, &pending, tick, OnFail::Discard);
         let mut actions = std::mem::take(&mut self.actions);
         let mut asked = Vec::new();
@@ -287,7 +286,7 @@ impl Forwarder for Router {
         let ingress = self.interfaces.by_port(walk.port, None)?;
         let destination = walk.headers.destination()?;
         walk.depend(port_watch(walk.port));
-        depend_on_route(walk, destination);
+        depend_on_destination_route(walk, destination);
         let (class, route) = self.destination(ingress, destination);
         match class {
             AddressClass::Own(_)
@@ -297,6 +296,7 @@ impl Forwarder for Router {
             AddressClass::Unicast | AddressClass::Proxy => {}
             _ => return None,
         }
+        depend_on_prefix(walk, destination, route.map(|route| route.prefix));
         let route = route?;
         if route.kind == RouteKind::Local {
             return Some(ZoneId::LOCAL);

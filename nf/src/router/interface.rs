@@ -16,7 +16,8 @@ use std::collections::HashSet;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::sync::Arc;
 
-/// An interface's number in its router, given by the order in the configuration.
+/// An interface's number in its router: its place in the configuration. Places may be empty, so that an interface keeps its
+/// number while others come and go.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct InterfaceId(pub u16);
 
@@ -223,7 +224,7 @@ enum Owner {
 /// All interfaces of a router.
 #[derive(Clone, Debug)]
 pub struct Interfaces {
-    interfaces: Vec<Interface>,
+    interfaces: Vec<Option<Interface>>,
     /// Addresses that interfaces answer for beside their own, by interface.
     answers: Vec<PrefixTrie>,
     proxies: Vec<ProxyPrefix>,
@@ -238,11 +239,16 @@ pub struct Interfaces {
 const NODES_MAX: usize = 1 << 24;
 
 impl Interfaces {
-    /// Checks the interfaces and builds the tables. [`InterfaceId`] is the position in `interfaces`.
+    /// Checks the interfaces and builds the tables. [`InterfaceId`] is the position in `interfaces`, of which some may be
+    /// `None`.
     ///
     /// # Errors
     /// Every contradiction found, in the order of the interfaces.
-    pub fn new(interfaces: Vec<Interface>, proxies: Vec<ProxyPrefix>) -> Result<Self, Vec<InterfaceError>> {
+    pub fn new(
+        interfaces: impl IntoIterator<Item = impl Into<Option<Interface>>>,
+        proxies: Vec<ProxyPrefix>,
+    ) -> Result<Self, Vec<InterfaceError>> {
+        let interfaces: Vec<Option<Interface>> = interfaces.into_iter().map(Into::into).collect();
         if interfaces.len() > usize::from(u16::MAX) {
             return Err(vec![InterfaceError::TooMany { count: interfaces.len() }]);
         }
@@ -252,7 +258,7 @@ impl Interfaces {
         }
         check_duplicates(&interfaces, &mut errors);
         for proxy in &proxies {
-            if usize::from(proxy.interface.0) >= interfaces.len() {
+            if !matches!(interfaces.get(usize::from(proxy.interface.0)), Some(Some(_))) {
                 let ProxyPrefix { prefix, interface } = *proxy;
                 errors.push(InterfaceError::UnknownInterface { prefix, interface });
             }
@@ -300,7 +306,7 @@ impl Interfaces {
     /// An interface by its number.
     #[inline]
     pub fn get(&self, id: InterfaceId) -> Option<&Interface> {
-        self.interfaces.get(usize::from(id.0))
+        self.interfaces.get(usize::from(id.0))?.as_ref()
     }
 
     /// All interfaces.
@@ -308,14 +314,19 @@ impl Interfaces {
         numbered(&self.interfaces)
     }
 
+    /// One more than the highest number.
+    pub fn span(&self) -> u16 {
+        self.interfaces.len() as u16
+    }
+
     /// Number of interfaces.
     pub fn len(&self) -> usize {
-        self.interfaces.len()
+        self.by_port.len()
     }
 
     /// Whether there is no interface.
     pub fn is_empty(&self) -> bool {
-        self.interfaces.is_empty()
+        self.by_port.is_empty()
     }
 
     /// The interface of frames with this VLAN tag (`None`: without) on this port.
@@ -396,7 +407,7 @@ impl Interfaces {
                 return own;
             }
         }
-        let elsewhere = || self.interfaces.iter().find_map(|it| best_source(it, destination));
+        let elsewhere = || self.interfaces.iter().flatten().find_map(|it| best_source(it, destination));
         best_source(outgoing, destination)
             .or_else(elsewhere)
             .or_else(|| outgoing.own_addresses().find(|own| same_family(*own, destination)))
@@ -462,8 +473,8 @@ impl Interfaces {
     }
 }
 
-fn numbered(interfaces: &[Interface]) -> impl Iterator<Item = (InterfaceId, &Interface)> {
-    interfaces.iter().enumerate().map(|(at, interface)| (InterfaceId(at as u16), interface))
+fn numbered(interfaces: &[Option<Interface>]) -> impl Iterator<Item = (InterfaceId, &Interface)> {
+    interfaces.iter().enumerate().filter_map(|(at, it)| Some((InterfaceId(at as u16), it.as_ref()?)))
 }
 
 fn same_family(one: IpAddr, other: IpAddr) -> bool {
@@ -554,7 +565,7 @@ fn check_interface(id: InterfaceId, it: &Interface, errors: &mut Vec<InterfaceEr
 }
 
 /// Finds what two interfaces, or one twice, can't both have: a port and VLAN, an address, a network.
-fn check_duplicates(interfaces: &[Interface], errors: &mut Vec<InterfaceError>) {
+fn check_duplicates(interfaces: &[Option<Interface>], errors: &mut Vec<InterfaceError>) {
     let mut ports: Vec<_> = numbered(interfaces).map(|(id, it)| ((it.port, it.vlan), id)).collect();
     ports.sort_unstable();
     for pair in ports.windows(2).filter(|pair| pair[0].0 == pair[1].0) {

@@ -4,6 +4,7 @@
 //! [`neighbour`], [`icmp_limit`].
 
 pub mod addressing;
+mod change;
 mod config;
 mod effects;
 mod forward;
@@ -16,6 +17,7 @@ pub mod lpm;
 pub mod neighbour;
 mod prefix_trie;
 
+pub use change::{Replaced, RouterChange};
 pub use config::{RouterConfig, RouterError, StaticNeighbour};
 pub use function::{Router, RouterCounters};
 pub use prefix_trie::{PrefixTrie, TrieFull};

@@ -201,7 +201,7 @@ impl Harness {
 
     /// Walks of the chain.
     pub fn walks(&self) -> u64 {
-        self.engine.slow.chains()[0].counters().walks
+        self.engine.slow.get(0).unwrap().counters().walks
     }
 
     /// Sessions now.
@@ -226,7 +226,7 @@ impl Harness {
         self.collect();
         assert_eq!(self.engine.outputs.sums.balance(), 0, "R13");
         assert_eq!(self.pool.available(), self.pool.capacity(), "frames are missing");
-        assert_eq!(self.engine.slow.chains()[0].counters().undeclared_reads, 0, "R2");
+        assert_eq!(self.engine.slow.get(0).unwrap().counters().undeclared_reads, 0, "R2");
     }
 }
 

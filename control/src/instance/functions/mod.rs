@@ -63,16 +63,21 @@ impl Context<'_> {
     }
 }
 
-/// Builds a chain with its functions.
+/// Builds a chain with its functions. Those in `kept` stay as they are in the chain that it replaces.
 ///
 /// # Errors
 /// What a function finds wrong with its settings.
-pub fn build_chain(context: &Context<'_>) -> Result<Chain, InstanceError> {
+pub fn build_chain(context: &Context<'_>, kept: &[String]) -> Result<Chain, InstanceError> {
     let zones: Vec<&str> = context.chain.zones.iter().map(|zone| zone.name.as_str()).collect();
     let mut builder = ChainBuilder::new(context.chain.name.as_str(), &zones);
     for name in &context.chain.functions {
         let Some(function) = context.config.function(name) else { continue };
+        let stays = kept.contains(name);
+        if stays && function.kind.forwards() {
+            return Ok(builder.keep_forwarder(name.as_str()));
+        }
         builder = match &function.kind {
+            _ if stays => builder.keep(name.as_str()),
             FunctionKind::Firewall(settings) => {
                 builder.function(name.as_str(), firewall::build(context, name, settings)?)
             }
@@ -96,9 +101,7 @@ pub fn counters(worker: &mut NfWorker, from: usize) -> Slice {
     let mut listing = Listing::new(&["chain", "function", "kind", "item", "count", "packets", "bytes"]);
     let chains = &mut worker.engine.slow;
     let places: Vec<(usize, String, &'static str)> = chains
-        .chains()
         .iter()
-        .enumerate()
         .flat_map(|(at, chain)| {
             chain
                 .functions()
@@ -143,7 +146,7 @@ pub fn nat_tables(worker: &mut NfWorker) -> Vec<(String, NatUse)> {
 
 /// The names of all functions of a kind with the place of their chain.
 fn of_kind(worker: &NfWorker, kind: &str) -> Vec<(usize, String)> {
-    let chains = worker.engine.slow.chains().iter().enumerate();
+    let chains = worker.engine.slow.iter();
     let functions =
         chains.flat_map(|(at, chain)| chain.functions().into_iter().map(move |found| (at, found)));
     functions.filter(|(_, found)| found.1 == kind).map(|(at, (name, _))| (at, name.to_owned())).collect()

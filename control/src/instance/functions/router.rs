@@ -10,7 +10,7 @@ use millrace_nf::router::icmp_limit::{IcmpLimitConfig, Rate};
 use millrace_nf::router::interface::{Interface, InterfaceId, ProxyPrefix};
 use millrace_nf::router::lpm::{NextHop, Route, RouteKind, RouteOrigin};
 use millrace_nf::router::neighbour::{NeighbourInfo, NeighbourLimits};
-use millrace_nf::router::{Router, RouterConfig, StaticNeighbour};
+use millrace_nf::router::{Router, RouterChange, RouterConfig, StaticNeighbour};
 
 use super::{Context, Counter};
 use crate::config::FunctionKind;
@@ -30,33 +30,57 @@ pub fn build(
     Router::new(config(context, settings), context.seed).map_err(|errors| all(name, &errors))
 }
 
+/// What changes from one configuration of a router to another; none if nothing does.
+///
+/// # Errors
+/// All that is wrong with the new one, in a line.
+pub fn change(
+    was: &Context<'_>,
+    context: &Context<'_>,
+    name: &str,
+    old: &settings::Router,
+    new: &settings::Router,
+) -> Result<Option<RouterChange>, InstanceError> {
+    let (old, new) = (config(was, old), config(context, new));
+    if old == new {
+        return Ok(None);
+    }
+    RouterChange::between(&old, new).map(Some).map_err(|errors| all(name, &errors))
+}
+
 fn all<E: ToString>(name: &str, errors: &[E]) -> InstanceError {
     let errors: Vec<_> = errors.iter().map(ToString::to_string).collect();
     InstanceError::function(name, errors.join("; "))
 }
 
-/// The settings as the router takes them. Interfaces are in the order of their ports' numbers, which stay.
+/// The settings as the router takes them. An interface has the number of its port, so that it keeps it while others come and
+/// go.
 pub fn config(context: &Context<'_>, settings: &settings::Router) -> RouterConfig {
-    let mut sides: Vec<_> = settings
-        .interfaces
-        .iter()
-        .filter_map(|side| Some((context.port(&side.port)?, context.zone_of(&side.port)?, side)))
-        .collect();
-    sides.sort_by_key(|(port, ..)| port.id);
     let number = |port: &str| {
-        let at = sides.iter().position(|(_, _, side)| side.port == port);
-        at.map(|at| InterfaceId(at as u16))
+        settings.interface(port)?;
+        context.zone_of(port)?;
+        Some(InterfaceId(context.port(port)?.id.0))
     };
-    let interfaces = sides.iter().map(|(port, zone, side)| Interface {
-        port: port.id,
-        vlan: None,
-        zone: *zone,
-        mac: port.mac,
-        mtu: side.mtu.unwrap_or(port.mtu).min(port.mtu),
-        addresses: side.addresses.clone(),
-        ipv6: side.addresses.iter().any(|address| matches!(address, IpNet::V6(_))),
-    });
-    let mut config = RouterConfig::new(interfaces.collect());
+    let mut interfaces: Vec<Option<Interface>> = Vec::new();
+    for side in &settings.interfaces {
+        let (Some(port), Some(zone)) = (context.port(&side.port), context.zone_of(&side.port)) else {
+            continue;
+        };
+        let at = usize::from(port.id.0);
+        if interfaces.len() <= at {
+            interfaces.resize(at + 1, None);
+        }
+        interfaces[at] = Some(Interface {
+            port: port.id,
+            vlan: None,
+            zone,
+            mac: port.mac,
+            mtu: side.mtu.unwrap_or(port.mtu).min(port.mtu),
+            addresses: side.addresses.clone(),
+            ipv6: side.addresses.iter().any(|address| matches!(address, IpNet::V6(_))),
+        });
+    }
+    let mut config = RouterConfig::new(interfaces);
     config.routes = settings.routes.iter().filter_map(|route| convert(settings, route, &number)).collect();
     config.neighbours = settings
         .interfaces

@@ -330,9 +330,11 @@ impl Port for AfXdpPort {
         self.live.as_ref().map(|live| live.socket.raw_fd())
     }
 
-    fn close(&mut self, pool: &mut Pool) {
-        self.drain(pool);
-        self.shut(Some(pool), DropReason::Shutdown);
+    fn close(&mut self, mut pool: Option<&mut Pool>) {
+        if let Some(pool) = &mut pool {
+            self.drain(pool);
+        }
+        self.shut(pool, DropReason::Shutdown);
     }
 }
 

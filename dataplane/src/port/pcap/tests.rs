@@ -194,7 +194,7 @@ fn a_port_delivers_by_the_clock_and_writes_what_it_sends() {
     let counters = port.counters();
     assert_eq!((counters.rx_packets, counters.tx_packets), (5, 5));
     assert_eq!((counters.rx_bytes, counters.tx_bytes), (310, 310));
-    port.close(&mut pool);
+    port.close(Some(&mut pool));
     assert_eq!(pool.available(), pool.capacity());
     let mut reader = PcapReader::new(File::open(&output).unwrap()).unwrap();
     assert_eq!(reader.header().ts_resolution, TsResolution::NanoSecond);
@@ -294,7 +294,7 @@ fn a_full_disk_is_a_counted_drop() {
         port.tx(&mut pool, Time(0), &mut burst);
         assert!(burst.is_empty());
     }
-    port.close(&mut pool);
+    port.close(Some(&mut pool));
     // None of them reached the disk, whenever that was found out.
     let counters = port.counters();
     assert_eq!((counters.tx_packets, counters.tx_drops.get(DropReason::TxFailed)), (0, sent));
@@ -308,7 +308,7 @@ fn what_a_last_flush_loses_is_no_packet_sent() {
     let mut burst = Burst::new();
     pool.take_bulk(&mut burst, 4);
     port.tx(&mut pool, Time(0), &mut burst);
-    port.close(&mut pool);
+    port.close(Some(&mut pool));
     let counters = port.counters();
     assert_eq!((counters.tx_packets, counters.tx_drops.get(DropReason::TxFailed)), (0, 4));
 }

@@ -457,6 +457,20 @@ impl NeighbourTable {
         ids.into_iter().for_each(|id| self.remove_entry(id, actions));
     }
 
+    /// Forgets those that do not stay, of `budget` slots from `from` on. Where to go on, or none at the end.
+    pub fn retain_some(
+        &mut self,
+        from: usize,
+        budget: usize,
+        stays: impl Fn(InterfaceId, IpAddr) -> bool,
+        actions: &mut Vec<Action>,
+    ) -> Option<usize> {
+        let (entries, next) = self.store.page(from, budget);
+        let goes: Vec<_> = entries.filter(|it| !stays(it.interface, it.address)).map(|it| it.id).collect();
+        goes.into_iter().for_each(|id| self.remove_entry(id, actions));
+        next
+    }
+
     /// An entry by its number; `None` if it is gone.
     pub fn get(&self, id: NeighbourId) -> Option<NeighbourInfo> {
         self.store.get(id).map(info)

@@ -141,6 +141,17 @@ impl Store {
         })
     }
 
+    /// The entries in `count` slots from `from` on, and where to go on, or none at the end.
+    pub(super) fn page(&self, from: usize, count: usize) -> (impl Iterator<Item = &Entry>, Option<usize>) {
+        let first = from.min(self.slots.len());
+        let last = first.saturating_add(count.max(1)).min(self.slots.len());
+        let used = self.slots[first..last].iter().filter_map(|slot| match slot {
+            Slot::Used(entry) => Some(entry),
+            Slot::Free(_) => None,
+        });
+        (used, (last < self.slots.len()).then_some(last))
+    }
+
     pub(super) fn len(&self) -> usize {
         self.slots.len() - self.free.len()
     }

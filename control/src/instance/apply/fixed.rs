@@ -1,0 +1,43 @@
+//! What is laid down when the instance starts, and so can't be changed while it runs.
+
+use crate::config::{Config, FunctionKind, Problem};
+
+const START_ANEW: &str = "end the instance and start it with the new configuration";
+
+/// A problem for everything in `new` that would have to change what is fixed.
+pub(super) fn check(old: &Config, new: &Config) -> Vec<Problem> {
+    let fixed = [
+        ("memory", old.memory == new.memory),
+        ("workers", old.workers == new.workers),
+        ("sessions.capacity", old.sessions.capacity == new.sessions.capacity),
+        ("sessions.flow_cache_entries", old.sessions.flow_cache_entries == new.sessions.flow_cache_entries),
+        ("checksums.verify", old.verify_checksums == new.verify_checksums),
+        ("management", old.management == new.management),
+    ];
+    let problem = |key: String| Problem::new(key, "this can't be changed while the instance runs");
+    let mut problems: Vec<_> = (fixed.iter().filter(|(_, same)| !same))
+        .map(|(key, _)| {
+            problem((*key).to_owned()).valid("what the instance was started with").help(START_ANEW)
+        })
+        .collect();
+    let changed = new.ports.iter().filter(|port| old.port(&port.name).is_some_and(|before| before != *port));
+    problems.extend(changed.map(|port| {
+        problem(format!("ports.{}", port.name))
+            .valid("the port as it is open, or no such port")
+            .help("remove it by one change and add it by the next, or add it under another name")
+    }));
+    let capacity = |config: &Config, name: &str| match config.function(name).map(|found| &found.kind) {
+        Some(FunctionKind::Router(router)) => Some(router.neighbour_capacity),
+        _ => None,
+    };
+    for function in &new.functions {
+        let (before, after) = (capacity(old, &function.name), capacity(new, &function.name));
+        if let (Some(before), Some(after)) = (before, after)
+            && before != after
+        {
+            let key = format!("functions.{}.neighbour_capacity", function.name);
+            problems.push(problem(key).valid(before.to_string()).help(START_ANEW));
+        }
+    }
+    problems
+}

@@ -1,0 +1,163 @@
+//! `apply`: from the configuration in force to another, whole or not at all.
+//!
+//! Everything that can fail, and everything that takes long, happens first, away from the packet path: the check, new ports,
+//! new rules, plans, tables and chains ([`plan`]). Then one command on the worker brings all of it into force between two
+//! bursts ([`commit`], R8). What is left to do for it, such as ending the sessions of a chain that is gone, the worker does in
+//! slices of its timers; ports that were removed are closed by the thread that asked.
+
+mod commit;
+mod differences;
+mod fixed;
+mod plan;
+mod said;
+
+use std::path::Path;
+use std::sync::{Arc, PoisonError};
+use std::time::{Duration, Instant};
+
+use millrace_nf::nat::Nat;
+use millrace_nf::router::Router;
+
+pub use self::said::Applied;
+
+use super::control::{Control, Running};
+use super::{InstanceError, NfWorker};
+use crate::config::{self, Host, Problem};
+
+/// Longest wait until an earlier change is through.
+const SETTLE_TIME_MAX: Duration = Duration::from_secs(30);
+/// How often it is looked at.
+const LOOK_EVERY: Duration = Duration::from_millis(5);
+/// How long a removed port may go on sending what it has.
+const DRAIN_TIME_MAX: Duration = Duration::from_millis(200);
+
+impl Control {
+    /// Changes the instance to the configuration in `text`, a file's content at `path`. Says what it did.
+    ///
+    /// # Errors
+    /// All that is wrong with it, or that can't be changed while the instance runs, with its place in the file; nothing has
+    /// changed then.
+    pub fn apply(&self, path: &Path, text: &str) -> Result<Applied, InstanceError> {
+        let checked = config::parse(path, text, &Host::probe().running_now());
+        let Some(new) = checked.config else {
+            return Err(InstanceError::Invalid(checked.report));
+        };
+        let refused = |problems: &[Problem]| InstanceError::Invalid(config::report(path, text, problems));
+        // A change that panicked left nothing half done in `Running`: it is replaced at the end.
+        let _one_at_a_time = self.changing.lock().unwrap_or_else(PoisonError::into_inner);
+        let in_force = || self.running.lock().unwrap_or_else(PoisonError::into_inner);
+        let running = Arc::clone(&in_force());
+        if running.config == new {
+            return Ok(said::Said::default().finish(Duration::ZERO));
+        }
+        let problems = fixed::check(&running.config, &new);
+        if !problems.is_empty() {
+            return Err(refused(&problems));
+        }
+        self.settle()?;
+        let planned = plan::make(self, &running, &new).map_err(|problems| refused(&problems))?;
+        let plan::Planned { plan, numbers, facts, policies, said } = planned;
+        self.check_room(&plan).map_err(|problem| match problem {
+            Ok(problem) => refused(&[problem]),
+            Err(gone) => gone,
+        })?;
+        let done = self.worker.call(move |worker| commit::commit(worker, plan))?;
+        *in_force() = Arc::new(Running { config: new, numbers, facts, policies });
+        self.close_retired()?;
+        let worker_time = done.time;
+        // What was replaced goes here, and not where packets wait for it.
+        drop(done);
+        Ok(said.finish(worker_time))
+    }
+
+    /// Waits until the worker is through with what earlier changes left it to do.
+    ///
+    /// # Errors
+    /// It takes too long, or the worker is gone.
+    pub fn settle(&self) -> Result<(), InstanceError> {
+        let deadline = Instant::now() + SETTLE_TIME_MAX;
+        while self.worker.call(is_busy)? {
+            if Instant::now() > deadline {
+                let message = "an earlier change is still under way; try again in a moment";
+                return Err(InstanceError::unsupported("apply", message));
+            }
+            std::thread::sleep(LOOK_EVERY);
+        }
+        Ok(())
+    }
+
+    /// Checks what only the worker knows: that there is room for chains, and in sessions for the words of functions.
+    fn check_room(&self, plan: &plan::Plan) -> Result<(), Result<Problem, InstanceError>> {
+        let added: Vec<_> = plan.added.iter().map(|chain| (chain.name().to_owned(), chain.parts())).collect();
+        let reshaped: Vec<_> = (plan.reshaped.iter())
+            .map(|reshape| (reshape.old.clone(), reshape.kept.clone(), reshape.chain.parts()))
+            .collect();
+        let look = move |worker: &mut NfWorker| {
+            let (chains, parts) = (&worker.engine.slow, worker.engine.state.sessions.parts_count());
+            let fits = |(_, wanted): &&(String, usize)| *wanted > parts;
+            if let Some((name, _)) = added.iter().find(fits) {
+                return Some((name.clone(), parts));
+            }
+            if chains.room() < added.len() {
+                return added.first().map(|(name, _)| (name.clone(), 0));
+            }
+            reshaped.into_iter().find_map(|(name, kept, wanted)| {
+                let kept: Vec<&str> = kept.iter().map(String::as_str).collect();
+                let free = chains.free_parts(chains.place_of(&name)?, parts, &kept);
+                (free < wanted).then_some((name, parts))
+            })
+        };
+        match self.worker.call(look).map_err(Err)? {
+            None => Ok(()),
+            Some((name, 0)) => {
+                let message = "there are as many chains as an instance can have";
+                Err(Ok(Problem::new(format!("chains.{name}"), message)))
+            }
+            Some((name, parts)) => {
+                let key = format!("chains.{name}.functions");
+                let message = format!("sessions have room for {parts} words of functions, which are too few");
+                let help = "remove functions by a change of its own first, or start the instance anew";
+                Err(Ok(Problem::new(key, message).help(help)))
+            }
+        }
+    }
+
+    /// Closes the ports that were taken from the worker, once they have sent what they had.
+    fn close_retired(&self) -> Result<(), InstanceError> {
+        let deadline = Instant::now() + DRAIN_TIME_MAX;
+        loop {
+            let at_once = Instant::now() > deadline;
+            let look = move |worker: &mut NfWorker| (worker.take_retired(at_once), worker.retiring());
+            let (taken, left) = self.worker.call(look)?;
+            for (id, mut port) in taken {
+                port.close(None);
+                // It comes back to be dropped here.
+                self.worker.call(move |worker| {
+                    worker.note_closed(id, port.as_mut());
+                    port
+                })?;
+            }
+            if left == 0 {
+                return Ok(());
+            }
+            std::thread::sleep(LOOK_EVERY);
+        }
+    }
+}
+
+/// True while the worker has work left from an earlier change.
+fn is_busy(worker: &mut NfWorker) -> bool {
+    if worker.engine.slow.is_sweeping() {
+        return true;
+    }
+    let functions = |(at, chain): (usize, &millrace_nf::chain::Chain)| {
+        let names = chain.functions().into_iter().map(|(name, _)| (at, name.to_owned()));
+        names.collect::<Vec<_>>()
+    };
+    let all: Vec<_> = worker.engine.slow.iter().flat_map(functions).collect();
+    all.into_iter().any(|(at, name)| {
+        let Some(chain) = worker.engine.slow.chain(at) else { return false };
+        chain.function::<Nat>(&name).is_some_and(|nat| nat.is_changing())
+            || chain.function::<Router>(&name).is_some_and(|router| router.is_changing())
+    })
+}

@@ -1,0 +1,347 @@
+//! All chains of an instance, the ports that lead to them, and how both change while packets flow (R8).
+
+use super::{Chain, original_tuple, tuple_of};
+use crate::function::PacketFunction;
+use crate::headers::Headers;
+use crate::walk::{Direction, port_watch};
+use crate::zone::ZoneId;
+use millrace_dataplane::drops::DropReason;
+use millrace_dataplane::flow::field::Reads;
+use millrace_dataplane::flow::state::{Event, FlowState};
+use millrace_dataplane::flow::validity::Validity;
+use millrace_dataplane::port::PortId;
+use millrace_dataplane::slow_path::{Decision, Fate, Miss, SlowPath};
+use millrace_dataplane::time::Time;
+use std::collections::VecDeque;
+
+/// What a port leads to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Attachment {
+    /// The chain's place.
+    pub chain: usize,
+    /// The zone from which packets walk it.
+    pub zone: ZoneId,
+    /// The segment that they enter: 0 and last are the ends, others lie behind packet functions.
+    pub segment: usize,
+}
+
+/// The domain of a chain's segment: sessions of different segments never meet.
+pub(super) const fn domain_of(chain: usize, segment: usize) -> u16 {
+    (chain as u16 & 0xff) | (segment as u16) << 8
+}
+
+/// Most chains at a time, those included whose sessions are still being ended: a domain has eight bits for them.
+pub const CHAINS_MAX: usize = 1 << 8;
+
+/// A pass over all sessions that were there when it began, a slice at a time.
+#[derive(Debug)]
+struct Sweep {
+    place: usize,
+    what: Sweeps,
+    next: u32,
+    end: u32,
+}
+
+#[derive(Debug)]
+enum Sweeps {
+    /// Ends the sessions of a chain that is gone; its place is free behind it.
+    Chain,
+    /// Clears words of functions that are gone, or ends the sessions that can't do without.
+    Parts(Vec<usize>),
+}
+
+/// The chains of an instance, with the ports that lead to them: what the data plane calls on a miss.
+#[derive(Debug, Default)]
+pub struct Chains {
+    chains: Vec<Option<Chain>>,
+    ports: Vec<Option<Attachment>>,
+    sweeps: VecDeque<Sweep>,
+    now: Time,
+}
+
+impl Chains {
+    /// None yet.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Adds a chain. Its place is its domain.
+    ///
+    /// # Panics
+    /// If there are [`CHAINS_MAX`] already: see [`Self::room`].
+    pub fn insert(&mut self, mut chain: Chain) -> usize {
+        let swept = |at: &usize| self.sweeps.iter().any(|sweep| sweep.place == *at);
+        let free = (0..self.chains.len()).find(|at| self.chains[*at].is_none() && !swept(at));
+        let at = free.unwrap_or(self.chains.len());
+        assert!(at < CHAINS_MAX, "a domain has no bits for more chains");
+        chain.domain = at as u16;
+        let reads = chain.reads();
+        chain.headers.declare(&reads);
+        if at == self.chains.len() {
+            self.chains.push(None);
+        }
+        self.chains[at] = Some(chain);
+        at
+    }
+
+    /// How many more chains there may be now.
+    pub fn room(&self) -> usize {
+        let ending = self.sweeps.iter().filter(|sweep| matches!(sweep.what, Sweeps::Chain)).count();
+        CHAINS_MAX - self.iter().count() - ending
+    }
+
+    /// Takes a chain out. Its decisions are void at once, and no port leads to it; its sessions end in slices of the timers.
+    /// Until they have, no other chain has its place. What it was comes back, to be dropped where that takes no packet's time.
+    pub fn remove(&mut self, at: usize, state: &mut FlowState) -> Option<Chain> {
+        let chain = self.chains.get_mut(at)?.take()?;
+        self.void(at, &mut state.validity);
+        self.ports.iter_mut().filter(|to| to.is_some_and(|to| to.chain == at)).for_each(|to| *to = None);
+        self.begin(at, Sweeps::Chain, state);
+        Some(chain)
+    }
+
+    /// Replaces the chain at a place. Functions that `chain` keeps ([`super::ChainBuilder::keep`]) move over with their state,
+    /// and sessions go on where these are all that they need. All decisions of the chain are void. What is left of the old
+    /// one comes back.
+    ///
+    /// # Errors
+    /// `chain` itself, if it keeps a function that is not there; nothing has changed then.
+    pub fn replace(
+        &mut self,
+        at: usize,
+        mut chain: Chain,
+        state: &mut FlowState,
+    ) -> Result<Chain, Box<Chain>> {
+        let Some(old) =
+            self.chains.get_mut(at).and_then(Option::as_mut).filter(|old| chain.can_take_over(old))
+        else {
+            return Err(Box::new(chain));
+        };
+        let fresh = chain.fresh();
+        let before = old.retired.len();
+        chain.take_over(old);
+        chain.number_parts(&fresh);
+        let reads = chain.reads();
+        chain.headers.declare(&reads);
+        let gone: Vec<usize> = chain.retired.iter().skip(before).map(|retired| retired.part).collect();
+        let old = std::mem::replace(old, chain);
+        self.void(at, &mut state.validity);
+        if !gone.is_empty() {
+            self.begin(at, Sweeps::Parts(gone), state);
+        }
+        Ok(old)
+    }
+
+    /// Words that a chain can give to new functions while those in `kept` stay, of `parts` that sessions have.
+    pub fn free_parts(&self, at: usize, parts: usize, kept: &[&str]) -> usize {
+        self.get(at).map_or(parts, |chain| chain.free_parts(parts, kept))
+    }
+
+    /// True while sessions of chains or functions that are gone are still being looked for.
+    pub fn is_sweeping(&self) -> bool {
+        !self.sweeps.is_empty()
+    }
+
+    /// The ports that lead to a chain.
+    pub fn ports_of(&self, at: usize) -> impl Iterator<Item = PortId> + '_ {
+        let ports = self.ports.iter().zip(0u16..);
+        ports.filter(move |(to, _)| to.is_some_and(|to| to.chain == at)).map(|(_, port)| PortId(port))
+    }
+
+    /// All decisions about packets from the ports of a chain are void.
+    fn void(&self, at: usize, validity: &mut Validity) {
+        let watches: Vec<_> = self.ports_of(at).map(port_watch).collect();
+        validity.within(at as u8).change_all(&watches);
+    }
+
+    fn begin(&mut self, place: usize, what: Sweeps, state: &FlowState) {
+        self.sweeps.push_back(Sweep { place, what, next: 0, end: state.sessions.high_water() });
+    }
+
+    /// A slice of the first sweep: at most `budget` sessions.
+    fn sweep(&mut self, budget: usize, state: &mut FlowState) {
+        let Some(sweep) = self.sweeps.front_mut() else { return };
+        let last = sweep.next.saturating_add(u32::try_from(budget).unwrap_or(u32::MAX)).min(sweep.end);
+        let chain = self.chains.get_mut(sweep.place).and_then(Option::as_mut);
+        for number in std::mem::replace(&mut sweep.next, last)..last {
+            let Some(id) = state.sessions.get(number) else { continue };
+            if usize::from(state.sessions.tuples(id)[0].domain & 0xff) != sweep.place {
+                continue;
+            }
+            match (&sweep.what, &chain) {
+                (Sweeps::Chain, _) => state.end_session(id),
+                (Sweeps::Parts(parts), Some(chain)) => chain.sweep(id, parts, state),
+                (Sweeps::Parts(_), None) => {}
+            }
+        }
+        if sweep.next == sweep.end {
+            if let (Sweeps::Parts(parts), Some(chain)) = (&sweep.what, chain) {
+                chain.swept(parts);
+            }
+            self.sweeps.pop_front();
+        }
+    }
+
+    /// As [`Self::attach`] or [`Self::detach`] while packets flow: decisions about the port's packets fall if it leads elsewhere
+    /// now. True if it does.
+    pub fn reattach(&mut self, port: PortId, to: Option<(usize, ZoneId)>, validity: &mut Validity) -> bool {
+        let before = self.attachment(port);
+        match to {
+            Some((chain, zone)) => self.attach(port, chain, zone),
+            None => self.detach(port),
+        }
+        let moved = self.attachment(port) != before;
+        if let Some(before) = before.filter(|_| moved) {
+            validity.within(before.chain as u8).change(port_watch(port));
+        }
+        moved
+    }
+
+    /// Packets from `port` walk `chain` from `zone`.
+    pub fn attach(&mut self, port: PortId, chain: usize, zone: ZoneId) {
+        let boundaries = self.get(chain).map_or(0, |chain| chain.boundaries.len());
+        let segment = if zone == ZoneId(0) { 0 } else { boundaries };
+        self.attach_segment(port, Attachment { chain, zone, segment });
+    }
+
+    fn attach_segment(&mut self, port: PortId, attachment: Attachment) {
+        let at = usize::from(port.0);
+        if self.ports.len() <= at {
+            self.ports.resize(at + 1, None);
+        }
+        self.ports[at] = Some(attachment);
+    }
+
+    /// Gives the packet functions of a chain logical ports from `first` on, one for each function and zone, and hands them out
+    /// for a worker to run: a port and the function behind it. A function is shared by the ports of its zones.
+    pub fn connect_stages(
+        &mut self,
+        chain: usize,
+        first: PortId,
+    ) -> Vec<(Vec<PortId>, Box<dyn PacketFunction>)> {
+        let Some(found) = self.chain(chain) else { return Vec::new() };
+        let zones = found.zones.len();
+        let mut next = first.0;
+        let mut stages = Vec::new();
+        let mut attachments = Vec::new();
+        for (at, boundary) in found.boundaries.iter_mut().enumerate() {
+            boundary.ports = (0..zones as u16).map(|zone| PortId(next + zone)).collect();
+            next += zones as u16;
+            for (zone, &port) in boundary.ports.iter().enumerate() {
+                let segment = if zone == 0 { at + 1 } else { at };
+                attachments.push((port, Attachment { chain, zone: ZoneId(zone as u8), segment }));
+            }
+            if let Some((_, function)) = boundary.stage.take() {
+                stages.push((boundary.ports.clone(), function));
+            }
+        }
+        attachments.into_iter().for_each(|(port, attachment)| self.attach_segment(port, attachment));
+        stages
+    }
+
+    /// Packets from `port` go nowhere.
+    pub fn detach(&mut self, port: PortId) {
+        if let Some(attached) = self.ports.get_mut(usize::from(port.0)) {
+            *attached = None;
+        }
+    }
+
+    /// The chain and zone behind a port.
+    pub fn attachment(&self, port: PortId) -> Option<Attachment> {
+        self.ports.get(usize::from(port.0)).copied().flatten()
+    }
+
+    /// All chains with their places, which are their domains.
+    pub fn iter(&self) -> impl Iterator<Item = (usize, &Chain)> {
+        self.chains.iter().enumerate().filter_map(|(at, chain)| Some((at, chain.as_ref()?)))
+    }
+
+    /// A chain by its place.
+    pub fn get(&self, at: usize) -> Option<&Chain> {
+        self.chains.get(at)?.as_ref()
+    }
+
+    /// A chain by its place, to be changed.
+    pub fn chain(&mut self, at: usize) -> Option<&mut Chain> {
+        self.chains.get_mut(at)?.as_mut()
+    }
+
+    /// The place of the chain of this name.
+    pub fn place_of(&self, name: &str) -> Option<usize> {
+        self.iter().find(|(_, chain)| chain.name == name).map(|(at, _)| at)
+    }
+
+    /// A chain by its name.
+    pub fn chain_named(&mut self, name: &str) -> Option<&mut Chain> {
+        self.chains.iter_mut().flatten().find(|chain| chain.name == name)
+    }
+
+    /// Most words that any chain keeps in a session.
+    pub fn parts(&self) -> usize {
+        self.iter().map(|(_, chain)| chain.parts()).max().unwrap_or(0)
+    }
+
+    /// The functions' declarations changed: what a walk may read follows. The engine compiles the keys anew.
+    pub fn declare(&mut self) {
+        for chain in self.chains.iter_mut().flatten() {
+            let reads = chain.reads();
+            chain.headers.declare(&reads);
+        }
+    }
+}
+
+impl SlowPath for Chains {
+    fn reads(&self, port: PortId) -> Reads {
+        self.attachment(port).and_then(|to| self.get(to.chain)).map(Chain::reads).unwrap_or_default()
+    }
+
+    fn is_known(&self, miss: &Miss<'_>, state: &FlowState) -> bool {
+        let Some(to) = self.attachment(miss.port) else { return false };
+        let domain = domain_of(to.chain, to.segment);
+        let mut headers = Headers::empty();
+        headers.read(miss.bytes, miss.layout).is_ok()
+            && original_tuple(&headers, domain).is_some_and(|tuple| state.sessions.find(&tuple).is_some())
+    }
+
+    fn prefetch(&self, miss: &Miss<'_>, state: &FlowState) {
+        let Some(to) = self.attachment(miss.port) else { return };
+        let Some(tuple) = tuple_of(miss, domain_of(to.chain, to.segment)) else { return };
+        state.sessions.prefetch(&tuple);
+        let direction = if to.zone == ZoneId(0) { Direction::Forward } else { Direction::Backward };
+        if let Some(chain) = self.get(to.chain) {
+            chain.functions.iter().for_each(|function| function.prefetch(&tuple, direction));
+        }
+    }
+
+    fn decide(&mut self, miss: &Miss<'_>, state: &mut FlowState, decision: &mut Decision) {
+        self.now = miss.now;
+        let Some(to) = self.attachment(miss.port) else {
+            decision.fate = Fate::Drop(DropReason::NoOutput);
+            return;
+        };
+        let Self { chains, ports, .. } = self;
+        match chains.get_mut(to.chain).and_then(Option::as_mut) {
+            Some(chain) => chain.decide(miss, to, ports, state, decision),
+            None => decision.fate = Fate::Drop(DropReason::NoOutput),
+        }
+    }
+
+    fn event(&mut self, event: &Event, _state: &mut FlowState) {
+        let domain = match event {
+            Event::Traffic { domain, .. } => *domain,
+            Event::Ended(ended) => ended.tuples[0].domain,
+        };
+        let now = self.now;
+        if let Some(chain) = self.chain(usize::from(domain & 0xff)) {
+            chain.event(event, now);
+        }
+    }
+
+    fn tick(&mut self, now: Time, budget: usize, state: &mut FlowState, decision: &mut Decision) {
+        self.now = now;
+        for chain in self.chains.iter_mut().flatten() {
+            chain.tick(now, budget, state, decision);
+        }
+        self.sweep(budget, state);
+    }
+}
