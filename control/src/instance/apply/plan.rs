@@ -310,7 +310,12 @@ impl<'a> Planner<'a> {
                     .map(|change| change.map(|change| FunctionChange::Router(Box::new(change))))
                     .map_err(|error| error.problem())
             }
-            _ => Ok(None),
+            _ if before == after => Ok(None),
+            _ => Err(Problem::new(
+                format!("functions.{name}"),
+                "a function of this kind can't be changed while the instance runs",
+            )
+            .help("give it another name: then it begins anew, and the rest of its chain goes on")),
         };
         match change {
             Ok(None) => {}

@@ -1,0 +1,142 @@
+//! `millrace apply` over AF_XDP between network namespaces, while real packets flow through a chain that it does not concern.
+
+mod common;
+
+use std::process::Stdio;
+
+use common::net::{Namespace, may_make_namespaces};
+use common::{Site, millrace};
+use serde_json::Value;
+
+/// The chain `edge` between `lan` and `wan`, and `side`, which changes: another interface, pool, route, functions.
+fn text(site: &Site, side: &str) -> String {
+    format!(
+        r#"
+[management]
+socket = "{}"
+[sessions]
+capacity = 4096
+[ports.lan]
+kind = "af_xdp"
+interface = "mr-lan"
+[ports.wan]
+kind = "af_xdp"
+interface = "mr-wan"
+[chains.edge]
+functions = ["firewall", "nat", "router"]
+zones.inside = ["lan"]
+zones.outside = ["wan"]
+[functions.firewall]
+kind = "firewall"
+[[functions.firewall.rules]]
+name = "out"
+action = "allow"
+from = "inside"
+to = "outside"
+[functions.nat]
+kind = "nat"
+pool = ["198.51.100.1"]
+[functions.router]
+kind = "router"
+interfaces.lan.addresses = ["10.0.0.1/24"]
+interfaces.wan.addresses = ["198.51.100.1/24"]
+{side}"#,
+        site.path("m.sock").display()
+    )
+}
+
+/// `side` between an AF_XDP port and a sink, with these functions in front of its router.
+fn side(functions: &str, pool: &str, via: &str) -> String {
+    let nat = if functions.contains("side-nat") {
+        format!("[functions.side-nat]\nkind = \"nat\"\npool = [\"{pool}\"]\n")
+    } else {
+        String::new()
+    };
+    format!(
+        r#"
+[ports.spare]
+kind = "af_xdp"
+interface = "mr-spare"
+[ports.drain]
+kind = "sink"
+[chains.side]
+functions = [{functions}"side-router"]
+zones.inside = ["spare"]
+zones.outside = ["drain"]
+{nat}[functions.side-router]
+kind = "router"
+routes = [{{ prefix = "0.0.0.0/0", via = "{via}" }}]
+interfaces.spare.addresses = ["10.1.0.1/24"]
+[functions.side-router.interfaces.drain]
+addresses = ["203.0.113.1/24"]
+neighbours = [
+    {{ address = "203.0.113.2", mac = "02:00:00:00:01:02" }},
+    {{ address = "203.0.113.3", mac = "02:00:00:00:01:03" }},
+]
+"#
+    )
+}
+
+/// Not one echo is lost while ports, chains, a NAT's pool and routes beside them change, each many times.
+#[test]
+fn a_chain_that_a_change_does_not_concern_loses_nothing() {
+    if !may_make_namespaces("a_chain_that_a_change_does_not_concern_loses_nothing") {
+        return;
+    }
+    let (client, outside, spare, router) =
+        (Namespace::new(), Namespace::new(), Namespace::new(), Namespace::new());
+    router.connect(&client, "mr-lan", "10.0.0.2/24", 1);
+    router.connect(&outside, "mr-wan", "198.51.100.2/24", 1);
+    router.connect(&spare, "mr-spare", "10.1.0.2/24", 1);
+    client.run("ip route add default via 10.0.0.1");
+    spare.run("ip route add default via 10.1.0.1");
+    let site = Site::new();
+    site.write("run.toml", &text(&site, ""));
+    let mut command = millrace();
+    command.args(["run", "--json", "--interval", "0"]).arg(site.path("run.toml"));
+    let mut inside = router.enter(&command);
+    inside.stdout(Stdio::piped());
+    let running = site.start_as(inside);
+    client.run("ping -c 2 -i 0.1 -W 5 198.51.100.2");
+
+    let changes = [
+        text(&site, &side("", "", "203.0.113.2")),
+        text(&site, &side("\"side-nat\", ", "203.0.113.16/28", "203.0.113.2")),
+        text(&site, &side("\"side-nat\", ", "203.0.113.32/28", "203.0.113.3")),
+        text(&site, &side("", "", "203.0.113.3")),
+        text(&site, ""),
+    ];
+    let mut ping = router_ping(&client);
+    let mut other =
+        spare.enter(std::process::Command::new("ping").args(["-i", "0.01", "-w", "60", "192.0.2.1"]));
+    let mut other = other.stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
+    let mut longest = 0;
+    let mut rounds = 0;
+    while ping.try_wait().unwrap().is_none() {
+        for change in &changes {
+            let file = site.write("change.toml", change);
+            let output = millrace().args(["apply", "--json"]).arg(file).output().unwrap();
+            let said = String::from_utf8_lossy(&output.stdout).into_owned();
+            assert!(output.status.success(), "{said}{}", String::from_utf8_lossy(&output.stderr));
+            let said: Value = serde_json::from_str(&said).unwrap();
+            assert_eq!(said["applied"], true);
+            longest = longest.max(said["worker_nanos"].as_u64().unwrap());
+        }
+        rounds += 1;
+    }
+    other.kill().unwrap();
+    other.wait().unwrap();
+    println!("{rounds} rounds; the worker was held up {longest} ns at most");
+    let output = ping.wait_with_output().unwrap();
+    let text = String::from_utf8_lossy(&output.stdout);
+    assert!(text.contains("600 packets transmitted, 600 received"), "{text}");
+    assert!(rounds > 0);
+    running.stop();
+}
+
+/// 600 echoes from inside, 10 ms apart.
+fn router_ping(client: &Namespace) -> std::process::Child {
+    let mut ping = std::process::Command::new("ping");
+    let mut inside = client.enter(ping.args(["-q", "-c", "600", "-i", "0.01", "-W", "5", "198.51.100.2"]));
+    inside.stdout(Stdio::piped()).spawn().unwrap()
+}
