@@ -90,11 +90,12 @@ impl MissBudget {
     }
 
     /// True if a walk for this source may begin. `known`: its session exists; asked only if it matters.
-    pub fn admit(&mut self, source: u64, known: impl FnOnce() -> bool) -> bool {
+    pub fn admit(&mut self, source: impl FnOnce() -> u64, known: impl FnOnce() -> bool) -> bool {
         // Fewer than one hit in 64 packets: nobody to protect.
         if self.config.share_percent >= 100 || self.hit_part < 1024 {
             return true;
         }
+        let source = source();
         let capacity = i64::from(self.config.burst_nanos);
         let bucket = (source % SOURCES as u64) as usize;
         // As if one more source were about to ask: what is left of the bucket waits for it.
@@ -151,7 +152,8 @@ mod tests {
         // A second of floods: 10,000 new flows a millisecond, from many sources.
         for millisecond in 1..1000 {
             budget.begin(Time::from_millis(millisecond));
-            walked += (0..10_000u64).filter(|&source| budget.admit(source * 7919, || false)).count() as u64;
+            walked +=
+                (0..10_000u64).filter(|&source| budget.admit(|| source * 7919, || false)).count() as u64;
         }
         // A walk is taken to cost 1,000 ns; the bucket holds 0.1 ms, and is refilled each millisecond.
         assert!((90_000..110_000).contains(&walked), "{walked}");
@@ -163,8 +165,8 @@ mod tests {
         let (mut loud, mut quiet) = (0, 0);
         for millisecond in 1..1000 {
             budget.begin(Time::from_millis(millisecond));
-            loud += (0..1000).filter(|_| budget.admit(1, || false)).count();
-            quiet += (0..5u64).filter(|i| budget.admit(2 + i, || false)).count();
+            loud += (0..1000).filter(|_| budget.admit(|| 1, || false)).count();
+            quiet += (0..5u64).filter(|i| budget.admit(|| 2 + i, || false)).count();
         }
         assert!(quiet > 4900, "{quiet} of 4995, beside {loud}");
     }
@@ -183,6 +185,6 @@ mod tests {
     #[test]
     fn without_hits_nothing_is_limited() {
         let mut budget = MissBudget::new(BudgetConfig::default());
-        assert!((0..1_000_000u64).all(|source| budget.admit(source, || false)));
+        assert!((0..1_000_000u64).all(|source| budget.admit(|| source, || false)));
     }
 }

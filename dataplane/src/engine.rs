@@ -440,7 +440,7 @@ impl<S: SlowPath> Engine<S> {
             let Self { budget, slow, state, schemas, .. } = self;
             let gather = gather_of(schemas, port, &layout);
             let miss = Miss { bytes: packet.bytes(), layout, port, gather, now };
-            if !budget.admit(source_of(packet.bytes(), &layout), || slow.is_known(&miss, state)) {
+            if !budget.admit(|| source_of(packet.bytes(), &layout), || slow.is_known(&miss, state)) {
                 return self.outputs.drop_packet(packet, DropReason::MissBudget, pool);
             }
             let start = self.budget.is_sample().then(std::time::Instant::now);
@@ -504,7 +504,7 @@ impl<S: SlowPath> Engine<S> {
     /// A walked packet leaves as later ones of its flow do: by its program, through the same trackers (R4).
     fn leave(&mut self, key: &[u64], packet: Packet, pool: &mut Pool, now: Time, alone: bool) {
         let Self { state, decision, outputs, .. } = self;
-        let program = &decision.program;
+        let program = &mut decision.program;
         if let (Some(owner), Some(tracked)) = (decision.owner, &decision.tracked) {
             let header = packet.bytes().get(usize::from(tracked.header)..).unwrap_or(&[]);
             let tracker = &mut state.sessions.hot(owner.session).tcp;

@@ -346,7 +346,7 @@ impl Chain {
         if self.parts == 0 {
             return Ok(None);
         }
-        let Some(tuple) = current_tuple(&mut self.headers, self.domain) else { return Ok(None) };
+        let Some(tuple) = self.headers.tuple(self.domain) else { return Ok(None) };
         let Some((id, reply)) = state.sessions.find(&tuple) else { return Ok(None) };
         if !self.outlived(id, state) {
             state.end_session(id);
@@ -512,7 +512,7 @@ impl Chain {
                 Err(reason) => return self.fail(reason, decision),
             },
         };
-        decision.program.template.trackers.tcp &= owner.is_some();
+        decision.program.set_tracks_tcp(exits.tracks_tcp && owner.is_some());
         let header = self.headers.layout().l4;
         decision.tracked =
             self.segment.filter(|_| exits.tracks_tcp).map(|segment| Tracked { segment, header });
@@ -547,7 +547,7 @@ impl Chain {
         if !self.record.wants_session || self.parts == 0 {
             return None;
         }
-        let initiator = original_tuple(&self.headers, self.domain)?;
+        let initiator = self.headers.original_tuple(self.domain)?;
         let responder = match self.answered_by {
             Some((edits, tuple)) if edits == self.headers.tuple_edits() => tuple,
             _ => answer_tuple(&mut self.headers, self.domain)?.1,
@@ -645,7 +645,7 @@ impl Chain {
         if self.headers.is_later_fragment() {
             return self.fragments.later_passed(&key, piece);
         }
-        let Some(tuple) = original_tuple(&self.headers, self.domain) else { return };
+        let Some(tuple) = self.headers.original_tuple(self.domain) else { return };
         let (ports, layout) = ((tuple.source_port, tuple.destination_port), self.headers.layout());
         let segment = self.segment.map(|_| Segment::read(miss.bytes, &layout));
         let first = First::of(self.headers.original(), ports, segment);
@@ -701,37 +701,10 @@ fn session_reads() -> Reads {
     ])
 }
 
-/// The tuple of the headers as they are now, recorded as read; none if the protocol has no sessions.
-fn current_tuple(headers: &mut Headers, domain: u16) -> Option<Tuple> {
-    let protocol = headers.protocol()?;
-    let (source, destination) = (headers.source()?, headers.destination()?);
-    let ports = match protocol {
-        6 | 17 => (headers.source_port()?, headers.destination_port()?),
-        1 | 58 => {
-            let identifier = headers.icmp_identifier()?;
-            (identifier, identifier)
-        }
-        _ => (0, 0),
-    };
-    Some(Tuple::new(domain, protocol, (source, ports.0), (destination, ports.1)))
-}
-
 /// The tuple of answers to the headers as they are now, and the number of edits that led there.
 fn answer_tuple(headers: &mut Headers, domain: u16) -> Option<(u16, Tuple)> {
-    let sent = current_tuple(headers, domain)?;
+    let sent = headers.tuple(domain)?;
     Some((headers.tuple_edits(), sent.inverse()))
-}
-
-/// The tuple of the packet as it came.
-fn original_tuple(headers: &Headers, domain: u16) -> Option<Tuple> {
-    let original = headers.original();
-    let protocol = original.protocol()?;
-    let (source, destination) = original.addresses()?;
-    let ports = match protocol {
-        6 | 17 | 1 | 58 => headers.original_ports()?,
-        _ => (0, 0),
-    };
-    Some(Tuple::new(domain, protocol, (source, ports.0), (destination, ports.1)))
 }
 
 /// The tuple of a regular packet by its layout alone, before its headers are read; only for prefetching.

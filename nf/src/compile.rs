@@ -1,8 +1,9 @@
 //! The compiler: from the recorded edits of a walk to a program of the data plane.
 
 use crate::headers::{Edit, Headers};
+use millrace_dataplane::flow::field::FIELDS;
 use millrace_dataplane::flow::key::Gather;
-use millrace_dataplane::flow::program::{Program, ProgramBuilder, ProgramTooLarge};
+use millrace_dataplane::flow::program::{Program, ProgramBuilder, ProgramTooLarge, RecipeKey};
 use millrace_dataplane::flow::template::Trackers;
 use millrace_dataplane::packet::Flags;
 use millrace_dataplane::port::PortId;
@@ -29,6 +30,18 @@ pub fn compile(
     gather: Option<&Gather>,
     exits: Exits<'_>,
 ) -> Result<(), ProgramTooLarge> {
+    let key = gather.and_then(|gather| recipe_key(headers, gather, exits));
+    if let Some(key) = &key {
+        let values = headers.edits().iter().filter_map(|edit| match edit {
+            Edit::Set(_, value) => Some(*value),
+            _ => None,
+        });
+        if program.refill(key, bytes, values) {
+            program.length_max = exits.length_max;
+            program.set_tracks_tcp(exits.tracks_tcp);
+            return Ok(());
+        }
+    }
     let mut builder = ProgramBuilder::new(program, bytes, headers.layout(), gather);
     // R3: what no key holds and any function may care about.
     let always = Flags::FRAGMENT.union(Flags::OPTIONS).union(Flags::EXTENSIONS).union(Flags::ICMP_OTHER);
@@ -52,5 +65,23 @@ pub fn compile(
     for &port in exits.ports {
         builder.output(port);
     }
-    builder.finish().map(|_| ())
+    builder.finish_as(key)
+}
+
+/// What the program's structure follows from; none if it takes more to tell.
+fn recipe_key(headers: &Headers, gather: &Gather, exits: Exits<'_>) -> Option<RecipeKey> {
+    const DECREMENT: u64 = FIELDS as u64;
+    const _: () = assert!(FIELDS < 31);
+    let &[port] = exits.ports else { return None };
+    // Five bits an edit, of which none is all zeros.
+    let edits = match headers.edits() {
+        edits if edits.len() > 12 => return None,
+        edits => edits.iter().try_fold(0u64, |kinds, edit| match *edit {
+            Edit::Set(field, _) => Some(kinds << 5 | (field as u64 + 1)),
+            Edit::DecrementTtl => Some(kinds << 5 | (DECREMENT + 1)),
+            Edit::Bytes { .. } => None,
+        })?,
+    };
+    let rest = u64::from(port.0) | u64::from(headers.guards().0) << 16 | u64::from(exits.tracks_tcp) << 32;
+    Some(RecipeKey { gather: gather.identity(), edits, rest })
 }

@@ -72,6 +72,8 @@ pub struct Record {
     pub(crate) tracks_tcp: bool,
     pub(crate) uncached: bool,
     pub(crate) length_max: u16,
+    /// The zone that the headers lead to, with the number of edits that they had then.
+    pub(crate) zone: Option<(u16, Option<ZoneId>)>,
 }
 
 impl Record {
@@ -83,6 +85,7 @@ impl Record {
         self.tracks_tcp = false;
         self.uncached = false;
         self.length_max = u16::MAX;
+        self.zone = None;
     }
 }
 
@@ -173,8 +176,15 @@ impl Walk<'_> {
     /// The zone that the packet is bound for, with the headers as they are now; [`ZoneId::LOCAL`] for the data plane's own
     /// addresses, none without a route. What it depends on is recorded.
     pub fn to_zone(&mut self) -> Option<ZoneId> {
-        let forwarder = self.forwarder?;
-        forwarder.zone_of(self)
+        let edits = self.headers.tuple_edits();
+        if let Some((then, zone)) = self.record.zone
+            && then == edits
+        {
+            return zone;
+        }
+        let zone = self.forwarder?.zone_of(self);
+        self.record.zone = Some((edits, zone));
+        zone
     }
 }
 

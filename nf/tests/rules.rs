@@ -763,13 +763,14 @@ fn r16_keyed_hashes() {
     let mut program = Program::default();
     let mut builder = ProgramBuilder::new(&mut program, &frame, parse(&frame, Verify::None).unwrap(), None);
     builder.output(PortId(0));
-    let program = builder.finish().unwrap();
+    builder.finish().unwrap();
     let chooser = KeyedHash::seeded(1);
     let keys: Vec<_> =
         (0..).map(|n| [n, 7, n << 32]).filter(|key| is_home(chooser.hash(key))).take(100).collect();
     let kept = |mut state: FlowState| {
+        let mut program = program.clone();
         for key in &keys {
-            state.remember(key, program, None, &Watches::default(), Time(0)).unwrap();
+            state.remember(key, &mut program, None, &Watches::default(), Time(0)).unwrap();
         }
         state.cache.count()
     };

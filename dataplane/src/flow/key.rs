@@ -110,6 +110,12 @@ impl Gather {
         usize::from(self.count) + 1
     }
 
+    /// Tells this gather from all others of an engine: port, shape and generation of the schema.
+    #[inline]
+    pub fn identity(&self) -> u64 {
+        self.first
+    }
+
     /// Writes the key of a packet with this gather's shape to `key`, and returns its words.
     #[inline]
     pub fn gather(&self, bytes: &[u8], key: &mut Key) -> usize {

@@ -8,7 +8,7 @@ use super::field::{Coverage, Field, l4_checksum_offset};
 use super::key::{Gather, HEADER_BYTES_MAX};
 use super::template::{
     CombineEcn, Dynamic, Exit, Fixup, IMAGE_WORDS, IMAGE_WORDS_MAX, L4Checksum, Segment, Splice, Template,
-    Trackers, WideWindow,
+    TemplateId, Trackers, WideWindow,
 };
 use crate::drops::DropReason;
 use crate::packet::{Flags, L3, L4, Layout, checksum};
@@ -38,10 +38,87 @@ pub struct Program {
     pub l4_delta: u16,
     /// Longest network packet in bytes that may take this program.
     pub length_max: u16,
+    /// How it was made, if the same edits with other values make the same structure.
+    recipe: Option<Recipe>,
+    /// The number of the template as it is, once it was interned.
+    pub(super) interned: Option<TemplateId>,
+}
+
+/// What a program's structure follows from: the same gather, edits, exits and guards give the same structure.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct RecipeKey {
+    /// [`Gather::identity`].
+    pub gather: u64,
+    /// The kinds of the edits in order, each in so many bits that no two lists are alike.
+    pub edits: u64,
+    /// Exits, guards and trackers.
+    pub rest: u64,
+}
+
+/// Most fields that a recipe sets.
+const STEPS_MAX: usize = 8;
+
+/// A program of one segment that sets fields which do not overlap, to be filled with other values.
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct Recipe {
+    key: Option<RecipeKey>,
+    steps: ArrayVec<Step, STEPS_MAX>,
+}
+
+/// How one field is set.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Step {
+    /// Bits of the field from its offset on, in memory order.
+    mask: u128,
+    offset: u8,
+    /// Bits by which the value is shifted to lie under the mask, before its bytes are swapped.
+    shift: u8,
+    coverage: Coverage,
+    /// It starts at an odd place of what the checksums sum.
+    odd: bool,
 }
 
 impl Program {
+    /// Fills the program as it is with `values`, if it was made by the same recipe. False if it was not.
+    pub fn refill(&mut self, key: &RecipeKey, original: &[u8], values: impl Iterator<Item = u128>) -> bool {
+        let Some(recipe) = self.recipe.as_ref().filter(|recipe| recipe.key.as_ref() == Some(key)) else {
+            return false;
+        };
+        let mut image = [0; SCRATCH_BYTES];
+        let (mut l3, mut l4) = (Difference::default(), Difference::default());
+        for (step, value) in recipe.steps.iter().zip(values) {
+            let offset = usize::from(step.offset);
+            let value = (value << step.shift).swap_bytes() & step.mask;
+            let before = sixteen(&image, offset);
+            put_sixteen(&mut image, offset, before | value);
+            if step.coverage.l3 || step.coverage.l4 {
+                let old = sum_sixteen(sixteen(original, offset) & step.mask, step.odd);
+                let new = sum_sixteen(value, step.odd);
+                if step.coverage.l3 {
+                    l3.add(old, new);
+                }
+                if step.coverage.l4 {
+                    l4.add(old, new);
+                }
+            }
+        }
+        (self.l3_delta, self.l4_delta) = (l3.l3_delta(self.template.first.ttl), l4.delta());
+        let words: [u64; IMAGE_WORDS_MAX] = words_of(&image);
+        let count = usize::from(self.template.first.image_words).min(IMAGE_WORDS_MAX);
+        self.operands.clear();
+        self.operands.try_extend_from_slice(&words[..count]).is_ok()
+    }
+
+    /// Whether the session's TCP tracker runs.
+    pub fn set_tracks_tcp(&mut self, tracks: bool) {
+        if self.template.trackers.tcp != tracks {
+            self.template.trackers.tcp = tracks;
+            self.interned = None;
+        }
+    }
+
     fn clear(&mut self) {
+        (self.recipe, self.interned) = (None, None);
         self.template.clear();
         self.operands.clear();
         (self.l3_delta, self.l4_delta, self.length_max) = (0, 0, ANY_LENGTH);
@@ -66,6 +143,16 @@ impl Difference {
         self.old += old;
         self.new += new;
         self.covers = true;
+    }
+
+    fn delta(&self) -> u16 {
+        checksum::delta(self.old, self.new)
+    }
+
+    /// The delta of an IPv4 header whose TTL, if it has an offset, is decremented. IPv6 has no checksum to apply it to.
+    fn l3_delta(&self, ttl: u16) -> u16 {
+        // -1 in one's complement is ~1, in the first byte of the TTL's word.
+        if ttl == 0 { self.delta() } else { checksum::add(self.delta(), u16::from_ne_bytes([0xfe, 0xff])) }
     }
 }
 
@@ -117,6 +204,8 @@ pub struct ProgramBuilder<'a> {
     pristine: bool,
     /// Nothing was recorded since the last exit.
     untouched: bool,
+    /// How the fields were set; none once something was done that values alone do not tell.
+    steps: Option<ArrayVec<Step, STEPS_MAX>>,
     too_large: bool,
 }
 
@@ -146,6 +235,7 @@ impl<'a> ProgramBuilder<'a> {
             decrements: 0,
             pristine: true,
             untouched: true,
+            steps: Some(ArrayVec::new()),
             too_large: false,
         }
     }
@@ -190,7 +280,10 @@ impl<'a> ProgramBuilder<'a> {
     /// Sets a field of the outermost packet to `value` (right-aligned). Without such a field nothing happens.
     pub fn set(&mut self, field: Field, value: u128) -> &mut Self {
         let (l3, l4) = (usize::from(self.layout.l3), usize::from(self.layout.l4));
-        let Some(location) = field.locate(self.layout.shape, l3, l4) else { return self };
+        let Some(location) = field.locate(self.layout.shape, l3, l4) else {
+            self.steps = None;
+            return self;
+        };
         let coverage = field.coverage(self.layout.shape);
         let align = 8 * (16 - location.bytes);
         // In memory order, the first byte lowest.
@@ -198,6 +291,8 @@ impl<'a> ProgramBuilder<'a> {
         let value = (value << location.shift() << align).swap_bytes() & mask;
         let static_difference = (!coverage.l3 && !coverage.l4) || self.is_keyed(location.offset, mask);
         if static_difference && location.offset + location.bytes <= HEADER_BYTES_MAX {
+            let shift = location.shift() + align as u32;
+            self.note_step(location.offset, mask, shift, coverage);
             self.write_known(location.offset, value, mask, coverage);
         } else {
             let (value, mask) = (value.to_le_bytes(), mask.to_le_bytes());
@@ -220,6 +315,19 @@ impl<'a> ProgramBuilder<'a> {
         self.pristine && self.gather.is_none_or(|gather| gather.covers(offset, mask))
     }
 
+    /// The field is set by its value alone, unless something was written there before.
+    fn note_step(&mut self, offset: usize, mask: u128, shift: u32, coverage: Coverage) {
+        let again = sixteen(&self.written, offset) & mask != 0;
+        let odd = (offset ^ usize::from(self.layout.l3)) & 1 == 1;
+        let step = Step { mask, offset: offset as u8, shift: shift as u8, coverage, odd };
+        if again
+            || self.segments > 0
+            || !self.steps.as_mut().is_some_and(|steps| steps.try_push(step).is_ok())
+        {
+            self.steps = None;
+        }
+    }
+
     fn write_known(&mut self, offset: usize, value: u128, mask: u128, coverage: Coverage) {
         self.untouched = false;
         let (image, written) = (sixteen(&self.image, offset), sixteen(&self.written, offset));
@@ -240,6 +348,7 @@ impl<'a> ProgramBuilder<'a> {
     }
 
     fn write_unknown(&mut self, offset: usize, value: &[u8], mask: &[u8], coverage: Coverage) {
+        self.steps = None;
         for (i, (value, mask)) in value.chunks(8).zip(mask.chunks(8)).enumerate() {
             let (mut v, mut m) = ([0u8; 8], [0u8; 8]);
             // An even start keeps the 16-bit words of the checksum whole.
@@ -351,12 +460,7 @@ impl<'a> ProgramBuilder<'a> {
         (segment.l3_checksum, segment.l4_checksum, segment.exit) = (l3_checksum, l4_checksum, exit);
         (segment.mask, segment.image_words) = (mask, words as u8);
         let ttl = segment.ttl;
-        let mut l3_delta = checksum::delta(self.l3.old, self.l3.new);
-        if ttl != 0 {
-            // -1 in one's complement is ~1, in the first byte of the TTL's word. IPv6 has no checksum to apply it to.
-            l3_delta = checksum::add(l3_delta, u16::from_ne_bytes([0xfe, 0xff]));
-        }
-        let l4_delta = checksum::delta(self.l4.old, self.l4.new);
+        let (l3_delta, l4_delta) = (self.l3.l3_delta(ttl), self.l4.delta());
         if self.segments == 0 {
             (self.program.l3_delta, self.program.l4_delta) = (l3_delta, l4_delta);
         } else {
@@ -399,13 +503,35 @@ impl<'a> ProgramBuilder<'a> {
     ///
     /// # Errors
     /// If it exceeds the bounds of a program.
+    pub fn finish(self) -> Result<&'a Program, ProgramTooLarge> {
+        self.finish_mut().map(|program| &*program)
+    }
+
     #[inline(always)]
-    pub fn finish(mut self) -> Result<&'a Program, ProgramTooLarge> {
+    fn finish_mut(mut self) -> Result<&'a mut Program, ProgramTooLarge> {
         let last = self.program.template.more.last().unwrap_or(&self.program.template.first);
         if !self.untouched || self.segments == 0 || last.exit == Exit::Continue {
             self.end_segment(Exit::Drop(DropReason::NoOutput));
         }
-        if self.too_large { Err(ProgramTooLarge) } else { Ok(self.program) }
+        if self.too_large {
+            return Err(ProgramTooLarge);
+        }
+        let one = self.segments == 1 && self.program.template.first.is_plain();
+        self.program.recipe = self.steps.filter(|_| one).map(|steps| Recipe { key: None, steps });
+        Ok(self.program)
+    }
+
+    /// As [`Self::finish`]; [`Program::refill`] may then make the next one of the same key.
+    ///
+    /// # Errors
+    /// If it exceeds the bounds of a program.
+    #[inline(always)]
+    pub fn finish_as(self, key: Option<RecipeKey>) -> Result<(), ProgramTooLarge> {
+        let program = self.finish_mut()?;
+        if let Some(recipe) = &mut program.recipe {
+            recipe.key = key;
+        }
+        Ok(())
     }
 }
 

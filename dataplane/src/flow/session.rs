@@ -195,6 +195,10 @@ pub struct Hot {
     timer: Timer,
     flags: u8,
     protocol: u8,
+    /// Where the initiator and the responder are, or [`ANYWHERE`].
+    zones: [u8; 2],
+    /// Milliseconds.
+    created: u32,
 }
 
 /// The zone of an end that may be in any.
@@ -212,11 +216,6 @@ const REPLIED: u8 = 2;
 struct Cold {
     tuples: [Tuple; 2],
     traffic: [Traffic; 2],
-    /// Milliseconds.
-    created: u32,
-    /// Where the initiator and the responder are, or [`ANYWHERE`].
-    zones: [u8; 2],
-    _spare: u16,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -244,6 +243,15 @@ impl Bucket {
 const fn way_of(ways: u32) -> usize {
     ways.trailing_zeros() as usize % WAYS
 }
+
+/// The value of a session's index entry, and the flag that says that it is in its second home.
+#[inline(always)]
+const fn entry_of(id: u32, reply: bool) -> (u32, u8) {
+    if reply { (id | REPLY_BIT, ANSWER_SECOND_HOME) } else { (id & !REPLY_BIT, SECOND_HOME) }
+}
+
+/// Where a tuple's index entry may be: two buckets; and its tag.
+type Homes = (usize, usize, u16);
 
 #[allow(unsafe_code)]
 mod pod {
@@ -373,7 +381,7 @@ impl SessionTable {
         self.timeouts = timeouts;
     }
 
-    pub(super) fn homes(&self, tuple: &Tuple) -> (usize, usize, u16) {
+    pub(super) fn homes(&self, tuple: &Tuple) -> Homes {
         let hash = self.hash.hash(&tuple.words());
         let tag = (hash >> 48) as u16;
         (hash as usize & self.mask, (hash >> 24) as usize & self.mask, if tag == 0 { 1 } else { tag })
@@ -412,7 +420,7 @@ impl SessionTable {
     }
 
     #[inline(always)]
-    fn find_at(&self, tuple: &Tuple, (first, second, tag): (usize, usize, u16)) -> Option<(SessionId, bool)> {
+    fn find_at(&self, tuple: &Tuple, (first, second, tag): Homes) -> Option<(SessionId, bool)> {
         for bucket in [first, second] {
             let bucket = &self.index[bucket];
             let mut ways = bucket.matches(tag);
@@ -430,11 +438,53 @@ impl SessionTable {
 
     /// A free place in the index, for a tuple that is not there: bucket and way.
     #[inline(always)]
-    fn vacancy(&self, (first, second, _): (usize, usize, u16)) -> Option<(usize, usize)> {
+    fn vacancy(&self, (first, second, _): Homes) -> Option<(usize, usize)> {
         let (a, b) = (self.index[first].matches(0), self.index[second].matches(0));
         // The fuller home is used last, so that buckets overflow late.
         let (home, ways) = if b.count_ones() > a.count_ones() { (second, b) } else { (first, a) };
         (ways != 0).then_some((home, way_of(ways)))
+    }
+
+    /// An entry in one of these full homes that fits its own other home, and its free place there.
+    #[cold]
+    fn movable(&self, (first, second, _): Homes) -> Option<((usize, usize), (usize, usize))> {
+        let ways = [first, second].into_iter().flat_map(|home| (0..WAYS).map(move |way| (home, way)));
+        ways.into_iter().find_map(|(home, way)| {
+            let value = self.index[home].ids[way];
+            let (id, reply) = (value & !REPLY_BIT, value & REPLY_BIT != 0);
+            let (a, b, _) = self.homes(&self.cold[id as usize].tuples[usize::from(reply)]);
+            let other = if home == a { b } else { a };
+            let free = self.index[other].matches(0);
+            (other != home && free != 0).then(|| ((home, way), (other, way_of(free))))
+        })
+    }
+
+    /// Adds an entry for a session whose record is written. False if there is no place, nor one to be made by moving another.
+    #[inline(always)]
+    fn index_add(&mut self, id: u32, reply: bool, homes: Homes) -> bool {
+        let place = match self.vacancy(homes) {
+            Some(place) => place,
+            None => match self.make_room(homes) {
+                Some(place) => place,
+                None => return false,
+            },
+        };
+        let (value, bit) = entry_of(id, reply);
+        self.set_index(place, homes.2, value);
+        if place.0 != homes.0 {
+            self.hot[id as usize].flags |= bit;
+        }
+        true
+    }
+
+    #[cold]
+    fn make_room(&mut self, homes: Homes) -> Option<(usize, usize)> {
+        let ((home, way), to) = self.movable(homes)?;
+        let (tag, value) = (self.index[home].tags[way], self.index[home].ids[way]);
+        self.set_index(to, tag, value);
+        let (_, bit) = entry_of(value, value & REPLY_BIT != 0);
+        self.hot[(value & !REPLY_BIT) as usize].flags ^= bit;
+        Some((home, way))
     }
 
     fn set_index(&mut self, (home, way): (usize, usize), tag: u16, value: u32) {
@@ -446,13 +496,13 @@ impl SessionTable {
     /// The bucket that holds the entry of a session's tuple.
     fn home_of(&self, id: SessionId, reply: bool) -> (usize, u16) {
         let (first, second, tag) = self.homes(&self.cold[id.0 as usize].tuples[usize::from(reply)]);
-        let bit = if reply { ANSWER_SECOND_HOME } else { SECOND_HOME };
+        let (_, bit) = entry_of(id.0, reply);
         (if self.hot[id.0 as usize].flags & bit == 0 { first } else { second }, tag)
     }
 
     fn index_remove(&mut self, id: SessionId, reply: bool) {
         let (home, tag) = self.home_of(id, reply);
-        let value = id.0 | if reply { REPLY_BIT } else { 0 };
+        let (value, _) = entry_of(id.0, reply);
         let bucket = &mut self.index[home];
         let mut ways = bucket.matches(tag);
         while ways != 0 {
@@ -479,19 +529,18 @@ impl SessionTable {
         if taken(initiator) || taken(responder) {
             return Err(InsertError::Taken);
         }
-        // As `vacancy` will choose.
-        let room = |at: usize| {
-            let Bucket { tags, ids, .. } = &self.index[at];
-            let leaves = |id: u32| replaces.is_some_and(|old| id & !REPLY_BIT == old.0);
-            tags.iter().zip(ids).filter(|&(&tag, &id)| tag == 0 || leaves(id)).count()
+        // That both want the last place of all is as good as impossible, and costs one connection.
+        let leaves = |at: usize| {
+            let mut ids = self.index[at].ids.iter();
+            replaces.is_some_and(|old| ids.any(|id| id & !REPLY_BIT == old.0))
         };
-        let (first, second, _) = self.homes(initiator);
-        let home = if room(second) > room(first) { second } else { first };
-        let room_left = |at: usize| room(at) - usize::from(at == home && room(at) > 0);
-        let (first, second, _) = self.homes(responder);
-        let crowded =
-            room(home) == 0 || initiator != responder && room_left(first).max(room_left(second)) == 0;
-        if crowded {
+        let room = |homes: Homes| {
+            self.vacancy(homes).is_some()
+                || leaves(homes.0)
+                || leaves(homes.1)
+                || self.movable(homes).is_some()
+        };
+        if !room(self.homes(initiator)) || !room(self.homes(responder)) {
             return Err(InsertError::Crowded);
         }
         let full = self.free_count == 0 && self.fresh as usize >= self.hot.len() && replaces.is_none();
@@ -518,22 +567,6 @@ impl SessionTable {
             None if (self.fresh as usize) < self.hot.len() => self.fresh,
             None => return Err(InsertError::Full),
         };
-        let place = self.vacancy(homes).ok_or(InsertError::Crowded)?;
-        self.set_index(place, homes.2, id);
-        let mut flags = IN_USE | if place.0 == homes.0 { 0 } else { SECOND_HOME };
-        // Traffic between equal tuples in both directions (a host to itself) has one index entry.
-        if initiator != responder {
-            let Some(answer_place) = self.vacancy(answer_homes) else {
-                self.set_index(place, 0, 0);
-                return Err(InsertError::Crowded);
-            };
-            self.set_index(answer_place, answer_homes.2, id | REPLY_BIT);
-            flags |= if answer_place.0 == answer_homes.0 { 0 } else { ANSWER_SECOND_HOME };
-        }
-        match self.free_count.checked_sub(1) {
-            Some(last) => self.free_count = last,
-            None => self.fresh += 1,
-        }
         let at = id as usize;
         let last_seen = now.as_millis() as u32;
         self.hot[at] = Hot {
@@ -541,16 +574,25 @@ impl SessionTable {
             last_seen,
             entries: NONE,
             timer: Timer::NONE,
-            flags,
+            flags: IN_USE,
             protocol: initiator.protocol,
-        };
-        self.cold[at] = Cold {
-            tuples: [*initiator, *responder],
-            traffic: [Traffic::default(); 2],
-            created: last_seen,
             zones: [ANYWHERE; 2],
-            _spare: 0,
+            created: last_seen,
         };
+        self.cold[at] = Cold { tuples: [*initiator, *responder], traffic: [Traffic::default(); 2] };
+        // Traffic between equal tuples in both directions (a host to itself) has one index entry.
+        let added = self.index_add(id, false, homes);
+        if !added || (initiator != responder && !self.index_add(id, true, answer_homes)) {
+            if added {
+                self.index_remove(SessionId(id), false);
+            }
+            self.hot[at].flags = 0;
+            return Err(InsertError::Crowded);
+        }
+        match self.free_count.checked_sub(1) {
+            Some(last) => self.free_count = last,
+            None => self.fresh += 1,
+        }
         let parts = at * self.parts_count;
         self.parts[parts..parts + self.parts_count].fill(0);
         if self.count == 0 {
@@ -617,7 +659,7 @@ impl SessionTable {
     /// Moves a session's timer to the second of `deadline`.
     fn arm(&mut self, id: u32, deadline: Time) {
         let slot = self.wheel.slot_for(deadline.0.div_ceil(1_000_000_000));
-        if !TimerWheel::is_in(self.hot[id as usize].timer, slot) {
+        if !self.wheel.is_in(self.hot[id as usize].timer, slot) {
             self.disarm(id);
             self.hot[id as usize].timer = self.wheel.arm(id, slot);
         }
@@ -668,7 +710,12 @@ impl SessionTable {
     /// A packet of a session walked: its timer is set anew, and a `reply` counts as one before any counter is folded.
     pub fn touch(&mut self, id: SessionId, reply: bool, now: Time) {
         let hot = &mut self.hot[id.0 as usize];
-        hot.last_seen = now.as_millis() as u32;
+        let millis = now.as_millis() as u32;
+        if hot.last_seen == millis && !reply && hot.protocol != 6 {
+            // It was opened by this very packet, or is as good as that.
+            return;
+        }
+        hot.last_seen = millis;
         if reply {
             hot.flags |= REPLIED;
         }
@@ -757,12 +804,12 @@ impl SessionTable {
 
     /// The zones from which the initiator and the responder send; [`ANYWHERE`]: any.
     pub fn zones(&self, id: SessionId) -> [u8; 2] {
-        self.cold[id.0 as usize].zones
+        self.hot[id.0 as usize].zones
     }
 
     /// Sets the zones of the initiator and the responder. Entries made before don't know: they are to be killed if this matters.
     pub fn set_zones(&mut self, id: SessionId, zones: [u8; 2]) {
-        self.cold[id.0 as usize].zones = zones;
+        self.hot[id.0 as usize].zones = zones;
     }
 
     /// The folded traffic of both directions.
@@ -772,7 +819,7 @@ impl SessionTable {
 
     /// When the session began, in milliseconds of the clock (it wraps after 49 days).
     pub fn created_millis(&self, id: SessionId) -> u32 {
-        self.cold[id.0 as usize].created
+        self.hot[id.0 as usize].created
     }
 
     /// True if traffic came from the responder, as folded.
@@ -797,7 +844,7 @@ fn buckets_for(capacity: usize) -> usize {
 }
 
 const _: () = assert!(size_of::<Hot>() == 64);
-const _: () = assert!(size_of::<Cold>() == 120);
+const _: () = assert!(size_of::<Cold>() == 112);
 const _: () = assert!(size_of::<Bucket>() == 64);
 
 #[cfg(test)]
@@ -884,10 +931,20 @@ mod tests {
 
     #[test]
     fn the_table_holds_what_it_promises() {
-        let mut table = table(100_000);
-        for i in 0..100_000 {
-            table.insert(&tuple(i), &tuple(i).inverse(), Time(0)).unwrap();
+        // The load is highest just below a power of two of buckets.
+        for capacity in [1, 7, 8, 100, 4096, 131_000, 262_144] {
+            let mut table = table(capacity);
+            let all = 0..capacity as u32;
+            let ids: Vec<_> =
+                all.clone().map(|i| table.insert(&tuple(i), &tuple(i).inverse(), Time(0)).unwrap()).collect();
+            for (i, &id) in all.zip(&ids) {
+                assert_eq!(table.find(&tuple(i)), Some((id, false)));
+                assert_eq!(table.find(&tuple(i).inverse()), Some((id, true)));
+            }
+            for &id in &ids {
+                table.remove(id);
+            }
+            assert!(table.index.iter().all(|bucket| bucket.tags.iter().all(|&tag| tag == 0)));
         }
-        assert_eq!(table.count(), 100_000);
     }
 }

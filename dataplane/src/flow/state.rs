@@ -179,7 +179,7 @@ impl FlowState {
     pub fn remember(
         &mut self,
         key: &[u64],
-        program: &Program,
+        program: &mut Program,
         owner: Option<Owner>,
         watches: &Watches,
         now: Time,
@@ -187,7 +187,8 @@ impl FlowState {
         if !self.caching {
             return None;
         }
-        let Some(template) = self.templates.intern(&program.template) else {
+        program.interned = program.interned.or_else(|| self.templates.intern(&program.template));
+        let Some(template) = program.interned else {
             self.cache.refuse();
             return None;
         };
@@ -375,7 +376,7 @@ mod tests {
     fn remember(state: &mut FlowState, key: u64, watch: Watch) -> Slot {
         let mut watches = Watches::default();
         watches.add(watch);
-        state.remember(&[key, key], &Program::default(), None, &watches, Time(0)).unwrap()
+        state.remember(&[key, key], &mut Program::default(), None, &watches, Time(0)).unwrap()
     }
 
     fn is_valid(state: &FlowState, slot: Slot) -> bool {

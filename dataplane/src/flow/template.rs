@@ -183,6 +183,14 @@ pub struct Template {
 }
 
 impl Segment {
+    /// True if it does nothing but blend its image, decrement a TTL and update checksums.
+    pub(super) fn is_plain(&self) -> bool {
+        self.dynamic.is_empty()
+            && self.splice.is_none()
+            && self.combine_ecn.is_none()
+            && self.fixups.is_empty()
+    }
+
     /// As if new; lists keep their memory.
     fn clear(&mut self) {
         self.mask = [0; IMAGE_WORDS_MAX];
@@ -250,16 +258,15 @@ impl Usual {
             Exit::Output(port, more) if more.is_empty() && template.more.is_empty() => Some(*port),
             _ => None,
         };
-        let plain = first.dynamic.is_empty()
-            && first.splice.is_none()
-            && first.combine_ecn.is_none()
-            && first.fixups.is_empty();
         let near = usize::from(first.ttl) < IMAGE_BYTES && usize::from(first.l3_checksum) < IMAGE_BYTES - 1;
         Self {
             keep: std::array::from_fn(|word| !first.mask[word]),
             guards: template.guards,
             ttl_min: template.ttl_min,
-            applies: usize::from(first.image_words) == IMAGE_WORDS && plain && near && port.is_some(),
+            applies: usize::from(first.image_words) == IMAGE_WORDS
+                && first.is_plain()
+                && near
+                && port.is_some(),
             tracks_tcp: template.trackers.tcp,
             udp: first.l4_checksum.is_some_and(|field| field.udp),
             icmp: first.l4_checksum.is_some_and(|field| field.icmp),
@@ -343,11 +350,6 @@ impl Templates {
     /// How many there are.
     pub fn count(&self) -> usize {
         self.list.len()
-    }
-
-    /// Forgets all; only when no entry names any.
-    pub fn clear(&mut self) {
-        *self = Self::default();
     }
 }
 

@@ -5,6 +5,7 @@
 //!
 //! Memory is bounded by the number of timers: each has at most one place, and all chunks but a slot's first are full.
 
+use super::session::SESSIONS_MAX;
 use crate::memory::{Arena, ArenaError, ArenaSlice, Pod};
 
 const NONE: u32 = u32::MAX;
@@ -12,18 +13,26 @@ const NONE: u32 = u32::MAX;
 pub const SLOTS: usize = 1 << 14;
 const CHUNK_IDS: usize = 14;
 
-/// Where a timer sits.
-#[derive(Clone, Copy, Debug)]
-#[repr(C)]
-pub struct Timer {
-    chunk: u32,
-    slot: u16,
-    place: u8,
-}
+/// Where a timer sits: its chunk, and its place there in the low four bits.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(transparent)]
+pub struct Timer(u32);
 
 impl Timer {
     /// No place yet.
-    pub const NONE: Self = Self { chunk: NONE, slot: 0, place: 0 };
+    pub const NONE: Self = Self(u32::MAX);
+
+    const fn at(chunk: u32, place: u32) -> Self {
+        Self(chunk << 4 | place)
+    }
+
+    const fn chunk(self) -> u32 {
+        self.0 >> 4
+    }
+
+    const fn place(self) -> u32 {
+        self.0 & 15
+    }
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -31,7 +40,8 @@ impl Timer {
 struct Chunk {
     ids: [u32; CHUNK_IDS],
     next: u32,
-    count: u32,
+    count: u16,
+    slot: u16,
 }
 
 #[allow(unsafe_code)]
@@ -93,20 +103,20 @@ impl TimerWheel {
     }
 
     /// True if `timer` sits in this slot.
-    pub fn is_in(timer: Timer, slot: u16) -> bool {
-        timer.chunk != NONE && timer.slot == slot
+    pub fn is_in(&self, timer: Timer, slot: u16) -> bool {
+        self.chunks.get(timer.chunk() as usize).is_some_and(|chunk| chunk.slot == slot)
     }
 
     /// Puts a timer into a slot.
     pub fn arm(&mut self, id: u32, slot: u16) -> Timer {
         let head = self.heads[usize::from(slot)];
-        let has_room = head != NONE && (self.chunks[head as usize].count as usize) < CHUNK_IDS;
+        let has_room = head != NONE && usize::from(self.chunks[head as usize].count) < CHUNK_IDS;
         let at = if has_room { head } else { self.take_chunk(slot, head) };
         let chunk = &mut self.chunks[at as usize];
-        let place = chunk.count as usize;
+        let place = usize::from(chunk.count) % CHUNK_IDS;
         chunk.ids[place] = id;
         chunk.count += 1;
-        Timer { chunk: at, slot, place: place as u8 }
+        Timer::at(at, place as u32)
     }
 
     fn take_chunk(&mut self, slot: u16, next: u32) -> u32 {
@@ -120,26 +130,27 @@ impl TimerWheel {
         if at == self.free {
             self.free = chunk.next;
         }
-        (chunk.next, chunk.count) = (next, 0);
+        (chunk.next, chunk.count, chunk.slot) = (next, 0, slot);
         self.heads[usize::from(slot)] = at;
         at
     }
 
     /// Takes a timer out. Which other one moved into its place, and where that sits now.
     pub fn disarm(&mut self, timer: Timer) -> Option<(u32, Timer)> {
-        let head = self.heads[usize::from(timer.slot)];
-        if timer.chunk == NONE || head == NONE {
+        let slot = usize::from(self.chunks.get(timer.chunk() as usize)?.slot);
+        let head = self.heads[slot];
+        if head == NONE {
             return None;
         }
         let chunk = &mut self.chunks[head as usize];
         chunk.count -= 1;
-        let (last, next, count) = (chunk.ids[chunk.count as usize % CHUNK_IDS], chunk.next, chunk.count);
-        let moved = head != timer.chunk || count != u32::from(timer.place);
+        let (last, next, count) = (chunk.ids[usize::from(chunk.count) % CHUNK_IDS], chunk.next, chunk.count);
+        let moved = timer != Timer::at(head, u32::from(count));
         if moved {
-            self.chunks[timer.chunk as usize].ids[usize::from(timer.place) % CHUNK_IDS] = last;
+            self.chunks[timer.chunk() as usize].ids[timer.place() as usize % CHUNK_IDS] = last;
         }
         if count == 0 {
-            self.heads[usize::from(timer.slot)] = next;
+            self.heads[slot] = next;
             self.chunks[head as usize].next = self.free;
             self.free = head;
         }
@@ -167,11 +178,12 @@ impl TimerWheel {
 
     fn ids(&self, chunk: u32) -> &[u32] {
         let Some(chunk) = self.chunks.get(chunk as usize) else { return &[] };
-        chunk.ids.get(..chunk.count as usize).unwrap_or(&[])
+        chunk.ids.get(..usize::from(chunk.count)).unwrap_or(&[])
     }
 }
 
 const _: () = assert!(size_of::<Chunk>() == 64);
+const _: () = assert!(SESSIONS_MAX / CHUNK_IDS + SLOTS < 1 << 28);
 
 #[cfg(test)]
 mod tests {

@@ -1,6 +1,6 @@
 //! All chains of an instance, the ports that lead to them, and how both change while packets flow (R8).
 
-use super::{Chain, original_tuple, tuple_of};
+use super::{Chain, tuple_of};
 use crate::function::PacketFunction;
 use crate::headers::Headers;
 use crate::walk::{Direction, port_watch};
@@ -300,7 +300,7 @@ impl SlowPath for Chains {
         let domain = domain_of(to.chain, to.segment);
         let mut headers = Headers::empty();
         headers.read(miss.bytes, miss.layout).is_ok()
-            && original_tuple(&headers, domain).is_some_and(|tuple| state.sessions.find(&tuple).is_some())
+            && headers.original_tuple(domain).is_some_and(|tuple| state.sessions.find(&tuple).is_some())
     }
 
     fn prefetch(&self, miss: &Miss<'_>, state: &FlowState) {

@@ -335,8 +335,40 @@ impl Headers {
         }
     }
 
+    /// The tuple of the headers as they are now, recorded as read; none if the protocol has no sessions.
+    pub(crate) fn tuple(&mut self, domain: u16) -> Option<Tuple> {
+        let protocol = self.protocol()?;
+        let (source, destination) = self.current.addresses()?;
+        let fields = if self.is_ipv6() {
+            [Field::Ipv6Source, Field::Ipv6Destination]
+        } else {
+            [Field::Ipv4Source, Field::Ipv4Destination]
+        };
+        fields.into_iter().for_each(|field| self.note(field));
+        let ports = match protocol {
+            6 | 17 => (self.source_port()?, self.destination_port()?),
+            1 | 58 => {
+                let identifier = self.icmp_identifier()?;
+                (identifier, identifier)
+            }
+            _ => (0, 0),
+        };
+        Some(Tuple::new(domain, protocol, (source, ports.0), (destination, ports.1)))
+    }
+
+    /// The tuple of the packet as it came, unrecorded.
+    pub(crate) fn original_tuple(&self, domain: u16) -> Option<Tuple> {
+        let protocol = self.original.protocol()?;
+        let (source, destination) = self.original.addresses()?;
+        let ports = match protocol {
+            6 | 17 | 1 | 58 => self.original_ports()?,
+            _ => (0, 0),
+        };
+        Some(Tuple::new(domain, protocol, (source, ports.0), (destination, ports.1)))
+    }
+
     /// The ports of the packet as it came (of echo messages: the identifier, twice), unrecorded.
-    pub(crate) fn original_ports(&self) -> Option<(u16, u16)> {
+    fn original_ports(&self) -> Option<(u16, u16)> {
         match &self.original.transport {
             Transport::Icmpv4(icmp) if icmp.is_echo() => Some((icmp.identifier(), icmp.identifier())),
             Transport::Icmpv6(icmp) if icmp.is_echo() => Some((icmp.identifier(), icmp.identifier())),
