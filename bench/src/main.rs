@@ -56,9 +56,9 @@ struct Chain {
     /// The functions in order, by commas: firewall, nat, router (last).
     #[arg(long, value_delimiter = ',', default_value = "firewall,nat,router")]
     functions: Vec<Kind>,
-    /// Flows.
-    #[arg(long, default_value_t = 10_000)]
-    flows: usize,
+    /// Flows; 10,000, or with --new-flows 1,000,000, if it is not said.
+    #[arg(long)]
+    flows: Option<usize>,
     /// Flows of each inside host.
     #[arg(long, default_value_t = 64, value_parser = clap::value_parser!(u32).range(1..=65_536))]
     flows_per_host: u32,
@@ -100,7 +100,7 @@ impl Chain {
         // What the headers need, if that is more than was asked for.
         let least = 14 + if v6 { 40 } else { 20 } + if tcp { 20 } else { 8 };
         TrafficConfig {
-            flows: self.flows.clamp(64, 1 << 24),
+            flows: self.flows.unwrap_or(if self.new_flows { 1_000_000 } else { 10_000 }).clamp(64, 1 << 24),
             flows_per_host: self.flows_per_host,
             frame_bytes: self.frame_bytes.clamp(least.max(64), 1514),
             protocol: if tcp { 6 } else { 17 },

@@ -254,7 +254,6 @@ fn several_queues_of_an_interface_are_one_port() {
     let running = edge.start();
     // Resolves the neighbours.
     edge.ping(1);
-    // Beside hits new flows have a budget (R12), which a worker that shares its core with other tests may exceed.
     // The kernel spreads flows over the queues by their hash. Nearly each of these packets is a flow of its own.
     edge.client.bash("for i in $(seq 400); do echo x > /dev/udp/198.51.100.2/9; done");
     let received = |port: usize| edge.site.show("ports").unwrap()[port]["rx_packets"].as_u64().unwrap();
@@ -267,10 +266,10 @@ fn several_queues_of_an_interface_are_one_port() {
     assert_eq!(received(0), packets_by_queue(&edge.router, "mr-lan").iter().sum::<u64>());
     let accounting = running.stop();
     let drops = accounting["drops"].as_array().unwrap();
-    assert!(drops.iter().all(|row| row["reason"] == "miss_budget"), "{drops:?}");
+    assert!(drops.is_empty(), "a worker that keeps up has time for new flows (R12): {drops:?}");
     let rule =
         accounting["functions"].as_array().unwrap().iter().find(|row| row["item"] == "rule out").unwrap();
-    assert!(rule["count"].as_u64().unwrap() > 40, "{rule}");
+    assert!(rule["count"].as_u64().unwrap() > 390, "{rule}");
     assert_eq!(edge.interfaces(), interfaces);
 }
 

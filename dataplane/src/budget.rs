@@ -3,8 +3,10 @@
 //! While there are hits to protect, walks get a share of the worker's time, as a token bucket in nanoseconds. In the lower half
 //! of the bucket only sources that used no more than their fair part of the current window are let through, so one
 //! source can't take it all. Packets of known sessions (an entry fell, a guard failed) may overdraw by one bucket.
-//! Without hits nobody needs protection, and walks may take all the time there is.
+//! Nobody needs protection without hits, nor while bursts come in half empty: then the worker keeps up, and walks may take all the
+//! time there is.
 
+use crate::limits::BURST_PACKETS_MAX;
 use crate::time::Time;
 
 const SOURCES: usize = 256;
@@ -23,7 +25,7 @@ pub struct BudgetConfig {
 
 impl Default for BudgetConfig {
     fn default() -> Self {
-        Self { share_percent: 40, burst_nanos: 500_000 }
+        Self { share_percent: 25, burst_nanos: 1_000_000 }
     }
 }
 
@@ -47,6 +49,8 @@ pub struct MissBudget {
     /// Estimated cost of one walk in nanoseconds.
     walk_nanos: u32,
     turn: u8,
+    /// More packets wait than the worker keeps up with.
+    pressed: bool,
 }
 
 impl MissBudget {
@@ -63,12 +67,14 @@ impl MissBudget {
             hit_part: 0,
             walk_nanos: 1000,
             turn: 0,
+            pressed: false,
         }
     }
 
-    /// A burst begins at `now`.
+    /// A burst of so many packets begins at `now`.
     #[inline]
-    pub fn begin(&mut self, now: Time) {
+    pub fn begin(&mut self, now: Time, packets: usize) {
+        self.pressed = packets > BURST_PACKETS_MAX / 2;
         let elapsed = now.0.saturating_sub(self.refilled.0).min(1 << 32);
         self.refilled = now;
         let earned = elapsed as i64 * i64::from(self.config.share_percent) / 100;
@@ -89,10 +95,23 @@ impl MissBudget {
         }
     }
 
+    /// About how many walks of a burst will be admitted, at most `misses`: it is not worth to prepare for more.
+    pub fn allowance(&self, misses: usize) -> usize {
+        if self.admits_all() {
+            return misses;
+        }
+        let walks = self.tokens.max(0) / i64::from(self.walk_nanos.max(1));
+        misses.min(usize::try_from(walks).unwrap_or(usize::MAX))
+    }
+
+    /// There is nobody to protect: fewer than one hit in 64 packets, or a worker that keeps up.
+    fn admits_all(&self) -> bool {
+        self.config.share_percent >= 100 || self.hit_part < 1024 || !self.pressed
+    }
+
     /// True if a walk for this source may begin. `known`: its session exists; asked only if it matters.
     pub fn admit(&mut self, source: impl FnOnce() -> u64, known: impl FnOnce() -> bool) -> bool {
-        // Fewer than one hit in 64 packets: nobody to protect.
-        if self.config.share_percent >= 100 || self.hit_part < 1024 {
+        if self.admits_all() {
             return true;
         }
         let source = source();
@@ -140,7 +159,7 @@ mod tests {
     use super::*;
 
     fn busy() -> MissBudget {
-        let mut budget = MissBudget::new(BudgetConfig { share_percent: 40, burst_nanos: 100_000 });
+        let mut budget = MissBudget::new(BudgetConfig { share_percent: 25, burst_nanos: 100_000 });
         (0..100).for_each(|_| budget.observe(60, 64));
         budget
     }
@@ -151,7 +170,7 @@ mod tests {
         let mut walked = 0u64;
         // A second of floods: 10,000 new flows a millisecond, from many sources.
         for millisecond in 1..1000 {
-            budget.begin(Time::from_millis(millisecond));
+            budget.begin(Time::from_millis(millisecond), BURST_PACKETS_MAX);
             walked +=
                 (0..10_000u64).filter(|&source| budget.admit(|| source * 7919, || false)).count() as u64;
         }
@@ -164,7 +183,7 @@ mod tests {
         let mut budget = busy();
         let (mut loud, mut quiet) = (0, 0);
         for millisecond in 1..1000 {
-            budget.begin(Time::from_millis(millisecond));
+            budget.begin(Time::from_millis(millisecond), BURST_PACKETS_MAX);
             loud += (0..1000).filter(|_| budget.admit(|| 1, || false)).count();
             quiet += (0..5u64).filter(|i| budget.admit(|| 2 + i, || false)).count();
         }
@@ -185,6 +204,16 @@ mod tests {
     #[test]
     fn without_hits_nothing_is_limited() {
         let mut budget = MissBudget::new(BudgetConfig::default());
+        budget.begin(Time::from_millis(1), BURST_PACKETS_MAX);
         assert!((0..1_000_000u64).all(|source| budget.admit(|| source, || false)));
+    }
+
+    #[test]
+    fn half_empty_bursts_are_not_limited() {
+        let mut budget = busy();
+        budget.begin(Time::from_millis(1), BURST_PACKETS_MAX / 2);
+        assert!((0..1_000_000u64).all(|source| budget.admit(|| source, || false)));
+        budget.begin(Time::from_millis(2), BURST_PACKETS_MAX);
+        assert!(!(0..1_000_000u64).all(|source| budget.admit(|| source, || false)));
     }
 }

@@ -210,10 +210,11 @@ impl<S: SlowPath> Engine<S> {
         self.match_tags(count);
         let mutations = self.state.cache.mutations();
         let misses = self.compare_keys(count);
+        self.budget.begin(now, count);
         if misses > 0 {
-            self.prefetch_misses(port, burst, misses, now);
+            let walks = self.budget.allowance(misses);
+            self.prefetch_misses(port, burst, walks, now);
         }
-        self.budget.begin(now);
         let hits_before = self.counters.hits;
         let now_millis = now.as_millis() as u32;
         for (i, packet) in burst.drain_all().enumerate() {
@@ -310,12 +311,12 @@ impl<S: SlowPath> Engine<S> {
     /// Asks for what the walks of this burst will touch: a walk alone would wait for each of some twenty lines.
     #[cold]
     #[inline(never)]
-    fn prefetch_misses(&mut self, port: PortId, burst: &Burst, misses: usize, now: Time) {
+    fn prefetch_misses(&mut self, port: PortId, burst: &Burst, walks: usize, now: Time) {
         let Self { lanes, state, slow, schemas, .. } = self;
-        state.sessions.prefetch_free(misses);
+        state.sessions.prefetch_free(walks);
         let missing =
             lanes.iter().zip(burst).filter(|(lane, _)| lane.slot == NO_SLOT && lane.error.is_none());
-        for (lane, packet) in missing {
+        for (lane, packet) in missing.take(walks) {
             if lane.words != 0 {
                 state.cache.prefetch_place(lane.hash);
             }

@@ -89,7 +89,7 @@ impl Side {
     }
 
     fn settle(&mut self) {
-        while !self.engine.state.fold_some(ALL) {}
+        self.engine.state.fold_all();
         self.engine.settle();
     }
 }

@@ -203,7 +203,7 @@ impl Side {
 
     /// What the functions know at the end.
     fn report(&mut self) -> String {
-        while !self.engine.state.fold_some(ALL) {}
+        self.engine.state.fold_all();
         self.engine.settle();
         let firewall = self.function::<Firewall>("firewall");
         let rules = (firewall.rules_report(), firewall.removed_counters());

@@ -34,10 +34,8 @@ pub struct Accounting {
 impl Accounting {
     /// Closes the worker's ports and counts.
     pub fn close(worker: &mut NfWorker) -> Self {
-        // What the cache counted belongs to sessions and rules: the rest of the round under way, and a whole one.
-        let places = worker.engine.state.cache.places() + 1;
-        worker.engine.state.fold_some(places);
-        worker.engine.state.fold_some(places);
+        // What the cache counted belongs to sessions and rules.
+        worker.engine.state.fold_all();
         worker.engine.settle();
         let report = worker.close();
         let mut functions = Listing::default();

@@ -25,6 +25,9 @@ pub fn show(
     let limit = limit.unwrap_or(ROWS_DEFAULT).min(ROWS_MAX);
     let by_session = matches!(topic, Topic::Sessions | Topic::Flows);
     let sessions = if by_session { SessionFilter::parse(filter)? } else { SessionFilter::default() };
+    if topic == Topic::Functions {
+        fold(control)?;
+    }
     let (mut skip, mut from) = (offset, 0);
     let mut all: Option<Listing> = None;
     loop {
@@ -63,6 +66,20 @@ pub fn show(
             None => return Ok(std::mem::take(all)),
         }
     }
+}
+
+/// What the cache counted goes to the rules and mappings that it belongs to.
+fn fold(control: &Control) -> Result<(), String> {
+    let mut from = Some(0);
+    while let Some(place) = from {
+        let slice = move |worker: &mut NfWorker| {
+            let next = worker.engine.state.fold_from(place, SLICE);
+            worker.engine.settle();
+            next
+        };
+        from = control.worker().ask(slice).map_err(|error| error.to_string())?;
+    }
+    Ok(())
 }
 
 fn sessions_slice(worker: &mut NfWorker, filter: &SessionFilter, from: usize) -> Slice {

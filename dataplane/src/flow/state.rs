@@ -15,6 +15,8 @@ use arrayvec::ArrayVec;
 /// Packets that an entry may have counted before housekeeping folds them. It overflows at 2^32, which takes more than
 /// a round at any rate of a worker.
 const FULL_PACKETS: u64 = 1 << 24;
+/// Most places that one slice of [`FlowState::fold_from`] looks at.
+pub const PLACES_MAX: usize = 1 << 16;
 /// How long housekeeping takes to go round the cache.
 const ROUND_MILLIS: u64 = 60_000;
 
@@ -242,7 +244,37 @@ impl FlowState {
         false
     }
 
-    /// Folds the counters of some entries, going round the cache: at most `budget` places. True at the end of a round.
+    /// Folds the counters of entries from place `from` on: of at most `entries`, and over at most [`PLACES_MAX`] places. Where to go on;
+    /// none at the end of the cache.
+    pub fn fold_from(&mut self, from: usize, entries: usize) -> Option<usize> {
+        let Self { cache, sessions, events, .. } = self;
+        let (mut left, end) = (entries, cache.places().min(from + PLACES_MAX));
+        for place in from..end {
+            let slot = Slot(place as u32);
+            if !cache.is_occupied(slot) {
+                continue;
+            }
+            if left == 0 {
+                return Some(place);
+            }
+            left -= 1;
+            if let Some((owner, traffic)) = cache.fold(slot, sessions) {
+                events.push(traffic_event(sessions, owner, traffic));
+            }
+        }
+        (end < cache.places()).then_some(end)
+    }
+
+    /// Folds the counters of all entries: at the end of a run, where nothing else waits.
+    pub fn fold_all(&mut self) {
+        let mut from = Some(0);
+        while let Some(place) = from {
+            from = self.fold_from(place, usize::MAX);
+        }
+    }
+
+    /// Goes on with the round of the cache: at most `budget` places. Counters fold, and entries that are void go. True at the
+    /// end of a round.
     pub fn fold_some(&mut self, budget: usize) -> bool {
         self.sweep(budget, 1)
     }

@@ -179,7 +179,7 @@ impl Harness {
     pub fn fold(&mut self) {
         // The rest of the round that is under way, and a whole one.
         for _ in 0..2 {
-            while !self.engine.state.fold_some(10_000) {}
+            self.engine.state.fold_all();
         }
         self.engine.settle();
     }
