@@ -274,9 +274,25 @@ impl<S: SlowPath> Engine<S> {
     #[inline(always)]
     fn match_tags(&mut self, count: usize) {
         let Self { lanes, state, .. } = self;
+        let mut unmatched = 0;
         for lane in lanes.iter_mut().take(count) {
             let candidate = if lane.words == 0 { None } else { state.cache.candidate(lane.hash) };
             lane.slot = candidate.map_or(NO_SLOT, |slot| slot.0);
+            unmatched += usize::from(candidate.is_none());
+        }
+        if unmatched > 0 {
+            self.match_second_tags(count);
+        }
+    }
+
+    /// The second homes, for those that the first ones don't have.
+    #[inline(never)]
+    fn match_second_tags(&mut self, count: usize) {
+        let Self { lanes, state, .. } = self;
+        for lane in lanes.iter_mut().take(count).filter(|lane| lane.slot == NO_SLOT && lane.words != 0) {
+            if let Some(slot) = state.cache.second_candidate(lane.hash) {
+                lane.slot = slot.0;
+            }
         }
     }
 

@@ -287,29 +287,43 @@ impl FlowCache {
         }
     }
 
-    /// The first place whose tag matches, with its lines asked for. Only a candidate: see [`Self::find`].
+    /// The first place in one of the homes whose tag matches, with its lines asked for. Only a candidate: see [`Self::find`].
+    #[inline(always)]
+    fn candidate_in(&self, home: usize, tag: u16) -> Option<Slot> {
+        let way = Self::first_way(self.tags.get(home)?, tag);
+        if way >= WAYS {
+            return None;
+        }
+        let slot = home * WAYS + way;
+        let first = slot * self.stride;
+        let lines = self.lines.get(first..first + self.stride)?;
+        for line in &lines[..self.lines_used.min(lines.len())] {
+            prefetch(line);
+        }
+        Some(Slot(slot as u32))
+    }
+
+    /// A candidate in the first home, where most are; else the tags of the second are asked for.
     #[inline(always)]
     pub fn candidate(&self, hash: u64) -> Option<Slot> {
-        let tag = Self::tag(hash);
-        for home in self.homes(hash) {
-            let way = Self::first_way(self.tags.get(home)?, tag);
-            if way < WAYS {
-                let slot = home * WAYS + way;
-                let first = slot * self.stride;
-                let lines = self.lines.get(first..first + self.stride)?;
-                for line in &lines[..self.lines_used.min(lines.len())] {
-                    prefetch(line);
-                }
-                return Some(Slot(slot as u32));
-            }
+        let [first, second] = self.homes(hash);
+        let found = self.candidate_in(first, Self::tag(hash));
+        if found.is_none()
+            && let Some(bucket) = self.tags.get(second)
+        {
+            prefetch(bucket);
         }
-        None
+        found
+    }
+
+    /// A candidate in the second home.
+    pub fn second_candidate(&self, hash: u64) -> Option<Slot> {
+        self.candidate_in(self.homes(hash)[1], Self::tag(hash))
     }
 
     /// Asks for the place that an entry of this hash would get.
     pub(crate) fn prefetch_place(&self, hash: u64) {
         let homes = self.homes(hash);
-        prefetch(&self.tags[homes[1]]);
         let Some(way) = self.tags[homes[0]].iter().position(|&tag| tag == 0) else { return };
         let slot = homes[0] * WAYS + way;
         for line in &self.lines[slot * self.stride..][..self.lines_used] {

@@ -180,7 +180,9 @@ impl Hasher for ObjectHasher {
 }
 
 /// Places that were asked for of late, by a few bits of the object.
-const RECENT: usize = 1024;
+const RECENT: usize = 1 << RECENT_BITS;
+/// Bits of a place among them.
+const RECENT_BITS: u32 = 12;
 
 /// The validity of decisions as one chain may change it: by its own objects.
 #[derive(Debug)]
@@ -339,7 +341,7 @@ impl Validity {
 
     #[inline(always)]
     fn place(&mut self, watch: Watch) -> Option<u32> {
-        let recent = (watch.0 ^ watch.0 >> 24 ^ watch.0 >> 49) as usize % RECENT;
+        let recent = (watch.0.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> (64 - RECENT_BITS)) as usize;
         let place = self.recent[recent];
         if let Some(object) = self.objects.get_mut(place as usize)
             && object.watch == watch

@@ -367,13 +367,16 @@ impl NatState {
         self.release_at(&hashes, hold)
     }
 
-    /// Where the end of a mapping will look.
+    /// Where the end of a mapping will look; its port is asked for.
     pub(super) fn release_hashes(&self, id: MappingId) -> ReleaseHashes {
         match self.mappings.get(id) {
-            Some(Mapping { inside, external, .. }) => ReleaseHashes {
-                mapping: self.mappings.hashes(&inside, external),
-                host: self.subscribers.hash(&inside),
-            },
+            Some(Mapping { inside, external, .. }) => {
+                self.pool.prefetch_port(inside.protocol, external);
+                ReleaseHashes {
+                    mapping: self.mappings.hashes(&inside, external),
+                    host: self.subscribers.hash(&inside),
+                }
+            }
             None => ReleaseHashes::default(),
         }
     }
