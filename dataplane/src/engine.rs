@@ -67,6 +67,8 @@ pub struct Punt {
 struct Lane {
     hash: u64,
     slot: u32,
+    /// First line of the entry at `slot`.
+    line: u32,
     layout: Layout,
     /// Words of the key; 0: none, the packet can't be cached.
     words: u8,
@@ -77,6 +79,7 @@ struct Lane {
 const LANE: Lane = Lane {
     hash: 0,
     slot: NO_SLOT,
+    line: 0,
     layout: Layout { shape: Shape(0), flags: Flags(0), l3: 0, l4: 0, end: 0, ttl: 0 },
     words: 0,
     error: None,
@@ -277,7 +280,7 @@ impl<S: SlowPath> Engine<S> {
         let mut unmatched = 0;
         for lane in lanes.iter_mut().take(count) {
             let candidate = if lane.words == 0 { None } else { state.cache.candidate(lane.hash) };
-            lane.slot = candidate.map_or(NO_SLOT, |slot| slot.0);
+            (lane.slot, lane.line) = candidate.map_or((NO_SLOT, 0), |found| (found.slot.0, found.line));
             unmatched += usize::from(candidate.is_none());
         }
         if unmatched > 0 {
@@ -290,8 +293,8 @@ impl<S: SlowPath> Engine<S> {
     fn match_second_tags(&mut self, count: usize) {
         let Self { lanes, state, .. } = self;
         for lane in lanes.iter_mut().take(count).filter(|lane| lane.slot == NO_SLOT && lane.words != 0) {
-            if let Some(slot) = state.cache.second_candidate(lane.hash) {
-                lane.slot = slot.0;
+            if let Some(found) = state.cache.second_candidate(lane.hash) {
+                (lane.slot, lane.line) = (found.slot.0, found.line);
             }
         }
     }
@@ -306,13 +309,13 @@ impl<S: SlowPath> Engine<S> {
                 misses += 1;
                 continue;
             }
-            if !state.cache.has_key(Slot(lane.slot), lane.key()) {
+            if !state.cache.has_key_at(lane.line, lane.key()) {
                 let Some(found) = state.cache.find(lane.hash, lane.key()) else {
                     lane.slot = NO_SLOT;
                     misses += 1;
                     continue;
                 };
-                lane.slot = found.0;
+                (lane.slot, lane.line) = (found.0, state.cache.line_of(found));
             }
             if tracks_tcp
                 && lane.layout.shape.l4() == L4::Tcp
@@ -352,7 +355,7 @@ impl<S: SlowPath> Engine<S> {
             return Some(packet);
         }
         let FlowState { cache, templates, validity, sessions, .. } = state;
-        let (Some(mut entry), layout) = (cache.entry_mut(Slot(lane.slot)), &lane.layout) else {
+        let (Some(mut entry), layout) = (cache.entry_at(lane.line), &lane.layout) else {
             return Some(packet);
         };
         let header = entry.header();

@@ -31,6 +31,15 @@ const NO_SESSION: u32 = SESSION_MASK;
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Slot(pub u32);
 
+/// A place whose tag matches, with the number of its first line.
+#[derive(Clone, Copy, Debug)]
+pub struct Candidate {
+    /// The place.
+    pub slot: Slot,
+    /// Its first line.
+    pub line: u32,
+}
+
 /// The session that an entry belongs to, and which direction of it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Owner {
@@ -289,7 +298,7 @@ impl FlowCache {
 
     /// The first place in one of the homes whose tag matches, with its lines asked for. Only a candidate: see [`Self::find`].
     #[inline(always)]
-    fn candidate_in(&self, home: usize, tag: u16) -> Option<Slot> {
+    fn candidate_in(&self, home: usize, tag: u16) -> Option<Candidate> {
         let way = Self::first_way(self.tags.get(home)?, tag);
         if way >= WAYS {
             return None;
@@ -300,12 +309,12 @@ impl FlowCache {
         for line in &lines[..self.lines_used.min(lines.len())] {
             prefetch(line);
         }
-        Some(Slot(slot as u32))
+        Some(Candidate { slot: Slot(slot as u32), line: first as u32 })
     }
 
     /// A candidate in the first home, where most are; else the tags of the second are asked for.
     #[inline(always)]
-    pub fn candidate(&self, hash: u64) -> Option<Slot> {
+    pub fn candidate(&self, hash: u64) -> Option<Candidate> {
         let [first, second] = self.homes(hash);
         let found = self.candidate_in(first, Self::tag(hash));
         if found.is_none()
@@ -317,7 +326,7 @@ impl FlowCache {
     }
 
     /// A candidate in the second home.
-    pub fn second_candidate(&self, hash: u64) -> Option<Slot> {
+    pub fn second_candidate(&self, hash: u64) -> Option<Candidate> {
         self.candidate_in(self.homes(hash)[1], Self::tag(hash))
     }
 
@@ -339,10 +348,22 @@ impl FlowCache {
         prefetch(&self.tags[slot.0 as usize / WAYS]);
     }
 
+    /// The number of an entry's first line.
+    pub fn line_of(&self, slot: Slot) -> u32 {
+        (slot.0 as usize * self.stride) as u32
+    }
+
     /// True if the entry at `slot` has this key.
-    #[inline(always)]
     pub fn has_key(&self, slot: Slot, key: &[u64]) -> bool {
-        let words = self.words(slot);
+        self.has_key_at(self.line_of(slot), key)
+    }
+
+    /// The same, for who knows its first line.
+    #[inline(always)]
+    pub fn has_key_at(&self, line: u32, key: &[u64]) -> bool {
+        let first = line as usize;
+        let Some(words) = self.lines.get(first..first + self.stride) else { return false };
+        let words = words.as_flattened();
         let Some(mine) = words.get(HEADER_WORDS..HEADER_WORDS + key.len()) else { return false };
         // Keys are a few words: the first four at once, the rest one by one, and no call.
         match (mine.split_first_chunk::<4>(), key.split_first_chunk::<4>()) {
@@ -399,10 +420,10 @@ impl FlowCache {
         words.get(HEADER_WORDS + key_words..).unwrap_or(&[])
     }
 
-    /// All words of the entry: see [`EntryWords`].
+    /// All words of the entry with this first line: see [`EntryWords`].
     #[inline(always)]
-    pub fn entry_mut(&mut self, slot: Slot) -> Option<EntryWords<'_>> {
-        let first = slot.0 as usize * self.stride;
+    pub fn entry_at(&mut self, line: u32) -> Option<EntryWords<'_>> {
+        let first = line as usize;
         let words = self.lines.get_mut(first..first + self.stride)?.as_flattened_mut();
         let (header, body) = words.split_first_chunk_mut()?;
         Some(EntryWords { header, body })

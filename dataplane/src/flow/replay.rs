@@ -149,9 +149,12 @@ fn blend_words(bytes: &mut [u8], mask: &[u64], image: &[u64]) {
 pub fn blend(usual: &Usual, image: &[u64; IMAGE_WORDS], deltas: (u16, u16), packet: &mut Packet) -> bool {
     let bytes = packet.bytes_mut();
     let Some(header) = bytes.first_chunk_mut::<IMAGE_BYTES>() else { return false };
-    let (words, _) = header.as_chunks_mut::<8>();
-    for ((word, keep), value) in words.iter_mut().zip(&usual.keep).zip(image) {
-        *word = ((u64::from_ne_bytes(*word) & keep) | value).to_ne_bytes();
+    // All of it is read before any is written, so that it goes by whole vectors.
+    let (words, _) = header.as_chunks::<8>();
+    let blended: [u64; IMAGE_WORDS] =
+        std::array::from_fn(|at| (u64::from_ne_bytes(words[at]) & usual.keep[at]) | image[at]);
+    for (word, new) in header.as_chunks_mut::<8>().0.iter_mut().zip(blended) {
+        *word = new.to_ne_bytes();
     }
     // Offsets are below the image's length: see `Usual`.
     if usual.ttl != 0 {
