@@ -25,9 +25,17 @@ pub struct Frame {
     pub bytes: ArrayVec<u8, FRAME_BYTES>,
 }
 
-/// What a held packet waits for.
+/// What a held packet waits for. The highest byte is its kind: packets that wait for one kind leave room for those of
+/// another.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct HoldToken(pub u64);
+
+impl HoldToken {
+    /// The kind of what is waited for.
+    pub const fn kind(self) -> u8 {
+        (self.0 >> 56) as u8
+    }
+}
 
 /// How a wait ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

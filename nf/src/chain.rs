@@ -521,7 +521,9 @@ impl Chain {
         decision.owner = owner.map(|(owner, _)| owner);
         std::mem::swap(&mut decision.watches, &mut self.record.watches);
         decision.frames.append(&mut self.record.frames);
-        self.commit_all(miss.now, ports.first().copied(), owner, state, decision);
+        if let Some(reason) = self.commit_all(miss.now, ports.first().copied(), owner, state, decision) {
+            return Self::withdraw(reason, owner, state, decision);
+        }
         self.remember_fragment(miss, decision);
     }
 
@@ -587,6 +589,21 @@ impl Chain {
         decision.fate = Fate::Drop(reason);
     }
 
+    /// A function could not make its proposal true: nothing leaves, and the session that was opened for it ends.
+    fn withdraw(
+        reason: DropReason,
+        owner: Option<(Owner, bool)>,
+        state: &mut FlowState,
+        decision: &mut Decision,
+    ) {
+        if let Some((Owner { session, .. }, true)) = owner {
+            state.end_session(session);
+        }
+        decision.owner = None;
+        decision.frames.clear();
+        decision.fate = Fate::Drop(reason);
+    }
+
     fn discard(&mut self) {
         self.functions.iter_mut().for_each(|function| function.discard());
         self.forwarder.discard();
@@ -599,14 +616,17 @@ impl Chain {
         owner: Option<(Owner, bool)>,
         state: &mut FlowState,
         decision: &mut Decision,
-    ) {
+    ) -> Option<DropReason> {
         let (session, is_new) = (owner.map(|(o, _)| o.session), owner.is_some_and(|(_, new)| new));
         let reply = owner.is_some_and(|(o, _)| o.reply);
         let Decision { wakes, frames, .. } = decision;
         let scope = self.scope();
-        let mut commit = Commit { now, session, is_new, reply, output, part: 0, scope, state, wakes, frames };
+        let (part, refused) = (0, None);
+        let mut commit =
+            Commit { now, session, is_new, reply, output, part, scope, refused, state, wakes, frames };
         self.functions.iter_mut().for_each(|function| function.commit(&mut commit));
         self.forwarder.commit(&mut commit);
+        commit.refused
     }
 
     /// Only the function that ended the walk commits.
@@ -621,9 +641,9 @@ impl Chain {
         let Decision { wakes, frames, .. } = decision;
         let (id, reply) = (session.map(|s| s.id), session.is_some_and(|s| s.reply));
         let scope = self.scope();
-        let (is_new, output) = (false, None);
+        let (is_new, output, part, refused) = (false, None, 0, None);
         let mut commit =
-            Commit { now, session: id, is_new, reply, output, part: 0, scope, state, wakes, frames };
+            Commit { now, session: id, is_new, reply, output, part, scope, refused, state, wakes, frames };
         match self.functions.get_mut(by) {
             Some(function) => function.commit(&mut commit),
             None => {

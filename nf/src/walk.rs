@@ -4,6 +4,7 @@ use crate::function::Verdict;
 use crate::headers::Headers;
 use crate::zone::ZoneId;
 use arrayvec::ArrayVec;
+use millrace_dataplane::drops::DropReason;
 use millrace_dataplane::flow::session::{ANYWHERE, PARTS_MAX, SessionId, Tuple};
 use millrace_dataplane::flow::state::FlowState;
 use millrace_dataplane::flow::validity::{ObjectKind, Watch, Watches};
@@ -202,12 +203,19 @@ pub struct Commit<'a> {
     pub output: Option<PortId>,
     pub(crate) part: usize,
     pub(crate) scope: u8,
+    pub(crate) refused: Option<DropReason>,
     pub(crate) state: &'a mut FlowState,
     pub(crate) wakes: &'a mut Vec<Wake>,
     pub(crate) frames: &'a mut Vec<Frame>,
 }
 
 impl Commit<'_> {
+    /// What was proposed can't come true after all, because proposals of one walk were possible alone but not together: the
+    /// packet is dropped, and the session that it opened ends, with all that functions keep in it (R6).
+    pub fn refuse(&mut self, reason: DropReason) {
+        self.refused = Some(reason);
+    }
+
     /// This function's word in the session.
     pub fn part(&self) -> u64 {
         self.session.map_or(0, |id| self.state.sessions.part(id, self.part))

@@ -21,7 +21,7 @@ use crate::function::{FlowFunction, Verdict};
 use crate::walk::{Commit, Direction, Tick, Walk};
 use arrayvec::ArrayVec;
 use millrace_dataplane::flow::field::{Field, Reads};
-use millrace_dataplane::flow::session::{SessionId, Tuple};
+use millrace_dataplane::flow::session::Tuple;
 use millrace_dataplane::flow::validity::Watch;
 use millrace_dataplane::memory::{Arena, ArenaError};
 use millrace_dataplane::time::Time;
@@ -69,8 +69,6 @@ pub struct Nat {
     pub(super) scope: Scope,
     pub(super) state: NatState,
     ended: Vec<Ended>,
-    /// Sessions that could not get their share; they end at the next tick.
-    broken: Vec<(SessionId, [Tuple; 2])>,
     scope_changed: bool,
     sweep: Option<Sweep>,
     falling: Vec<MappingId>,
@@ -91,7 +89,6 @@ impl Nat {
             scope: Scope::new(&config),
             state: NatState::new(Arc::clone(&config.plan), capacity, secret, arena)?,
             ended: Vec::with_capacity(ENDED_MAX),
-            broken: Vec::new(),
             scope_changed: false,
             sweep: None,
             falling: Vec::new(),
@@ -215,8 +212,7 @@ impl Nat {
         let session = session.and_then(|session| {
             tick.each_part(session, tick.budget, |part| {
                 let word = Word(part);
-                word != Word::BROKEN
-                    && End::ALL.iter().filter_map(|&end| word.share(end)).any(|share| self.falls(share))
+                End::ALL.iter().filter_map(|&end| word.share(end)).any(|share| self.falls(share))
             })
         });
         self.sweep = (!done || session.is_some()).then_some(Sweep { session });
@@ -286,27 +282,21 @@ impl FlowFunction for Nat {
             return self.state.count_refusal(refusal, protocol);
         }
         // Without a session (another protocol's query over a 1:1 rule) there is nothing to keep.
-        let Some(session) = commit.session else { return };
-        let word = Word(commit.part());
-        if word == Word::BROKEN {
+        if commit.session.is_none() {
             return;
         }
-        if let Ok((end, share)) = self.bind(staged, commit) {
-            return commit.set_part(word.with(end, share).0);
+        match self.bind(staged, commit) {
+            Ok((end, share)) => commit.set_part(Word(commit.part()).with(end, share).0),
+            // Both proposals of a hairpin were possible, but not together. What the session got is given back as it ends.
+            Err(refusal) => {
+                self.state.count_failure(refusal);
+                commit.refuse(refusal.drop_reason());
+            }
         }
-        // Both proposals of a hairpin were possible, but not together.
-        let tuples = commit.state.sessions.tuples(session);
-        self.ended(word.0, &tuples, commit.now);
-        self.settle();
-        commit.set_part(Word::BROKEN.0);
-        self.broken.push((session, tuples));
     }
 
     fn ended(&mut self, part: u64, tuples: &[Tuple; 2], _now: Time) {
         let word = Word(part);
-        if word == Word::BROKEN {
-            return;
-        }
         for end in End::ALL {
             let Some(share) = word.share(end) else { continue };
             self.state.prefetch_mapping(share.mapping);
@@ -351,12 +341,6 @@ impl FlowFunction for Nat {
     fn tick(&mut self, tick: &mut Tick<'_>) {
         self.settle();
         self.state.advance(tick.now, 1);
-        for (session, tuples) in self.broken.drain(..) {
-            // Its number may be another's by now.
-            if tick.state.sessions.get(session.0).is_some() && tick.state.sessions.tuples(session) == tuples {
-                tick.end_session(session);
-            }
-        }
         if let Some(scope) = self.take_scope_change() {
             tick.changed(scope);
         }

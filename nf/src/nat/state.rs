@@ -309,7 +309,9 @@ impl NatState {
     pub fn commit(&mut self, proposal: &Proposal, remote: Ipv4Addr) -> Result<Hold, Refusal> {
         let Proposal { inside, external, slot, host, hashes } = proposal;
         if proposal.is_static() {
-            let id = self.mappings.insert(inside, *external, true).ok_or(Refusal::ExternalBusy)?;
+            let has_room = self.mappings.has_room(0);
+            let refusal = if has_room { Refusal::ExternalBusy } else { Refusal::MappingsFull };
+            let id = self.mappings.insert(inside, *external, true).ok_or(refusal)?;
             return Ok(self.hold(id, remote));
         }
         let choice = &Choice { external: *external, slot: *slot };
@@ -420,10 +422,15 @@ impl NatState {
 
     /// Counts a refusal; call it when the packet's drop is final.
     pub fn count_refusal(&mut self, refusal: Refusal, protocol: Protocol) {
-        self.refusals.count(refusal);
+        self.count_failure(refusal);
         if refusal == Refusal::PortsExhausted {
             self.pool.count_exhausted(protocol);
         }
+    }
+
+    /// Counts a commit that failed.
+    pub fn count_failure(&mut self, refusal: Refusal) {
+        self.refusals.count(refusal);
     }
 
     /// Brings a new plan into force; see the module's text. Refused while an earlier one is being swept.

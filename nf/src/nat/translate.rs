@@ -28,9 +28,6 @@ impl Nat {
     /// A packet of a session is translated by what the session holds, as was its first one.
     pub(super) fn follow(&self, walk: &mut Walk<'_>, word: Word) -> Verdict {
         let Some(session) = walk.session else { return Verdict::Continue };
-        if word == Word::BROKEN {
-            return Verdict::Drop(DropReason::NatPortsExhausted);
-        }
         if word == Word::default() {
             return Verdict::Continue;
         }
@@ -184,9 +181,6 @@ impl Nat {
     pub(super) fn admit_error(&self, walk: &mut Walk<'_>) -> Verdict {
         let Some(related) = walk.related else { return self.admit_unrelated(walk) };
         let word = Word(walk.related_part().unwrap_or(0));
-        if word == Word::BROKEN {
-            return Verdict::Drop(DropReason::IcmpUnrelated);
-        }
         if word == Word::default() {
             return Verdict::Continue;
         }

@@ -39,16 +39,13 @@ pub struct Share {
 /// In the half word of an end: the mapping's number plus one, and whether a contact is recorded.
 const NUMBER: u32 = 0x7fff_ffff;
 const RECORDED: u32 = 1 << 31;
-const _: () = assert!(ENTRIES_MAX < NUMBER as usize - 1, "no share looks like a broken word");
+const _: () = assert!(ENTRIES_MAX < NUMBER as usize, "each number has room");
 
 /// The word: a half for each end, zero without a share.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Word(pub u64);
 
 impl Word {
-    /// The session could not get its share: its packets are dropped until it has ended.
-    pub const BROKEN: Self = Self(u64::MAX);
-
     /// The share that translates an end.
     pub const fn share(self, end: End) -> Option<Share> {
         let half = match end {
@@ -87,7 +84,6 @@ mod tests {
         let last = share(ENTRIES_MAX as u32 - 1, true);
         let word = word.with(End::Initiator, last);
         assert_eq!(End::ALL.map(|end| word.share(end)), [Some(last), Some(share(0, false))]);
-        assert_ne!(word.with(End::Responder, last), Word::BROKEN);
         assert_eq!(Word::default().share(End::Initiator), None);
         assert_eq!((End::sender(false), End::receiver(false)), (End::Initiator, End::Responder));
         assert_eq!((End::sender(true), End::receiver(true)), (End::Responder, End::Initiator));

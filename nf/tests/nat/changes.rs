@@ -74,6 +74,29 @@ fn sessions_of_a_one_to_one_rule_end_with_it() {
     bench.finish();
 }
 
+/// A 1:1 rule goes: so do the decisions that no session owns, for ICMP queries without a known identifier.
+#[test]
+fn what_no_session_owns_falls_with_its_one_to_one_rule() {
+    let mut bench = harness(config(NatSettings { one_to_one: vec![one_to_one()], ..settings() }));
+    let query = |source, destination| {
+        let message = etherparse::Icmpv4Type::Unknown { type_u8: 15, code_u8: 0, bytes5to8: [0, 9, 0, 1] };
+        common::icmpv4(source, destination, message, b"")
+    };
+    let (outward, inward) = (query("10.0.0.80", REMOTE), query(REMOTE, "192.0.2.80"));
+    for _ in 0..2 {
+        let sent = bench.send_one(INSIDE, &outward);
+        assert_eq!((sent[0].0, &sent[0].1[26..30]), (OUTSIDE, &[192, 0, 2, 80][..]));
+        let sent = bench.send_one(OUTSIDE, &inward);
+        assert_eq!((sent[0].0, &sent[0].1[30..34]), (INSIDE, &[10, 0, 0, 80][..]));
+    }
+    assert_eq!(bench.sessions(), 0);
+    apply(&mut bench, config(settings()));
+    assert!(bench.send_one(INSIDE, &outward).is_empty(), "R8");
+    let (_, packet) = bench.send_one(OUTSIDE, &inward).pop().unwrap_or_default();
+    assert_ne!(packet.get(30..34), Some(&[10, 0, 0, 80][..]), "R8");
+    bench.finish();
+}
+
 /// Flows that were not translated walk again when their source is.
 #[test]
 fn untranslated_flows_follow_the_scope() {

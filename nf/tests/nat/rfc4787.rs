@@ -275,10 +275,16 @@ fn a_hairpin_without_room_for_both_ends_leaves_nothing() {
         .forwarder("wire", Wire::default());
     let mut bench = Harness::new(chain);
     let call = udp(HOST, POOL, (5000, 80), b"call");
-    bench.send_one(INSIDE, &call);
-    assert_eq!((nat(&mut bench).bindings(), nat(&mut bench).state().mappings().len()), (0, 0));
+    for n in 1..3 {
+        assert!(
+            bench.send_one(INSIDE, &call).is_empty(),
+            "R6: no packet bears a port that its session has not got"
+        );
+        assert_eq!(bench.drops(DropReason::SessionTableFull), n);
+        assert_eq!((bench.sessions(), bench.entries(), nat(&mut bench).bindings()), (0, 0, 0));
+    }
     bench.advance(1);
-    assert_eq!(bench.sessions(), 0);
+    assert_eq!(nat(&mut bench).state().mappings().len(), 0);
     assert!(bench.passes(OUTSIDE, &udp(REMOTE, POOL, (5000, 80), b"call")), "there is room for one");
     bench.finish();
 }
@@ -418,4 +424,54 @@ fn the_cache_is_only_a_cache() {
         all
     };
     assert_eq!(run(4096), run(0));
+}
+
+/// Section 4.1 REQ-2: all mappings of a host have one external address, whatever the protocol; hosts are spread.
+#[test]
+fn a_host_appears_under_one_external_address() {
+    let pool = vec![PoolRange { first: [192, 0, 2, 1].into(), last: [192, 0, 2, 8].into() }];
+    let mut bench = harness(config(NatSettings { pool, ..settings() }));
+    let mut seen = HashSet::new();
+    for host in (1..20).map(|n| format!("10.0.0.{n}")) {
+        let address = |seen: Seen| seen.source.split_once(':').unwrap().0.to_owned();
+        let first = address(out(&mut bench, &host, REMOTE, (5000, 53)));
+        for n in 1..10 {
+            assert_eq!(address(out(&mut bench, &host, "203.0.113.9", (5000 + n, 53))), first);
+        }
+        let syn = common::tcp(&host, REMOTE, (5000, 80), common::segment("S", 1, 0));
+        let ping = common::echo(&host, REMOTE, false, 7, 1);
+        for frame in [syn, ping] {
+            assert_eq!(address(only(OUTSIDE, &bench.send_one(INSIDE, &frame)).0), first);
+        }
+        seen.insert(first);
+    }
+    assert!(seen.len() > 1);
+    bench.finish();
+}
+
+/// Section 4.2.1 REQ-3 a: well-known ports become well-known ports, others become others.
+#[test]
+fn the_range_of_the_port_is_kept() {
+    let mut bench = harness(config(NatSettings { ports: (1, 65_535), ..settings() }));
+    for port in [1, 53, 1023, 1024, 5000, 65_535] {
+        let left = port_of(&out(&mut bench, HOST, REMOTE, (port, 53)).source);
+        assert_eq!(left < 1024, port < 1024, "{port} became {left}");
+    }
+    bench.finish();
+}
+
+/// Section 4.3 REQ-6: what a host sends keeps its mapping, also while the cache carries it.
+#[test]
+fn outbound_traffic_keeps_the_mapping() {
+    let mut bench = harness(config(settings()));
+    let first = out(&mut bench, HOST, REMOTE, (5000, 53));
+    for _ in 0..5 {
+        bench.advance(290);
+        assert_eq!(out(&mut bench, HOST, REMOTE, (5000, 53)), first);
+    }
+    assert_eq!((bench.sessions(), nat(&mut bench).state().mappings().len()), (1, 1));
+    assert!(bench.counters().hits >= 5);
+    bench.advance(310);
+    assert_eq!((bench.sessions(), nat(&mut bench).state().mappings().len()), (0, 0));
+    bench.finish();
 }

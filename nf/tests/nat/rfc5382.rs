@@ -171,3 +171,100 @@ fn the_mss_is_clamped() {
         }
     }
 }
+
+/// Opens a connection from inside and tells its external port.
+fn connect(bench: &mut Harness) -> u16 {
+    let (syn, _) =
+        only(OUTSIDE, &bench.send_one(INSIDE, &tcp(HOST, REMOTE, (5000, 80), segment("S", 100, 0))));
+    let external = port_of(&syn.source);
+    assert!(bench.passes(OUTSIDE, &tcp(REMOTE, POOL, (80, external), segment("SA", 900, 101))));
+    assert!(bench.passes(INSIDE, &tcp(HOST, REMOTE, (5000, 80), segment("A", 101, 901))));
+    external
+}
+
+/// Section 5 REQ-5: an idle connection is kept for two hours and four minutes, one that opens or closes for four minutes.
+#[test]
+fn connections_are_kept_as_long_as_they_must() {
+    let mut bench = harness(config(settings()));
+    let state = |bench: &mut Harness| (bench.sessions(), nat(bench).state().mappings().len());
+    let external = connect(&mut bench);
+    bench.advance(7435);
+    assert!(bench.passes(OUTSIDE, &tcp(REMOTE, POOL, (80, external), segment("A", 901, 101))), "established");
+    bench.advance(7435);
+    assert_eq!(state(&mut bench), (1, 1));
+    bench.advance(10);
+    assert_eq!(state(&mut bench), (0, 0));
+    assert!(bench.passes(INSIDE, &tcp(HOST, REMOTE, (5001, 80), segment("S", 100, 0))));
+    bench.advance(238);
+    assert_eq!(state(&mut bench), (1, 1), "it opens");
+    bench.advance(5);
+    assert_eq!(state(&mut bench), (0, 0));
+    let external = connect(&mut bench);
+    assert!(bench.passes(INSIDE, &tcp(HOST, REMOTE, (5000, 80), segment("FA", 101, 901))));
+    assert!(bench.passes(OUTSIDE, &tcp(REMOTE, POOL, (80, external), segment("FA", 901, 102))));
+    assert!(bench.passes(INSIDE, &tcp(HOST, REMOTE, (5000, 80), segment("A", 102, 902))));
+    bench.advance(238);
+    assert_eq!(state(&mut bench), (1, 1), "it closes");
+    bench.advance(5);
+    assert_eq!(state(&mut bench), (0, 0));
+    bench.finish();
+}
+
+/// Section 7.1 REQ-7: no port is given to two inside endpoints, also where each has another remote.
+#[test]
+fn ports_are_not_overloaded() {
+    let mut bench = harness(config(settings()));
+    let mut taken = std::collections::HashSet::new();
+    for n in 0..200_u16 {
+        let (host, remote) = (format!("10.0.0.{}", n % 7 + 1), format!("198.51.100.{}", n % 5 + 1));
+        let syn = tcp(&host, &remote, (4000 + n, 80), segment("S", 1, 0));
+        assert!(taken.insert(only(OUTSIDE, &bench.send_one(INSIDE, &syn)).0.source));
+    }
+    bench.finish();
+}
+
+/// Section 4.3 REQ-4: an unsolicited SYN gets no answer, whether its endpoint is mapped to nobody or filtered.
+#[test]
+fn unsolicited_syns_are_dropped_silently() {
+    let filtering = Filtering::AddressAndPortDependent;
+    let mut bench = harness(config(NatSettings { filtering, ..settings() }));
+    let external = connect(&mut bench);
+    for port in [external, external ^ 1] {
+        let syn = tcp("203.0.113.9", POOL, (80, port), segment("S", 900, 0));
+        for _ in 0..10 {
+            assert!(bench.send_one(OUTSIDE, &syn).is_empty());
+            assert!(bench.advance(1).is_empty());
+        }
+    }
+    assert_eq!((bench.drops(DropReason::NatFiltered), bench.sessions()), (20, 1));
+    bench.finish();
+}
+
+/// Section 8 REQ-9, REQ-10: an ICMP error of any kind comes through, and ends neither connection nor mapping.
+#[test]
+fn errors_end_no_connection() {
+    use etherparse::{Icmpv4Type, icmpv4::DestUnreachableHeader, icmpv4::TimeExceededCode};
+    let mut bench = harness(config(settings()));
+    let external = connect(&mut bench);
+    let (_, left) =
+        only(OUTSIDE, &bench.send_one(INSIDE, &tcp(HOST, REMOTE, (5000, 80), segment("A", 101, 901))));
+    let kinds = [
+        Icmpv4Type::DestinationUnreachable(DestUnreachableHeader::Host),
+        Icmpv4Type::DestinationUnreachable(DestUnreachableHeader::Port),
+        Icmpv4Type::DestinationUnreachable(DestUnreachableHeader::Protocol),
+        Icmpv4Type::DestinationUnreachable(DestUnreachableHeader::FragmentationNeeded { next_hop_mtu: 1300 }),
+        Icmpv4Type::TimeExceeded(TimeExceededCode::TtlExceededInTransit),
+    ];
+    for kind in kinds {
+        let error = common::icmpv4("203.0.113.77", POOL, kind.clone(), common::packet_of(&left));
+        let (outer, back) = only(INSIDE, &bench.send_one(OUTSIDE, &error));
+        assert_eq!(outer.destination, "10.0.0.5:0");
+        assert_eq!(quoted(&back), seen("10.0.0.5:5000", "198.51.100.7:80"));
+        // Type, code and what the kind says beside them.
+        assert_eq!((&back[34..36], &back[38..42]), (&error[34..36], &error[38..42]));
+    }
+    assert!(bench.passes(OUTSIDE, &tcp(REMOTE, POOL, (80, external), segment("A", 901, 101))));
+    bench.advance(7000);
+    assert_eq!((bench.sessions(), nat(&mut bench).state().mappings().len()), (1, 1));
+    bench.finish();
+}

@@ -175,3 +175,55 @@ fn broken_errors_are_dropped() {
     assert_eq!(icmp.checksum(), icmp.icmp_type().calc_checksum(icmp.payload()));
     bench.finish();
 }
+
+/// Section 4.1 REQ-3 b: the quoted packet may have IP options; its ports lie behind them.
+#[test]
+fn quotes_with_options_are_translated() {
+    let mut bench = harness(config(settings()));
+    let mut frame = udp(HOST, REMOTE, (5000, 53), b"question");
+    // Four times "no operation".
+    frame.splice(34..34, [1, 1, 1, 1]);
+    frame[14] = 0x46;
+    let length = u16::from_be_bytes([frame[16], frame[17]]) + 4;
+    frame[16..18].copy_from_slice(&length.to_be_bytes());
+    let header = etherparse::Ipv4HeaderSlice::from_slice(&frame[14..]).unwrap().to_header();
+    frame[24..26].copy_from_slice(&header.calc_header_checksum().to_be_bytes());
+    let (request, left) = only(OUTSIDE, &bench.send_one(INSIDE, &frame));
+    assert!(request.source.starts_with("192.0.2.1:") && request.destination == "198.51.100.7:53");
+    let (outer, back) =
+        only(INSIDE, &bench.send_one(OUTSIDE, &port_unreachable("203.0.113.77", POOL, &left)));
+    assert_eq!(outer, seen("203.0.113.77:0", "10.0.0.5:0"));
+    assert_eq!(quoted(&back), seen("10.0.0.5:5000", "198.51.100.7:53"));
+    bench.finish();
+}
+
+/// Section 4.2 REQ-6: an error neither ends a session nor keeps it, from whichever side it comes.
+#[test]
+fn errors_do_not_refresh_sessions() {
+    let mut bench = harness(config(settings()));
+    let frame = udp(HOST, REMOTE, (5000, 53), b"question");
+    let (request, left) = only(OUTSIDE, &bench.send_one(INSIDE, &frame));
+    let answer = udp(REMOTE, POOL, (53, port_of(&request.source)), b"answer");
+    let (_, arrived) = only(INSIDE, &bench.send_one(OUTSIDE, &answer));
+    bench.advance(290);
+    only(INSIDE, &bench.send_one(OUTSIDE, &port_unreachable("203.0.113.77", POOL, &left)));
+    only(OUTSIDE, &bench.send_one(INSIDE, &port_unreachable(HOST, REMOTE, &arrived)));
+    assert_eq!(bench.sessions(), 1);
+    bench.advance(15);
+    assert_eq!((bench.sessions(), nat(&mut bench).bindings()), (0, 0));
+    bench.finish();
+}
+
+/// Section 7 REQ-11: what is neither an echo nor an error is not translated by ports, and opens nothing.
+#[test]
+fn other_messages_are_not_translated() {
+    let mut bench = harness(config(settings()));
+    for type_u8 in [9, 10, 13, 15, 17, 40] {
+        let message = || Icmpv4Type::Unknown { type_u8, code_u8: 0, bytes5to8: [0, 7, 0, 1] };
+        assert!(bench.send_one(INSIDE, &common::icmpv4(HOST, REMOTE, message(), b"")).is_empty());
+        assert!(bench.send_one(OUTSIDE, &common::icmpv4(REMOTE, POOL, message(), b"")).is_empty());
+    }
+    assert_eq!(bench.drops(DropReason::NatUntranslatable), 12);
+    assert_eq!((bench.sessions(), nat(&mut bench).bindings()), (0, 0));
+    bench.finish();
+}
