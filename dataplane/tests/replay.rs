@@ -5,7 +5,7 @@ use etherparse::{PacketBuilder, SlicedPacket, TransportSlice};
 use millrace_dataplane::drops::DropReason;
 use millrace_dataplane::flow::field::{Field, Reads};
 use millrace_dataplane::flow::key::{KEY_WORDS_MAX, KeySchema};
-use millrace_dataplane::flow::program::{Program, ProgramBuilder};
+use millrace_dataplane::flow::program::{Program, ProgramBuilder, RecipeKey};
 use millrace_dataplane::flow::replay::replay;
 use millrace_dataplane::flow::template::Fixup;
 use millrace_dataplane::memory::{Arena, Pool, PoolConfig};
@@ -240,6 +240,48 @@ proptest! {
             prop_assert_eq!(value(Field::Ttl, &sent), Some(ttl));
             let l4 = usize::from(layout(frame).l4) + if is_tcp { 20 } else { 8 };
             prop_assert_eq!(&sent[l4..], &frame[l4..]);
+        }
+    }
+
+    /// A program that is refilled for a packet of another flow is the one that would be built for it. That goes where values
+    /// alone tell the programs apart: what a checksum covers is keyed.
+    #[test]
+    fn a_refilled_program_is_as_if_built(
+        is_tcp: bool, v6: bool, keyed in proptest::sample::subsequence(&SETTABLE[..], 0..14),
+        fields in proptest::sample::subsequence(&SETTABLE[..], 1..9).prop_shuffle(),
+        values: [[u128; 8]; 2], decrement: bool, noise: u32,
+    ) {
+        let first = if is_tcp { tcp(v6, 1, 2, &[], b"first") } else { udp(v6, (1000, 53), 64, b"first") };
+        let second = twin(&first, is_tcp, v6, &[], noise, b"second");
+        let at = layout(&first);
+        let schema = KeySchema::new(PortId(3), 1, Reads::none().with(&keyed));
+        let gather = schema.gather(at.shape).unwrap();
+        let key = RecipeKey { gather: gather.identity(), edits: 1, rest: 2 };
+        let build = |frame: &[u8], values: &[u128]| {
+            let mut program = Program::default();
+            let mut builder = ProgramBuilder::new(&mut program, frame, layout(frame), Some(gather));
+            for (&field, &value) in fields.iter().zip(values) {
+                builder.set(field, value);
+            }
+            if decrement {
+                builder.decrement_ttl();
+            }
+            builder.output(OUT);
+            builder.finish_as(Some(key)).unwrap();
+            program
+        };
+        let mut program = build(&first, &values[0]);
+        let other = RecipeKey { rest: 3, ..key };
+        prop_assert!(!program.refill(&other, &second, values[1].into_iter()));
+        let tells = |field: &Field| {
+            let coverage = field.coverage(at.shape);
+            let is_there = field.locate(at.shape, at.l3.into(), at.l4.into()).is_some();
+            is_there && (!(coverage.l3 || coverage.l4) || keyed.contains(field))
+        };
+        let refills = program.refill(&key, &second, values[1].into_iter());
+        prop_assert_eq!(refills, fields.iter().all(tells));
+        if refills {
+            prop_assert_eq!(program, build(&second, &values[1]));
         }
     }
 

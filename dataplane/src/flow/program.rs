@@ -320,9 +320,7 @@ impl<'a> ProgramBuilder<'a> {
         let again = sixteen(&self.written, offset) & mask != 0;
         let odd = (offset ^ usize::from(self.layout.l3)) & 1 == 1;
         let step = Step { mask, offset: offset as u8, shift: shift as u8, coverage, odd };
-        if again
-            || self.segments > 0
-            || !self.steps.as_mut().is_some_and(|steps| steps.try_push(step).is_ok())
+        if again || self.segments > 0 || self.steps.as_mut().is_none_or(|steps| steps.try_push(step).is_err())
         {
             self.steps = None;
         }

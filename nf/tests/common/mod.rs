@@ -177,10 +177,7 @@ impl Harness {
 
     /// Folds the counters of all entries, so that the functions know all traffic.
     pub fn fold(&mut self) {
-        // The rest of the round that is under way, and a whole one.
-        for _ in 0..2 {
-            self.engine.state.fold_all();
-        }
+        self.engine.state.fold_all();
         self.engine.settle();
     }
 
