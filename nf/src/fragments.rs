@@ -282,11 +282,15 @@ impl Fragments {
     pub fn expire(&mut self, now: Time, budget: usize, mut wake: impl FnMut(Wake)) {
         let due = |queue: &VecDeque<(Time, DatagramKey)>| queue.front().is_some_and(|front| front.0 <= now);
         for _ in 0..budget {
-            if due(&self.waits_queue) {
+            let (waits, datagrams) = (due(&self.waits_queue), due(&self.queue));
+            if waits {
                 self.give_up_oldest(&mut wake);
             }
-            if due(&self.queue) {
+            if datagrams {
                 self.forget_oldest(now);
+            }
+            if !waits && !datagrams {
+                return;
             }
         }
     }

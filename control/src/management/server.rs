@@ -130,11 +130,7 @@ fn serve(stream: &UnixStream, control: &Control) -> io::Result<()> {
                 return Err(error);
             }
         };
-        let said = match serde_json::from_str::<Request>(&line) {
-            Ok(request) => handle_or_refuse(control, request),
-            Err(error) => Answer::Refused(format!("no request: {error}")),
-        };
-        answer(stream, &said)?;
+        answer(stream, &respond(control, &line))?;
     }
 }
 
@@ -142,6 +138,14 @@ fn answer(mut stream: &UnixStream, answer: &Answer) -> io::Result<()> {
     let mut line = serde_json::to_vec(answer).map_err(io::Error::from)?;
     line.push(b'\n');
     stream.write_all(&line)
+}
+
+/// The answer to a line that arrived, whatever it is.
+pub fn respond(control: &Control, line: &str) -> Answer {
+    match serde_json::from_str::<Request>(line) {
+        Ok(request) => handle_or_refuse(control, request),
+        Err(error) => Answer::Refused(format!("no request: {error}")),
+    }
 }
 
 /// A request whose handling panics is refused; the connection, the instance and its packets go on.

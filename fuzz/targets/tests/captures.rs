@@ -1,0 +1,289 @@
+//! Frames that broke other people's parsers, and frames of every kind of our own: whole, cut off at each of their first bytes, with
+//! bytes flipped; through the parsers, each function and the whole chain, from both sides, with and without a flow cache. Nothing panics,
+//! everything is accounted for, and what leaves is right if what came was: by etherparse, and by tshark for what was whole.
+//!
+//! Captures are looked for in `MILLRACE_CAPTURES`, else in `../shared/captures` beside the repository.
+
+use millrace_dataplane::port::pcap::{CaptureError, CaptureReader, CaptureWriter};
+use millrace_dataplane::time::Time;
+use millrace_fuzz::check::fault;
+use millrace_fuzz::frames::{OWN, samples};
+use millrace_fuzz::random::Random;
+use millrace_fuzz::site::{ALL_TIMERS, INSIDE, OUTSIDE, Plan, Site};
+use millrace_fuzz::{capture, parser};
+use millrace_nf::firewall::rules::Action;
+use std::collections::HashSet;
+use std::fs::{self, File};
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+/// Frames are cut off at each of this many first bytes.
+const CUTS: usize = 128;
+/// Copies of each frame with a byte flipped.
+const FLIPS: usize = 16;
+/// Largest frame that a pool's buffers take here; longer ones are a port's to refuse.
+const FRAME_BYTES_MAX: usize = 2112;
+
+/// What became of a set of frames.
+#[derive(Debug, Default)]
+struct Totals {
+    frames: usize,
+    sent_in: usize,
+    left: usize,
+    checked: usize,
+}
+
+/// Every function alone before a router, the router alone, and all of them; with a cache and without.
+fn sites() -> Vec<(&'static str, Site)> {
+    let all = Plan { firewall: Some((Vec::new(), Action::Allow)), ..Plan::default() };
+    let plans = [
+        ("router", Plan { firewall: None, nat: None, ..all.clone() }),
+        ("firewall", Plan { nat: None, ..all.clone() }),
+        ("nat", Plan { firewall: None, ..all.clone() }),
+        ("all", all.clone()),
+        ("all without cache", Plan { cache_entries: 0, ..all }),
+    ];
+    plans.into_iter().map(|(name, plan)| (name, Site::new(&plan).expect("a good plan"))).collect()
+}
+
+/// The same frame as if it were sent to the router's port.
+fn to_router(frame: &[u8], port: u16) -> Vec<u8> {
+    let mut frame = frame.to_vec();
+    if let Some(destination) = frame.first_chunk_mut() {
+        *destination = OWN[usize::from(port)];
+    }
+    frame
+}
+
+/// Sends one frame alone and checks what leaves. Returns the frames that left.
+fn pass(site: &mut Site, port: u16, frame: &[u8], totals: &mut Totals) -> Vec<Vec<u8>> {
+    let originated = site.engine.outputs.sums.originated;
+    let sent = site.send(port, &[frame.to_vec()]);
+    let all_originated = site.engine.outputs.sums.originated - originated == sent.len() as u64;
+    totals.sent_in += 1;
+    totals.left += sent.len();
+    // What the data plane makes itself is right, whatever it answers.
+    if !sent.is_empty() && (all_originated || fault(frame).is_none()) {
+        for (_, out) in &sent {
+            assert_eq!(fault(out), None, "from {frame:02x?}\nto {out:02x?}");
+            totals.checked += 1;
+        }
+    }
+    // Nothing waits, so that what leaves next comes from the next frame.
+    site.engine.drain(&mut site.pool);
+    sent.into_iter().map(|(_, out)| out).collect()
+}
+
+/// All variants of all frames through everything. Returns each whole frame with what the router and the whole chain made of it.
+fn run(frames: &[Vec<u8>], totals: &mut Totals) -> Vec<(Vec<u8>, Vec<u8>)> {
+    let mut random = Random::new(1);
+    let mut sites = sites();
+    let mut pairs = Vec::new();
+    let mut seen = HashSet::new();
+    totals.frames += frames.len();
+    for frame in frames.iter().filter(|frame| frame.len() <= FRAME_BYTES_MAX) {
+        let flipped: Vec<Vec<u8>> = (0..FLIPS.min(frame.len())).map(|_| flip(&mut random, frame)).collect();
+        let cuts = (0..frame.len().min(CUTS + 1)).map(|length| frame[..length].to_vec());
+        // Frames of one host begin alike: each beginning is taken once.
+        let cuts: Vec<Vec<u8>> = cuts.filter(|cut| seen.insert(cut.clone())).collect();
+        for variant in std::iter::once(frame).chain(&cuts).chain(&flipped) {
+            parser::run(variant);
+        }
+        for (name, site) in &mut sites {
+            for port in [INSIDE, OUTSIDE] {
+                pass(site, port, frame, totals);
+                let readdressed = to_router(frame, port);
+                for out in pass(site, port, &readdressed, totals) {
+                    if ["router", "all"].contains(name) {
+                        pairs.push((readdressed.clone(), out));
+                    }
+                }
+                for variant in cuts.iter().chain(&flipped) {
+                    pass(site, port, &to_router(variant, port), totals);
+                }
+            }
+            site.pass(100, ALL_TIMERS);
+        }
+    }
+    sites.into_iter().for_each(|(_, site)| site.finish());
+    pairs
+}
+
+fn flip(random: &mut Random, frame: &[u8]) -> Vec<u8> {
+    let mut flipped = frame.to_vec();
+    // Behind the addresses of the link, mostly in headers.
+    let reach = flipped.len().min(if random.below(4) == 0 { usize::MAX } else { 80 });
+    let at = 12.min(reach - 1) + random.below(reach - 12.min(reach - 1));
+    flipped[at] ^= 1 + random.below(255) as u8;
+    flipped
+}
+
+/// Checksums by tshark: 0 is bad.
+const STATUSES: [&str; 5] = [
+    "ip.checksum.status",
+    "tcp.checksum.status",
+    "udp.checksum.status",
+    "icmp.checksum.status",
+    "icmpv6.checksum.status",
+];
+/// Lengths by tshark: there if they are wrong.
+const WRONG_LENGTHS: [&str; 4] =
+    ["ip.bogus_ip_length", "ip.bogus_header_length", "tcp.bogus_header_length", "udp.length.bad"];
+
+/// What tshark says of lengths and checksums, a line a frame; none without tshark.
+fn dissect(path: &Path) -> Option<Vec<String>> {
+    let checks = ["ip", "tcp", "udp"].map(|it| format!("{it}.check_checksum:TRUE"));
+    // No reassembly over frames that have nothing to do with each other.
+    let apart = ["ip.defragment:FALSE", "ipv6.defragment:FALSE", "tcp.desegment_tcp_streams:FALSE"];
+    let output = Command::new("tshark")
+        .args(["-n", "-r"])
+        .arg(path)
+        .args(checks.iter().map(String::as_str).chain(apart).flat_map(|it| ["-o", it]))
+        // Of packets in packets, the outer one.
+        .args(["-T", "fields", "-E", "occurrence=f", "-e", "frame.protocols"])
+        .args(STATUSES.iter().chain(&WRONG_LENGTHS).flat_map(|field| ["-e", field]))
+        .output()
+        .ok()?;
+    let errors = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "tshark: {errors}");
+    Some(String::from_utf8_lossy(&output.stdout).lines().map(str::to_owned).collect())
+}
+
+/// Whether the IP header or the outermost transport is wrong; what errors quote is cut off.
+fn is_bad(line: &str) -> bool {
+    let mut columns = line.split('\t');
+    let protocols = columns.next().unwrap_or_default();
+    let transport = protocols.split(':').find(|it| ["tcp", "udp", "icmp", "icmpv6"].contains(it));
+    STATUSES.iter().chain(&WRONG_LENGTHS).zip(columns).any(|(field, text)| {
+        let protocol = field.split('.').next();
+        let counts = protocol == Some("ip") || protocol == transport;
+        counts && if STATUSES.contains(field) { text == "0" } else { !text.is_empty() }
+    })
+}
+
+fn write<'a>(directory: &Path, name: &str, frames: impl IntoIterator<Item = &'a Vec<u8>>) -> PathBuf {
+    let path = directory.join(name);
+    let mut writer = CaptureWriter::new(File::create(&path).expect("a file")).expect("it takes a header");
+    for frame in frames {
+        writer.write(Time::from_secs(1), frame).expect("it takes frames");
+    }
+    writer.flush().expect("it takes all");
+    path
+}
+
+/// What left is as good by tshark as what came. Returns how many pairs were compared; none without tshark.
+fn compare_by_tshark(pairs: &[(Vec<u8>, Vec<u8>)]) -> Option<usize> {
+    let directory = tempfile::tempdir().expect("a directory");
+    let came = dissect(&write(directory.path(), "came", pairs.iter().map(|(came, _)| came)))?;
+    let left = dissect(&write(directory.path(), "left", pairs.iter().map(|(_, left)| left)))?;
+    assert_eq!((came.len(), left.len()), (pairs.len(), pairs.len()));
+    for ((before, after), (came, left)) in came.iter().zip(&left).zip(pairs) {
+        assert!(is_bad(before) || !is_bad(after), "{before} -> {after}\nfrom {came:02x?}\nto {left:02x?}");
+    }
+    Some(came.iter().filter(|line| !is_bad(line)).count())
+}
+
+fn report(what: &str, totals: &Totals, pairs: &[(Vec<u8>, Vec<u8>)]) {
+    let Totals { frames, sent_in, left, checked } = totals;
+    println!("{what}: {frames} frames, {sent_in} sent into chains, {left} left, {checked} of them checked");
+    match compare_by_tshark(pairs) {
+        Some(count) => {
+            println!("{what}: {} pairs, {count} of them right as they came, by tshark", pairs.len());
+        }
+        None => println!("SKIPPED dissection of what leaves: tshark is not there"),
+    }
+}
+
+#[test]
+fn frames_of_every_kind_whole_cut_off_and_damaged() {
+    let frames: Vec<Vec<u8>> = samples().into_iter().map(|(_, frame)| frame).collect();
+    let mut totals = Totals::default();
+    let pairs = run(&frames, &mut totals);
+    assert!(totals.checked > 300 && pairs.len() > 15, "{totals:?}, {} pairs", pairs.len());
+    report("samples", &totals, &pairs);
+}
+
+/// The check sees what is wrong: it is blind for the checksum of no protocol.
+#[test]
+fn tshark_tells_right_frames_from_damaged_ones() {
+    // A byte of each one's checksum.
+    let fields = [
+        ("udp4", 40),
+        ("echo4", 36),
+        ("unreachable4", 36),
+        ("syn4", 50),
+        ("udp6", 60),
+        ("echo6", 56),
+        ("gre4", 24),
+    ];
+    for (name, field) in fields {
+        let (_, frame) = samples().into_iter().find(|(it, _)| *it == name).expect("a sample");
+        let mut damaged = frame.clone();
+        damaged[field] ^= 1;
+        assert!(fault(&damaged).is_some(), "{name}");
+        let directory = tempfile::tempdir().expect("a directory");
+        let Some(lines) = dissect(&write(directory.path(), "both", [&frame, &damaged])) else {
+            return println!("SKIPPED dissection of damaged frames: tshark is not there");
+        };
+        assert_eq!(
+            lines.iter().map(|line| is_bad(line)).collect::<Vec<_>>(),
+            [false, true],
+            "{name}: {lines:?}"
+        );
+    }
+}
+
+fn captures() -> PathBuf {
+    let beside = || Path::new(env!("CARGO_MANIFEST_DIR")).join("../../../shared/captures");
+    std::env::var_os("MILLRACE_CAPTURES").map_or_else(beside, PathBuf::from)
+}
+
+#[test]
+fn captures_that_broke_other_parsers() {
+    let directory = captures();
+    let Ok(entries) = fs::read_dir(&directory) else {
+        println!(
+            "SKIPPED captures that broke other parsers: MILLRACE_CAPTURES names no directory of captures"
+        );
+        return;
+    };
+    let mut paths: Vec<PathBuf> = entries.map(|entry| entry.expect("an entry").path()).collect();
+    paths.retain(|path| path.extension().is_some_and(|it| it == "pcap" || it == "pcapng"));
+    paths.sort();
+    let (mut frames, mut seen) = (Vec::new(), HashSet::new());
+    let (mut other_links, mut broken) = (0, 0);
+    for path in &paths {
+        // The file itself, as bytes of any kind.
+        capture::run(&fs::read(path).expect("it can be read"));
+        let mut reader = match CaptureReader::new(File::open(path).expect("it can be opened")) {
+            Ok(reader) => reader,
+            Err(CaptureError::LinkType(_)) => {
+                other_links += 1;
+                continue;
+            }
+            Err(_) => {
+                broken += 1;
+                continue;
+            }
+        };
+        let mut bytes = Vec::new();
+        loop {
+            match reader.next_record(&mut bytes) {
+                Ok(Some(record)) if record.ethernet && seen.insert(bytes.clone()) => {
+                    frames.push(bytes.clone());
+                }
+                Ok(Some(_)) => {}
+                Ok(None) => break,
+                Err(_) => {
+                    broken += 1;
+                    break;
+                }
+            }
+        }
+    }
+    println!("{} captures, {other_links} of other links, {broken} broken", paths.len());
+    let mut totals = Totals::default();
+    let pairs = run(&frames, &mut totals);
+    report("captures", &totals, &pairs);
+    assert!(frames.is_empty() || totals.checked > 0, "{totals:?}");
+}
