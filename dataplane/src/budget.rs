@@ -25,7 +25,7 @@ pub struct BudgetConfig {
 
 impl Default for BudgetConfig {
     fn default() -> Self {
-        Self { share_percent: 25, burst_nanos: 1_000_000 }
+        Self { share_percent: 20, burst_nanos: 1_000_000 }
     }
 }
 
@@ -138,13 +138,15 @@ impl MissBudget {
     /// True if the walk that begins is to be measured: one in eight, as a look at the clock costs as much as a hit.
     pub fn is_sample(&mut self) -> bool {
         self.turn = self.turn.wrapping_add(1);
-        self.turn.is_multiple_of(8)
+        self.is_limited() && self.turn.is_multiple_of(8)
     }
 
     /// A walk took `nanos`: the estimate follows.
     pub fn measured(&mut self, nanos: u64) {
         // A pause of the thread in one of them must not count as what walks cost.
         let nanos = nanos.clamp(50, 1_000_000).min(u64::from(self.walk_nanos) * RISE_MAX) as u32;
+        // What surrounds a walk, from asking for its memory to its session's end, is about a quarter more.
+        let nanos = nanos + nanos / 4;
         self.walk_nanos = self.walk_nanos - self.walk_nanos / 16 + nanos / 16;
     }
 

@@ -335,13 +335,14 @@ impl<S: SlowPath> Engine<S> {
         state.sessions.prefetch_free(walks);
         let missing =
             lanes.iter().zip(burst).filter(|(lane, _)| lane.slot == NO_SLOT && lane.error.is_none());
-        for (lane, packet) in missing.take(walks) {
-            if lane.words != 0 {
+        for (at, (lane, packet)) in missing.enumerate() {
+            let walks = at < walks;
+            if walks && lane.words != 0 {
                 state.cache.prefetch_place(lane.hash);
             }
             let gather = gather_of(schemas, port, &lane.layout);
             let miss = Miss { bytes: packet.bytes(), layout: lane.layout, port, gather, now };
-            slow.prefetch(&miss, state);
+            slow.prefetch(&miss, walks, state);
         }
     }
 
@@ -454,8 +455,7 @@ impl<S: SlowPath> Engine<S> {
     #[cold]
     #[inline(never)]
     fn walk(&mut self, i: usize, port: PortId, packet: Packet, pool: &mut Pool, now: Time, alone: bool) {
-        let Lane { layout, key, words, .. } = self.lanes[i];
-        let words = usize::from(words);
+        let Lane { layout, words, .. } = self.lanes[i];
         if self.budget.is_limited() {
             let Self { budget, slow, state, schemas, .. } = self;
             let gather = gather_of(schemas, port, &layout);
@@ -463,13 +463,12 @@ impl<S: SlowPath> Engine<S> {
             if !budget.admit(|| source_of(packet.bytes(), &layout), || slow.is_known(&miss, state)) {
                 return self.outputs.drop_packet(packet, DropReason::MissBudget, pool);
             }
-            let start = self.budget.is_sample().then(std::time::Instant::now);
-            self.decide_and_apply(layout, &key[..words], port, packet, pool, now, alone);
-            if let Some(start) = start {
-                self.budget.measured(u64::try_from(start.elapsed().as_nanos()).unwrap_or(u64::MAX));
-            }
-        } else {
-            self.decide_and_apply(layout, &key[..words], port, packet, pool, now, alone);
+        }
+        let key = self.lanes[i].key;
+        let start = self.budget.is_sample().then(std::time::Instant::now);
+        self.decide_and_apply(layout, &key[..usize::from(words)], port, packet, pool, now, alone);
+        if let Some(start) = start {
+            self.budget.measured(u64::try_from(start.elapsed().as_nanos()).unwrap_or(u64::MAX));
         }
         self.finish_wakes(pool, now);
     }

@@ -131,9 +131,10 @@ pub trait SlowPath: Send {
     /// True if a session for this packet exists, so that it is no new flow (R12).
     fn is_known(&self, miss: &Miss<'_>, state: &FlowState) -> bool;
 
-    /// Asks for the memory that deciding this packet will need. Called for all misses of a burst before the first walk.
-    fn prefetch(&self, miss: &Miss<'_>, state: &FlowState) {
-        let _ = (miss, state);
+    /// Asks for the memory that deciding this packet will need; if it hardly `walks`, for that of [`Self::is_known`] alone. Called
+    /// for all misses of a burst before the first walk.
+    fn prefetch(&self, miss: &Miss<'_>, walks: bool, state: &FlowState) {
+        let _ = (miss, walks, state);
     }
 
     /// Walks the chain for one packet and writes what it decided to `decision`.

@@ -298,15 +298,22 @@ impl SlowPath for Chains {
     fn is_known(&self, miss: &Miss<'_>, state: &FlowState) -> bool {
         let Some(to) = self.attachment(miss.port) else { return false };
         let domain = domain_of(to.chain, to.segment);
+        // A flood asks this for each of its packets.
+        if let Some(tuple) = tuple_of(miss, domain) {
+            return state.sessions.find(&tuple).is_some();
+        }
         let mut headers = Headers::empty();
         headers.read(miss.bytes, miss.layout).is_ok()
             && headers.original_tuple(domain).is_some_and(|tuple| state.sessions.find(&tuple).is_some())
     }
 
-    fn prefetch(&self, miss: &Miss<'_>, state: &FlowState) {
+    fn prefetch(&self, miss: &Miss<'_>, walks: bool, state: &FlowState) {
         let Some(to) = self.attachment(miss.port) else { return };
         let Some(tuple) = tuple_of(miss, domain_of(to.chain, to.segment)) else { return };
         state.sessions.prefetch(&tuple);
+        if !walks {
+            return;
+        }
         let direction = if to.zone == ZoneId(0) { Direction::Forward } else { Direction::Backward };
         if let Some(chain) = self.get(to.chain) {
             chain.functions.iter().for_each(|function| function.prefetch(&tuple, direction));
