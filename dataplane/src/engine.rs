@@ -23,6 +23,8 @@ use crate::slow_path::{Decision, Fate, Miss, SlowPath, Wake};
 use crate::time::Time;
 
 const NO_SLOT: u32 = u32::MAX;
+/// How many packets ahead a miss asks for its memory: about as long as memory takes, in walks.
+const AHEAD: usize = 8;
 /// Most packets that wait for the control plane.
 const PUNTS_MAX: usize = 256;
 
@@ -214,13 +216,22 @@ impl<S: SlowPath> Engine<S> {
         let mutations = self.state.cache.mutations();
         let misses = self.compare_keys(count);
         self.budget.begin(now, count);
+        let mut walks = self.budget.allowance(misses);
         if misses > 0 {
-            let walks = self.budget.allowance(misses);
-            self.prefetch_misses(port, burst, walks, now);
+            let first = burst.iter().take(AHEAD).enumerate();
+            first.for_each(|(at, packet)| self.prefetch_miss(at, port, packet, at, &mut walks, now));
         }
         let hits_before = self.counters.hits;
         let now_millis = now.as_millis() as u32;
-        for (i, packet) in burst.drain_all().enumerate() {
+        let (mut drain, mut next) = (burst.drain_all(), 0);
+        while let Some(packet) = drain.next() {
+            let i = next;
+            next += 1;
+            if misses > 0
+                && let Some(packet) = drain.rest().get(AHEAD - 1)
+            {
+                self.prefetch_miss(i + AHEAD, port, packet, AHEAD, &mut walks, now);
+            }
             if let Some(reason) = self.lanes[i].error {
                 self.outputs.drop_packet(packet, reason, pool);
                 continue;
@@ -327,23 +338,34 @@ impl<S: SlowPath> Engine<S> {
         misses
     }
 
-    /// Asks for what the walks of this burst will touch: a walk alone would wait for each of some twenty lines.
+    /// If packet `at` missed, asks for what its walk will touch, as the `ahead`-th from now: some twenty lines, for each of which a
+    /// walk alone would wait. `walks`: how many more will be admitted.
     #[cold]
     #[inline(never)]
-    fn prefetch_misses(&mut self, port: PortId, burst: &Burst, walks: usize, now: Time) {
+    fn prefetch_miss(
+        &mut self,
+        at: usize,
+        port: PortId,
+        packet: &Packet,
+        ahead: usize,
+        walks: &mut usize,
+        now: Time,
+    ) {
         let Self { lanes, state, slow, schemas, .. } = self;
-        state.sessions.prefetch_free(walks);
-        let missing =
-            lanes.iter().zip(burst).filter(|(lane, _)| lane.slot == NO_SLOT && lane.error.is_none());
-        for (at, (lane, packet)) in missing.enumerate() {
-            let walks = at < walks;
-            if walks && lane.words != 0 {
+        let Some(lane) = lanes.get(at).filter(|lane| lane.slot == NO_SLOT && lane.error.is_none()) else {
+            return;
+        };
+        let may_walk = *walks > 0;
+        if may_walk {
+            *walks -= 1;
+            state.sessions.prefetch_free(ahead);
+            if lane.words != 0 {
                 state.cache.prefetch_place(lane.hash);
             }
-            let gather = gather_of(schemas, port, &lane.layout);
-            let miss = Miss { bytes: packet.bytes(), layout: lane.layout, port, gather, now };
-            slow.prefetch(&miss, walks, state);
         }
+        let gather = gather_of(schemas, port, &lane.layout);
+        let miss = Miss { bytes: packet.bytes(), layout: lane.layout, port, gather, now };
+        slow.prefetch(&miss, may_walk, state);
     }
 
     /// Takes the packet to its output if all is as usual: its entry is valid, its guards hold, and its program blends an image

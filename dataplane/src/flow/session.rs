@@ -394,12 +394,13 @@ impl SessionTable {
         prefetch(&self.index[second]);
     }
 
-    /// Asks for the records that the next `count` sessions will get.
-    pub fn prefetch_free(&self, count: usize) {
-        let recent = self.free.get(self.free_count.saturating_sub(count)..self.free_count).unwrap_or(&[]);
-        recent.iter().for_each(|&id| self.prefetch_record(id));
-        let fresh = count - recent.len().min(count);
-        (self.fresh..self.fresh.saturating_add(fresh as u32)).for_each(|id| self.prefetch_record(id));
+    /// Asks for the record that a session will get after `ahead` others.
+    pub fn prefetch_free(&self, ahead: usize) {
+        let id = match self.free_count.checked_sub(ahead + 1) {
+            Some(at) => self.free[at],
+            None => self.fresh.saturating_add((ahead - self.free_count) as u32),
+        };
+        self.prefetch_record(id);
     }
 
     /// Asks for all of a session's record.

@@ -224,6 +224,16 @@ pub struct Drain<'a> {
     length: usize,
 }
 
+impl Drain<'_> {
+    /// The packets that are still to come.
+    #[inline]
+    pub fn rest(&self) -> &[Packet] {
+        let rest = &self.burst.packets[self.next..self.end];
+        // SAFETY: the elements from `next` to `end` are initialised, and `MaybeUninit` has the layout of what is in it.
+        unsafe { std::slice::from_raw_parts(rest.as_ptr().cast(), rest.len()) }
+    }
+}
+
 impl Iterator for Drain<'_> {
     type Item = Packet;
 
