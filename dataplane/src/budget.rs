@@ -197,10 +197,10 @@ mod tests {
         let mut budget = busy();
         (0..1_000).for_each(|_| budget.measured(1_000));
         budget.measured(10_000_000);
-        assert!(budget.walk_nanos < 1_500, "{}", budget.walk_nanos);
+        assert!(budget.walk_nanos < 1_700, "{}", budget.walk_nanos);
         // What walks really cost is found soon.
         (0..200).for_each(|_| budget.measured(20_000));
-        assert!((18_000..=20_000).contains(&budget.walk_nanos), "{}", budget.walk_nanos);
+        assert!((22_000..=25_000).contains(&budget.walk_nanos), "{}", budget.walk_nanos);
     }
 
     #[test]

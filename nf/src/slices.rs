@@ -33,20 +33,14 @@ pub const SLICES_MAX: usize = 256;
 /// The cells that a change touches.
 pub type Slices = ArrayVec<Watch, SLICES_MAX>;
 
-/// The decision used the rules for this destination.
-pub fn depend_on_destination(walk: &mut Walk<'_>, address: IpAddr) {
-    depend_on_address(walk, ObjectKind::RulesByDestination, address);
-}
-
-/// The decision used the rules for this source.
-pub fn depend_on_source(walk: &mut Walk<'_>, address: IpAddr) {
-    depend_on_address(walk, ObjectKind::RulesBySource, address);
-}
-
-/// The decision used the rules for this service: IP protocol and destination port.
-pub fn depend_on_service(walk: &mut Walk<'_>, protocol: u8, port: u16) {
-    walk.depend(wide(ObjectKind::RulesByService));
-    walk.depend(service(protocol, port));
+/// The decision used the rules for these addresses and, if it has one, this service: IP protocol and destination port.
+pub fn depend_on_rules(walk: &mut Walk<'_>, source: IpAddr, destination: IpAddr, service: Option<(u8, u16)>) {
+    walk.depend(wide(ObjectKind::RulesByDestination));
+    walk.depend(cell(ObjectKind::RulesByDestination, destination));
+    walk.depend(cell(ObjectKind::RulesBySource, source));
+    if let Some((protocol, port)) = service {
+        walk.depend(self::service(protocol, port));
+    }
 }
 
 /// The decision depends on which prefixes there are around this destination, and on what else an address is to a router.
@@ -81,11 +75,6 @@ pub fn route(is_ipv4: bool, found: Option<IpNet>) -> Watch {
 pub fn cells(kind: ObjectKind, prefix: IpNet) -> Option<Slices> {
     let slices = changed_prefix(kind, prefix);
     (!slices.contains(&wide(kind))).then_some(slices)
-}
-
-fn depend_on_address(walk: &mut Walk<'_>, kind: ObjectKind, address: IpAddr) {
-    walk.depend(wide(kind));
-    walk.depend(cell(kind, address));
 }
 
 /// What a change of something that concerns the addresses of `prefix` touches.

@@ -5,7 +5,7 @@ use std::fmt;
 use serde_json::{Value, json};
 
 use super::{NfWorker, functions, rows};
-use crate::listing::Listing;
+use crate::listing::{Listing, SLICE};
 use crate::table::Table;
 
 /// What became of every packet of a run.
@@ -35,8 +35,11 @@ impl Accounting {
     /// Closes the worker's ports and counts.
     pub fn close(worker: &mut NfWorker) -> Self {
         // What the cache counted belongs to sessions and rules.
-        worker.engine.state.fold_all();
-        worker.engine.settle();
+        let mut from = Some(0);
+        while let Some(place) = from {
+            from = worker.engine.state.fold_from(place, SLICE);
+            worker.engine.settle();
+        }
         let report = worker.close();
         let mut functions = Listing::default();
         let mut from = Some(0);

@@ -12,7 +12,7 @@ use crate::function::{FlowFunction, Verdict};
 use crate::headers::answer::{IcmpError, icmp_error, tcp_reset};
 use crate::headers::{Headers, icmpv4, icmpv6, protocol};
 use crate::router::icmp_limit::{IcmpLimit, IcmpLimitConfig};
-use crate::slices::{depend_on_destination, depend_on_service, depend_on_source};
+use crate::slices::depend_on_rules;
 use crate::walk::{Commit, Direction, Tick, Walk};
 use crate::zone::ZoneId;
 use millrace_dataplane::drops::DropReason;
@@ -409,11 +409,11 @@ fn depend(walk: &mut Walk<'_>, ends: &Ends) {
         Addresses::V4 { source, destination } => (source.into(), destination.into()),
         Addresses::V6 { source, destination } => (source.into(), destination.into()),
     };
-    depend_on_destination(walk, destination);
-    depend_on_source(walk, source);
-    if let Transport::Ports { destination, .. } = ends.transport {
-        depend_on_service(walk, ends.protocol, destination);
-    }
+    let service = match ends.transport {
+        Transport::Ports { destination, .. } => Some((ends.protocol, destination)),
+        _ => None,
+    };
+    depend_on_rules(walk, source, destination, service);
 }
 
 /// The ends of the packet's connection, from the headers as they are now; of a reply, the other way round. None if it is
