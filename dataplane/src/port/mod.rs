@@ -2,6 +2,7 @@
 
 pub mod af_xdp;
 pub mod generator;
+mod kernel;
 pub mod pcap;
 pub mod sink;
 pub mod verify;

@@ -6,12 +6,13 @@ use std::sync::Arc;
 
 use super::frames::Frames;
 use super::port::{AfXdpPort, Live, watch_and_read};
-use super::program::{Failure, Program, privileges};
+use super::program::{Program, privileges};
 use super::shared::Device;
 use super::socket::{RingSizes, XskSocket};
 use super::umem::Umem;
 use super::{AfXdpConfig, Queues, bpf, interface};
-use crate::port::PortError;
+use crate::port::kernel::Failure;
+use crate::port::{PortError, kernel};
 use crate::time::Time;
 
 /// Entries that a ring may have.
@@ -39,7 +40,7 @@ impl AfXdpDevice {
 
     fn open_inner(config: &AfXdpConfig) -> Result<Self, Failure> {
         check_rings(config)?;
-        let link = interface::find(&config.interface)?;
+        let link = kernel::interface::find(&config.interface)?;
         let available = interface::receive_queues(&link);
         let queues = choose_queues(config, available)?;
         if queues.len() < available as usize {
@@ -97,7 +98,7 @@ impl AfXdpDevice {
         let index = self.device.interface_index();
         let (watch, link) = watch_and_read(index)
             .map_err(|error| (format!("read the link of {}", config.interface), error))?;
-        interface::check_mtu(&config.interface, link.mtu, umem.frame_bytes())?;
+        kernel::interface::check_mtu(&config.interface, link.mtu, umem.frame_bytes())?;
         let sizes = RingSizes { rx: config.rx_ring, tx: config.tx_ring, fill: config.fill_ring };
         let socket = XskSocket::open(umem, &config.interface, index, queue, sizes, config.mode)?;
         bpf::set_socket(self.device.program.map().as_fd(), queue, socket.fd()).map_err(|error| {

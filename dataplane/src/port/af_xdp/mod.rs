@@ -18,7 +18,6 @@ mod bpf;
 mod device;
 mod frames;
 mod interface;
-mod netlink;
 mod port;
 mod program;
 mod ring;

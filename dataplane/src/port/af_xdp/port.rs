@@ -7,8 +7,6 @@ use std::thread;
 use std::time::Duration;
 
 use super::frames::Frames;
-use super::interface::LINK_HEADER_BYTES;
-use super::netlink::{Link, LinkNews, LinkWatch};
 use super::shared::Device;
 use super::socket::{Kick, XskSocket};
 use super::umem::Umem;
@@ -16,6 +14,8 @@ use crate::drops::DropReason;
 use crate::limits::DATA_OFFSET;
 use crate::memory::Pool;
 use crate::packet::{Burst, Packet};
+use crate::port::kernel::interface::LINK_HEADER_BYTES;
+use crate::port::kernel::netlink::{Link, LinkNews, LinkWatch, RouteSocket};
 use crate::port::{Port, PortCounters, PortInfo};
 use crate::time::Time;
 
@@ -347,6 +347,6 @@ impl Drop for AfXdpPort {
 /// Opens the watch of a link before the link is read, so that no change between the two is missed.
 pub(super) fn watch_and_read(interface_index: u32) -> io::Result<(LinkWatch, Link)> {
     let watch = LinkWatch::open(interface_index)?;
-    let link = super::netlink::RouteSocket::open()?.link_by_index(interface_index)?;
+    let link = RouteSocket::open()?.link_by_index(interface_index)?;
     Ok((watch, link))
 }

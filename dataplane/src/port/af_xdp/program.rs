@@ -14,8 +14,9 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use super::bpf::{self, Instruction, Name};
-use super::netlink::{RouteSocket, XdpMode};
 use super::{AttachMode, ProgramHolder, sys};
+use crate::port::kernel::Failure;
+use crate::port::kernel::netlink::{RouteSocket, XdpMode};
 
 /// The name of our program, by which it is recognised.
 const NAME: &str = "millrace_xsk";
@@ -36,9 +37,6 @@ const fn flag(mode: XdpMode) -> u32 {
         XdpMode::Hardware => XDP_FLAGS_HW_MODE,
     }
 }
-
-/// What failed, for people, and the system's answer.
-pub(super) type Failure = (String, io::Error);
 
 /// The loaded and attached program. Dropping it detaches.
 #[derive(Debug)]

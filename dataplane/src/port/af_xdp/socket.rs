@@ -6,10 +6,11 @@ use std::sync::Arc;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use super::program::{BUSY_PAUSE, Failure, privileges};
+use super::program::{BUSY_PAUSE, privileges};
 use super::ring::{ConsumerRing, ProducerRing};
 use super::umem::{Umem, register_scratch};
 use super::{CopyMode, sys};
+use crate::port::kernel::Failure;
 
 /// How long a queue of a process that has just ended is waited for.
 const BUSY_TIME_MAX: Duration = Duration::from_secs(1);

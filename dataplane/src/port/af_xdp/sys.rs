@@ -1,73 +1,15 @@
-//! The system calls of sockets, each behind a safe function: descriptors are owned, buffers are slices.
+//! The system calls of AF_XDP sockets alone, each behind a safe function, and mapped memory.
 #![allow(unsafe_code)]
 
-use std::ffi::{CStr, CString};
 use std::io;
 use std::mem::{size_of, zeroed};
-use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
+use std::os::fd::{AsRawFd, BorrowedFd, RawFd};
 use std::ptr::{null, null_mut};
 
-use libc::{c_int, c_void, socklen_t};
+use libc::c_void;
 
-/// Turns the C convention (negative, and `errno`) into a `Result`.
-pub(super) fn check(result: c_int) -> io::Result<c_int> {
-    if result < 0 { Err(io::Error::last_os_error()) } else { Ok(result) }
-}
-
-/// Calls `operation` again for as long as a signal interrupts it.
-pub(super) fn uninterrupted<T>(mut operation: impl FnMut() -> io::Result<T>) -> io::Result<T> {
-    loop {
-        match operation() {
-            Err(error) if error.raw_os_error() == Some(libc::EINTR) => {}
-            other => return other,
-        }
-    }
-}
-
-/// A socket that no child process inherits.
-pub(super) fn socket(family: c_int, kind: c_int, protocol: c_int) -> io::Result<OwnedFd> {
-    // SAFETY: takes no pointer; a result that is not negative is a descriptor nobody else owns.
-    unsafe {
-        let fd = check(libc::socket(family, kind | libc::SOCK_CLOEXEC, protocol))?;
-        Ok(OwnedFd::from_raw_fd(fd))
-    }
-}
-
-/// Sets a socket option whose value is an integer that the kernel reads as a number, not as an address.
-pub(super) fn set_option_u32(fd: BorrowedFd<'_>, level: c_int, option: c_int, value: u32) -> io::Result<()> {
-    // SAFETY: the pointer and the length describe `value`, which lives until the call returns.
-    unsafe { set_option(fd, level, option, &value) }
-}
-
-/// Sets a socket option.
-///
-/// # Safety
-/// What addresses `value` holds must be valid for all that the kernel does with this option, for as long.
-pub(super) unsafe fn set_option<T>(
-    fd: BorrowedFd<'_>,
-    level: c_int,
-    option: c_int,
-    value: &T,
-) -> io::Result<()> {
-    let pointer: *const T = value;
-    let length = size_of::<T>() as socklen_t;
-    // SAFETY: pointer and length describe `value`; its contents are the caller's promise.
-    check(unsafe { libc::setsockopt(fd.as_raw_fd(), level, option, pointer.cast(), length) }).map(drop)
-}
-
-/// Reads a socket option into a zeroed `T`; fields that an older kernel does not know stay zero.
-///
-/// # Safety
-/// Any bit pattern must be a valid `T`.
-unsafe fn get_option<T>(fd: BorrowedFd<'_>, level: c_int, option: c_int) -> io::Result<T> {
-    // SAFETY: all zeros is a valid `T` by the caller's promise.
-    let mut value: T = unsafe { zeroed() };
-    let mut length = size_of::<T>() as socklen_t;
-    let pointer: *mut T = &mut value;
-    // SAFETY: the kernel writes at most `length` bytes, the size of `value`.
-    check(unsafe { libc::getsockopt(fd.as_raw_fd(), level, option, pointer.cast(), &mut length) })?;
-    Ok(value)
-}
+use crate::port::kernel::sys::{bind, get_option};
+pub(super) use crate::port::kernel::sys::{set_option, set_option_u32, socket, uninterrupted};
 
 /// Where the four rings of an AF_XDP socket lie in their mappings (kernel 5.4 and later).
 pub(super) fn mmap_offsets(fd: BorrowedFd<'_>) -> io::Result<libc::xdp_mmap_offsets> {
@@ -106,15 +48,6 @@ pub(super) fn bind_xdp(
     bind(fd, &address, size_of::<libc::sockaddr_xdp>())
 }
 
-/// Binds a netlink socket and subscribes it to the multicast groups of the bit mask `groups`.
-pub(super) fn bind_netlink(fd: BorrowedFd<'_>, groups: u32) -> io::Result<()> {
-    // SAFETY: all zeros is a valid `sockaddr_nl`.
-    let mut address: libc::sockaddr_nl = unsafe { zeroed() };
-    address.nl_family = libc::AF_NETLINK as u16;
-    address.nl_groups = groups;
-    bind(fd, &address, size_of::<libc::sockaddr_nl>())
-}
-
 /// Binds a Unix socket to a name of the network namespace's abstract space (`unix(7)`): one holder at a
 /// time, free again when that process is gone. Names longer than 100 bytes are cut.
 pub(super) fn bind_abstract(fd: BorrowedFd<'_>, name: &str) -> io::Result<()> {
@@ -126,13 +59,6 @@ pub(super) fn bind_abstract(fd: BorrowedFd<'_>, name: &str) -> io::Result<()> {
         *target = byte.cast_signed();
     }
     bind(fd, &address, size_of::<libc::sa_family_t>() + 1 + used)
-}
-
-fn bind<T>(fd: BorrowedFd<'_>, address: &T, length: usize) -> io::Result<()> {
-    debug_assert!(length <= size_of::<T>());
-    let pointer: *const T = address;
-    // SAFETY: `length` bytes of `address` are readable for the duration of the call.
-    check(unsafe { libc::bind(fd.as_raw_fd(), pointer.cast(), length as socklen_t) }).map(drop)
 }
 
 /// Makes the kernel look at the TX ring. Never blocks.
@@ -150,44 +76,6 @@ pub(super) fn kick_rx(fd: BorrowedFd<'_>) -> io::Result<()> {
     if got < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
 }
 
-/// Sends one message.
-pub(super) fn send(fd: BorrowedFd<'_>, message: &[u8]) -> io::Result<()> {
-    // SAFETY: pointer and length are those of `message`.
-    let sent = unsafe { libc::send(fd.as_raw_fd(), message.as_ptr().cast(), message.len(), 0) };
-    if sent < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
-}
-
-/// Receives one message; what does not fit in `buffer` is lost. `flags` as in `recv(2)`.
-pub(super) fn receive(fd: BorrowedFd<'_>, buffer: &mut [u8], flags: c_int) -> io::Result<usize> {
-    // SAFETY: pointer and length are those of `buffer`, which is borrowed mutably.
-    let got = unsafe { libc::recv(fd.as_raw_fd(), buffer.as_mut_ptr().cast(), buffer.len(), flags) };
-    usize::try_from(got).map_err(|_| io::Error::last_os_error())
-}
-
-/// The name of an interface of this network namespace.
-pub(super) fn interface_name(index: u32) -> Option<String> {
-    let mut name = [0; libc::IF_NAMESIZE];
-    // SAFETY: `name` has the IF_NAMESIZE bytes that the call writes at most, with its closing zero.
-    unsafe {
-        if libc::if_indextoname(index, name.as_mut_ptr()).is_null() {
-            return None;
-        }
-        Some(CStr::from_ptr(name.as_ptr()).to_string_lossy().into_owned())
-    }
-}
-
-/// Keeps `interface_index` promiscuous for as long as the packet socket `fd` is open.
-pub(super) fn join_promiscuous(fd: BorrowedFd<'_>, interface_index: u32) -> io::Result<()> {
-    let request = libc::packet_mreq {
-        mr_ifindex: interface_index.cast_signed(),
-        mr_type: libc::PACKET_MR_PROMISC as u16,
-        mr_alen: 0,
-        mr_address: [0; 8],
-    };
-    // SAFETY: `packet_mreq` holds no address.
-    unsafe { set_option(fd, libc::SOL_PACKET, libc::PACKET_ADD_MEMBERSHIP, &request) }
-}
-
 /// Lifts the soft limit of locked memory to the hard one, or both where the process may do that.
 pub(super) fn raise_locked_memory_limit() {
     let unlimited = libc::rlimit { rlim_cur: libc::RLIM_INFINITY, rlim_max: libc::RLIM_INFINITY };
@@ -201,43 +89,6 @@ pub(super) fn raise_locked_memory_limit() {
             }
         }
     }
-}
-
-const ETHTOOL_GTXCSUM: u32 = 0x16;
-const ETHTOOL_GCHANNELS: u32 = 0x3c;
-
-/// Runs one ethtool command. The first word of `words` is the command; the kernel answers in place.
-fn ethtool<const WORDS: usize>(interface: &str, words: &mut [u32; WORDS]) -> io::Result<()> {
-    let name = CString::new(interface).map_err(|_| io::Error::from_raw_os_error(libc::ENODEV))?;
-    let bytes = name.as_bytes();
-    if bytes.len() >= libc::IFNAMSIZ {
-        return Err(io::Error::from_raw_os_error(libc::ENODEV));
-    }
-    let socket = socket(libc::AF_INET, libc::SOCK_DGRAM, 0)?;
-    // SAFETY: all zeros is a valid `ifreq`.
-    let mut request: libc::ifreq = unsafe { zeroed() };
-    for (target, &byte) in request.ifr_name.iter_mut().zip(bytes) {
-        *target = byte.cast_signed();
-    }
-    request.ifr_ifru.ifru_data = words.as_mut_ptr().cast();
-    // SAFETY: `ifru_data` points to `words`, which has the size of the command's structure (the two callers
-    // below: ethtool_value is 2 words, ethtool_channels 9); the kernel writes no more than that.
-    check(unsafe { libc::ioctl(socket.as_raw_fd(), 0x8946, &raw mut request) }).map(drop)
-}
-
-/// The number of queues that receive: `ethtool -l`, receive-only and combined channels together.
-pub(super) fn receive_channels(interface: &str) -> io::Result<u32> {
-    // command, max rx, tx, other, combined, then the counts in use of the same four.
-    let mut words = [ETHTOOL_GCHANNELS, 0, 0, 0, 0, 0, 0, 0, 0];
-    ethtool(interface, &mut words)?;
-    Ok(words[5].saturating_add(words[8]))
-}
-
-/// Whether the interface leaves checksums of what it sends to a device (`ethtool -k`, tx-checksumming).
-pub(super) fn sends_partial_checksums(interface: &str) -> io::Result<bool> {
-    let mut words = [ETHTOOL_GTXCSUM, 0];
-    ethtool(interface, &mut words)?;
-    Ok(words[1] != 0)
 }
 
 /// A shared mapping of a file's pages, unmapped on drop.

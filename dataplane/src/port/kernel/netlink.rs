@@ -1,4 +1,4 @@
-//! The part of rtnetlink (RFC 3549, `rtnetlink(7)`) that the port needs: what a link is, its XDP program, and
+//! The part of rtnetlink (RFC 3549, `rtnetlink(7)`) that ports need: what a link is, its XDP program, and
 //! news about it. Integers are in native byte order; parsing is total on any bytes.
 
 use std::io;
@@ -35,7 +35,7 @@ const NLA_TYPE_MASK: u16 = 0x3fff;
 
 /// How an XDP program is attached (`IFLA_XDP_ATTACHED`).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum XdpMode {
+pub(in crate::port) enum XdpMode {
     /// In the driver.
     Native,
     /// In the kernel's stack.
@@ -46,7 +46,7 @@ pub(super) enum XdpMode {
 
 impl XdpMode {
     /// The word of `ip link set dev NAME WORD off` that detaches it.
-    pub(super) const fn ip_word(self) -> &'static str {
+    pub(in crate::port) const fn ip_word(self) -> &'static str {
         match self {
             Self::Native => "xdpdrv",
             Self::Skb => "xdpgeneric",
@@ -57,44 +57,44 @@ impl XdpMode {
 
 /// What rtnetlink tells about an interface.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub(super) struct Link {
+pub(in crate::port) struct Link {
     /// Index in its network namespace.
-    pub(super) index: u32,
+    pub(in crate::port) index: u32,
     /// Name.
-    pub(super) name: String,
+    pub(in crate::port) name: String,
     /// Ethernet address; zero if it has none.
-    pub(super) mac: MacAddress,
+    pub(in crate::port) mac: MacAddress,
     /// MTU in bytes.
-    pub(super) mtu: u32,
+    pub(in crate::port) mtu: u32,
     /// `IFF_*` flags.
-    pub(super) flags: u32,
+    pub(in crate::port) flags: u32,
     /// Kind, such as `veth`; empty for hardware.
-    pub(super) kind: String,
+    pub(in crate::port) kind: String,
     /// Index of the other end, for a pair.
-    pub(super) peer_index: Option<u32>,
+    pub(in crate::port) peer_index: Option<u32>,
     /// Whether that index is one of another namespace.
-    pub(super) peer_elsewhere: bool,
+    pub(in crate::port) peer_elsewhere: bool,
     /// Receive queues that the device was made with.
-    pub(super) receive_queues: Option<u32>,
+    pub(in crate::port) receive_queues: Option<u32>,
     /// The attached XDP program: its mode and id.
-    pub(super) xdp: Option<(XdpMode, u32)>,
+    pub(in crate::port) xdp: Option<(XdpMode, u32)>,
 }
 
 impl Link {
     /// Set up by its administrator.
-    pub(super) const fn is_administratively_up(&self) -> bool {
+    pub(in crate::port) const fn is_administratively_up(&self) -> bool {
         self.flags & libc::IFF_UP.cast_unsigned() != 0
     }
 
     /// Up, and with a carrier.
-    pub(super) const fn is_up(&self) -> bool {
+    pub(in crate::port) const fn is_up(&self) -> bool {
         self.is_administratively_up() && self.flags & libc::IFF_LOWER_UP.cast_unsigned() != 0
     }
 }
 
 /// What happened to a watched link.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) enum LinkNews {
+pub(in crate::port) enum LinkNews {
     /// Something of it changed; this is how it is now.
     Changed(Link),
     /// It is gone from this namespace.
@@ -103,14 +103,14 @@ pub(super) enum LinkNews {
 
 /// A route netlink socket. It stays in the network namespace that the opening thread was in.
 #[derive(Debug)]
-pub(super) struct RouteSocket {
+pub(in crate::port) struct RouteSocket {
     fd: OwnedFd,
     sequence: u32,
 }
 
 impl RouteSocket {
     /// Opens a socket for requests.
-    pub(super) fn open() -> io::Result<Self> {
+    pub(in crate::port) fn open() -> io::Result<Self> {
         Self::with_groups(0)
     }
 
@@ -121,7 +121,7 @@ impl RouteSocket {
     }
 
     /// The link with this name. `ENODEV` if there is none.
-    pub(super) fn link_by_name(&mut self, name: &str) -> io::Result<Link> {
+    pub(in crate::port) fn link_by_name(&mut self, name: &str) -> io::Result<Link> {
         let mut attributes = Vec::new();
         let mut text = name.as_bytes().to_vec();
         text.push(0);
@@ -130,7 +130,7 @@ impl RouteSocket {
     }
 
     /// The link with this index. `ENODEV` if there is none.
-    pub(super) fn link_by_index(&mut self, index: u32) -> io::Result<Link> {
+    pub(in crate::port) fn link_by_index(&mut self, index: u32) -> io::Result<Link> {
         self.link(index, &[])
     }
 
@@ -141,7 +141,7 @@ impl RouteSocket {
 
     /// Attaches the program behind `program` to a link until it is detached, or detaches with `None`.
     /// `flags` are the `XDP_FLAGS_*` of `linux/if_link.h`.
-    pub(super) fn set_xdp(
+    pub(in crate::port) fn set_xdp(
         &mut self,
         index: u32,
         program: Option<std::os::fd::RawFd>,
@@ -185,7 +185,7 @@ impl RouteSocket {
 
 /// Watches one link. A look costs one system call that takes none of the kernel's global locks.
 #[derive(Debug)]
-pub(super) struct LinkWatch {
+pub(in crate::port) struct LinkWatch {
     socket: RouteSocket,
     index: u32,
     buffer: Vec<u8>,
@@ -193,14 +193,14 @@ pub(super) struct LinkWatch {
 
 impl LinkWatch {
     /// Watches the link with this index in the namespace of the calling thread.
-    pub(super) fn open(index: u32) -> io::Result<Self> {
+    pub(in crate::port) fn open(index: u32) -> io::Result<Self> {
         let socket = RouteSocket::with_groups(libc::RTMGRP_LINK.cast_unsigned())?;
         Ok(Self { socket, index, buffer: vec![0; BUFFER_BYTES] })
     }
 
     /// The last news of the link since the last look, if any. Never blocks; reads a bounded number of
     /// messages.
-    pub(super) fn news(&mut self) -> io::Result<Option<LinkNews>> {
+    pub(in crate::port) fn news(&mut self) -> io::Result<Option<LinkNews>> {
         let mut news = None;
         for _ in 0..NEWS_MESSAGES_MAX {
             match sys::receive(self.socket.fd.as_fd(), &mut self.buffer, libc::MSG_DONTWAIT) {
