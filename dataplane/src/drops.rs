@@ -81,6 +81,10 @@ drop_reasons! {
     RateLimited = "rate_limited",
     /// A meter or policer dropped it.
     Metered = "metered",
+    /// The kernel left work on the frame (a checksum, cutting it into packets) that the port can't finish.
+    OffloadUnfinished = "offload_unfinished",
+    /// A `fault` table of the configuration says to lose packets.
+    FaultInjected = "fault_injected",
     /// The pool has no free frame.
     PoolExhausted = "pool_exhausted",
     /// A ring between workers or to the control plane is full.

@@ -123,14 +123,8 @@ fn replace_ports(config: &mut Config, arguments: &Arguments) -> Result<(), Insta
     }
     let mtus: Vec<u16> = config.ports.iter().map(|port| mtu(config, port)).collect();
     for (port, mtu) in config.ports.iter_mut().zip(mtus) {
-        let configured = match &port.kind {
-            PortKind::AfXdp(_) => None,
-            PortKind::Pcap(pcap) => pcap.link.mac,
-            PortKind::Generator(generator) => generator.link.mac,
-            PortKind::Sink(sink) => sink.link.mac,
-        };
         let given = arguments.mac.iter().find(|(name, _)| *name == port.name).map(|(_, mac)| *mac);
-        let link = Link { mac: given.or(configured), mtu };
+        let link = Link { mac: given.or(port.kind.mac()), mtu };
         let (input, output) = (file_of(&arguments.input, &port.name), file_of(&arguments.output, &port.name));
         port.kind = if input.is_some() || output.is_some() {
             PortKind::Pcap(Pcap { input, output, link })

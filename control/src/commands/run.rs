@@ -151,6 +151,6 @@ fn ends_by_itself(config: &Config) -> bool {
     config.ports.iter().any(|port| match &port.kind {
         PortKind::Generator(generator) => generator.packets.is_some(),
         PortKind::Pcap(pcap) => pcap.input.is_some(),
-        PortKind::AfXdp(_) | PortKind::Sink(_) => false,
+        PortKind::AfXdp(_) | PortKind::AfPacket(_) | PortKind::Tap(_) | PortKind::Sink(_) => false,
     })
 }

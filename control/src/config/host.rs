@@ -69,10 +69,11 @@ fn core_list(text: &str) -> Option<Vec<usize>> {
 pub(crate) fn check(context: &Context<'_>, config: &Config, host: &Host) {
     check_cores(context, config, host);
     for port in &config.ports {
-        if let (PortKind::AfXdp(af_xdp), Some(interfaces)) = (&port.kind, &host.interfaces)
-            && !interfaces.contains(&af_xdp.interface)
+        // A tap device is made if there is none.
+        let needed = port.kind.interface().filter(|_| !matches!(port.kind, PortKind::Tap(_)));
+        if let (Some((_, name)), Some(interfaces)) = (needed, &host.interfaces)
+            && !interfaces.iter().any(|interface| interface == name)
         {
-            let name = &af_xdp.interface;
             let severity = if host.needs_interfaces { Severity::Error } else { Severity::Warning };
             let path = format!("{}.interface", join("ports", &port.name));
             let finding = match severity {

@@ -16,6 +16,7 @@ pub mod firewall;
 pub mod functions;
 pub mod generator;
 pub mod host;
+pub mod kernel_ports;
 mod kind;
 mod link;
 mod names;

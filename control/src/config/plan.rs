@@ -121,13 +121,11 @@ impl Plan {
     }
 }
 
-fn queues(port: &Port) -> u16 {
-    if let PortKind::AfXdp(af_xdp) = &port.kind { af_xdp.queues } else { 1 }
-}
-
 fn plan_port(config: &Config, port: &Port) -> PlanPort {
     let device = match &port.kind {
         PortKind::AfXdp(af_xdp) => af_xdp.interface.clone(),
+        PortKind::AfPacket(af_packet) => af_packet.interface.clone(),
+        PortKind::Tap(tap) => tap.interface.clone(),
         PortKind::Pcap(pcap) => {
             let show =
                 |path: &Option<std::path::PathBuf>| path.as_ref().map(|path| path.display().to_string());
@@ -147,7 +145,7 @@ fn plan_port(config: &Config, port: &Port) -> PlanPort {
         name: port.name.clone(),
         kind: port.kind.name(),
         device,
-        queues: queues(port),
+        queues: port.kind.queues(),
         mtu: mtu(config, port),
         chain: chain.map(|chain| chain.name.clone()),
         zone: chain.and_then(|chain| chain.zone_of(&port.name)).map(|zone| zone.name.clone()),
@@ -168,7 +166,8 @@ fn plan_workers(config: &Config, host: &Host) -> Vec<PlanWorker> {
     };
     let count = cores.len();
     let queues_of = |worker: usize| {
-        let ports = config.ports.iter().flat_map(|port| (0..queues(port)).map(move |queue| (port, queue)));
+        let ports =
+            config.ports.iter().flat_map(|port| (0..port.kind.queues()).map(move |queue| (port, queue)));
         let mine = ports.filter(|(_, queue)| usize::from(*queue) % count == worker);
         mine.map(|(port, queue)| format!("{} queue {queue}", port.name)).collect()
     };

@@ -3,9 +3,12 @@
 use std::path::PathBuf;
 
 use millrace_dataplane::limits::PORTS_MAX;
+use millrace_dataplane::port::MacAddress;
 
 use super::context::Finding;
 use super::generator::{Generator, read_generator};
+pub use super::kernel_ports::{AfPacket, Tap};
+use super::kernel_ports::{read_af_packet, read_tap};
 pub use super::link::Link;
 use super::link::read_link;
 use super::names::check_name;
@@ -26,6 +29,10 @@ pub struct Port {
 pub enum PortKind {
     /// A network interface through AF_XDP.
     AfXdp(AfXdp),
+    /// A network interface through packet sockets.
+    AfPacket(AfPacket),
+    /// A tap device: an interface of the kernel whose other end is the port.
+    Tap(Tap),
     /// Capture files.
     Pcap(Pcap),
     /// Made packets.
@@ -39,9 +46,53 @@ impl PortKind {
     pub fn name(&self) -> &'static str {
         match self {
             Self::AfXdp(_) => "af_xdp",
+            Self::AfPacket(_) => "af_packet",
+            Self::Tap(_) => "tap",
             Self::Pcap(_) => "pcap",
             Self::Generator(_) => "generator",
             Self::Sink(_) => "sink",
+        }
+    }
+
+    /// The interface that it opens, with the key that names it.
+    pub fn interface(&self) -> Option<(&'static str, &str)> {
+        match self {
+            Self::AfXdp(af_xdp) => Some(("interface", &af_xdp.interface)),
+            Self::AfPacket(af_packet) => Some(("interface", &af_packet.interface)),
+            Self::Tap(tap) => Some(("name", &tap.interface)),
+            Self::Pcap(_) | Self::Generator(_) | Self::Sink(_) => None,
+        }
+    }
+
+    /// Queues.
+    pub fn queues(&self) -> u16 {
+        match self {
+            Self::AfXdp(af_xdp) => af_xdp.queues,
+            Self::AfPacket(af_packet) => af_packet.queues,
+            Self::Tap(tap) => tap.queues,
+            Self::Pcap(_) | Self::Generator(_) | Self::Sink(_) => 1,
+        }
+    }
+
+    /// The port's own address, as far as the configuration says.
+    pub fn mac(&self) -> Option<MacAddress> {
+        match self {
+            Self::AfXdp(_) | Self::AfPacket(_) => None,
+            Self::Tap(tap) => tap.mac,
+            Self::Pcap(pcap) => pcap.link.mac,
+            Self::Generator(generator) => generator.link.mac,
+            Self::Sink(sink) => sink.link.mac,
+        }
+    }
+
+    /// Largest IP packet in bytes, as far as the configuration of the port says.
+    pub fn mtu(&self) -> Option<u16> {
+        match self {
+            Self::AfXdp(_) | Self::AfPacket(_) => None,
+            Self::Tap(tap) => tap.mtu,
+            Self::Pcap(pcap) => Some(pcap.link.mtu),
+            Self::Generator(generator) => Some(generator.link.mtu),
+            Self::Sink(sink) => Some(sink.link.mtu),
         }
     }
 }
@@ -109,8 +160,10 @@ pub struct Sink {
     pub link: Link,
 }
 
-const KINDS: [(&str, &Schema); 4] = [
+const KINDS: [(&str, &Schema); 6] = [
     ("af_xdp", &schema::AF_XDP),
+    ("af_packet", &schema::AF_PACKET),
+    ("tap", &schema::TAP),
     ("pcap", &schema::PCAP),
     ("generator", &schema::GENERATOR),
     ("sink", &schema::SINK),
@@ -140,11 +193,13 @@ pub(crate) fn read_ports(root: &Section<'_>) -> (Vec<Port>, Vec<String>) {
 }
 
 fn read_kind(section: &Section<'_>) -> Option<PortKind> {
-    let kind = section.choice("kind", &[("af_xdp", 0), ("pcap", 1), ("generator", 2), ("sink", 3)])?;
-    match kind {
-        0 => read_af_xdp(section).map(PortKind::AfXdp),
-        1 => Some(PortKind::Pcap(read_pcap(section))),
-        2 => Some(PortKind::Generator(Box::new(read_generator(section)))),
+    let kinds = KINDS.map(|(kind, _)| (kind, kind));
+    match section.choice("kind", &kinds)? {
+        "af_xdp" => read_af_xdp(section).map(PortKind::AfXdp),
+        "af_packet" => read_af_packet(section).map(PortKind::AfPacket),
+        "tap" => read_tap(section).map(PortKind::Tap),
+        "pcap" => Some(PortKind::Pcap(read_pcap(section))),
+        "generator" => Some(PortKind::Generator(Box::new(read_generator(section)))),
         _ => Some(PortKind::Sink(Sink {
             verify_checksums: section.boolean("verify_checksums").unwrap_or(false),
             link: read_link(section),
@@ -153,7 +208,7 @@ fn read_kind(section: &Section<'_>) -> Option<PortKind> {
 }
 
 /// Whether the kernel would take it as the name of an interface.
-fn interface(scalar: Scalar<'_>) -> Result<String, Invalid> {
+pub(super) fn interface(scalar: Scalar<'_>) -> Result<String, Invalid> {
     let valid = "an interface's name of 1 to 15 characters, as \"eth0\" (see `ip link`)";
     match scalar {
         Scalar::Text(text)

@@ -7,7 +7,7 @@ use super::chains::Chain;
 use super::context::{Context, Finding};
 use super::functions::{Function, FunctionKind};
 use super::places::join;
-use super::ports::PortKind;
+use super::ports::{Pcap, PortKind};
 
 /// Checks all references; unknown names were noted when they were read.
 pub(crate) fn check(context: &Context<'_>, config: &Config) {
@@ -119,28 +119,20 @@ fn check_devices(context: &Context<'_>, config: &Config) {
     let mut outputs = HashMap::new();
     for port in &config.ports {
         let path = join("ports", &port.name);
-        match &port.kind {
-            PortKind::AfXdp(af_xdp) => {
-                if let Some(first) = interfaces.insert(&af_xdp.interface, &port.name) {
-                    let message = format!("the interface `{}` already has a port", af_xdp.interface);
-                    let finding = Finding::error(format!("{path}.interface"), message);
-                    let finding = finding.found(format!("\"{}\"", af_xdp.interface));
-                    context.push(finding.valid(format!("another interface than that of `{first}`")));
-                }
-            }
-            PortKind::Pcap(pcap) => {
-                let Some(output) = &pcap.output else { continue };
-                if let Some(first) = outputs.insert(output, &port.name) {
-                    let message = format!("two ports write to {}", output.display());
-                    let finding = Finding::error(format!("{path}.output"), message);
-                    context.push(
-                        finding
-                            .found(output.display().to_string())
-                            .valid(format!("another file than that of `{first}`")),
-                    );
-                }
-            }
-            PortKind::Generator(_) | PortKind::Sink(_) => {}
+        if let Some((key, interface)) = port.kind.interface()
+            && let Some(first) = interfaces.insert(interface, &port.name)
+        {
+            let message = format!("the interface `{interface}` already has a port");
+            let finding = Finding::error(format!("{path}.{key}"), message).found(format!("\"{interface}\""));
+            context.push(finding.valid(format!("another interface than that of `{first}`")));
+        }
+        if let PortKind::Pcap(Pcap { output: Some(output), .. }) = &port.kind
+            && let Some(first) = outputs.insert(output, &port.name)
+        {
+            let message = format!("two ports write to {}", output.display());
+            let finding = Finding::error(format!("{path}.output"), message);
+            let finding = finding.found(output.display().to_string());
+            context.push(finding.valid(format!("another file than that of `{first}`")));
         }
     }
     for port in &config.ports {

@@ -34,6 +34,8 @@ schemas! {
     AF_XDP: "ports.NAME, af_xdp" => [
         "kind", "interface", "queues", "mode", "attach", "rx_ring", "tx_ring", "promiscuous",
     ];
+    AF_PACKET: "ports.NAME, af_packet" => ["kind", "interface", "queues", "promiscuous"];
+    TAP: "ports.NAME, tap" => ["kind", "name", "queues", "mac", "mtu"];
     PCAP: "ports.NAME, pcap" => ["kind", "input", "output", "mac", "mtu"];
     GENERATOR: "ports.NAME, generator" => [
         "kind", "flows", "frame_bytes", "rate", "packets", "ip", "protocol", "source", "destination",

@@ -114,6 +114,8 @@ fn ring_frames(config: &Config) -> u64 {
     let of_port = |port: &Port| match &port.kind {
         // Fill and RX ring, TX and completion ring.
         PortKind::AfXdp(af_xdp) => u64::from(af_xdp.queues) * 2 * u64::from(af_xdp.rx_ring + af_xdp.tx_ring),
+        // A batch to be read into and one that waits.
+        PortKind::AfPacket(_) | PortKind::Tap(_) => u64::from(port.kind.queues()) * BURST_PACKETS_MAX as u64,
         _ => 0,
     };
     config.ports.iter().map(of_port).sum()
@@ -126,16 +128,10 @@ fn frames_needed(config: &Config) -> u64 {
 
 /// The MTU of a port as the configuration knows it.
 pub fn mtu(config: &Config, port: &Port) -> u16 {
-    let link = match &port.kind {
-        PortKind::AfXdp(_) => None,
-        PortKind::Pcap(pcap) => Some(pcap.link.mtu),
-        PortKind::Generator(generator) => Some(generator.link.mtu),
-        PortKind::Sink(sink) => Some(sink.link.mtu),
-    };
     let router = config.chain_of_port(&port.name).and_then(|chain| config.router_of(chain));
     let interface =
         router.and_then(|router| router.interface(&port.name)).and_then(|interface| interface.mtu);
-    interface.or(link).unwrap_or(MTU_DEFAULT)
+    interface.or(port.kind.mtu()).unwrap_or(MTU_DEFAULT)
 }
 
 fn uses_af_xdp(config: &Config) -> bool {
@@ -218,11 +214,10 @@ fn check_mtus(context: &Context<'_>, config: &Config) {
         for interface in &router.interfaces {
             let (Some(mtu), Some(port)) = (interface.mtu, config.port(&interface.port)) else { continue };
             let path = join(&format!("{}.interfaces", join("functions", &function.name)), &interface.port);
-            let (limit, why) = match &port.kind {
-                PortKind::AfXdp(_) => (af_xdp_max, "the kernel's frames for AF_XDP hold a page"),
-                PortKind::Pcap(pcap) => (pcap.link.mtu.into(), "the port's own `mtu`"),
-                PortKind::Generator(generator) => (generator.link.mtu.into(), "the port's own `mtu`"),
-                PortKind::Sink(sink) => (sink.link.mtu.into(), "the port's own `mtu`"),
+            let (limit, why) = match (&port.kind, port.kind.mtu()) {
+                (PortKind::AfXdp(_), _) => (af_xdp_max, "the kernel's frames for AF_XDP hold a page"),
+                (_, Some(own)) => (own.into(), "the port's own `mtu`"),
+                (_, None) => continue,
             };
             if u64::from(mtu) > limit {
                 let finding =

@@ -20,6 +20,12 @@ const BASE: &str = r#"
 [ports.lan]
 kind = "af_xdp"
 interface = "lo"
+[ports.raw]
+kind = "af_packet"
+interface = "raw0"
+[ports.host]
+kind = "tap"
+name = "mr-host"
 [ports.wan]
 kind = "pcap"
 output = "wan.pcap"
@@ -29,8 +35,8 @@ kind = "generator"
 kind = "sink"
 [chains.edge]
 functions = ["firewall", "nat", "router"]
-zones.inside = ["lan", "made"]
-zones.outside = ["wan", "drain"]
+zones.inside = ["lan", "made", "host"]
+zones.outside = ["wan", "drain", "raw"]
 [functions.firewall]
 kind = "firewall"
 [[functions.firewall.rules]]
@@ -51,6 +57,10 @@ addresses = ["10.1.0.1/24"]
 addresses = ["198.51.100.1/24"]
 [functions.router.interfaces.drain]
 addresses = ["10.2.0.1/24"]
+[functions.router.interfaces.raw]
+addresses = ["10.3.0.1/24"]
+[functions.router.interfaces.host]
+addresses = ["10.4.0.1/24"]
 [functions.router.interfaces.lan]
 addresses = ["10.0.0.1/24", "fd00::1/64"]
 neighbours = [{ address = "10.0.0.9", mac = "02:00:00:00:00:09" }]
@@ -69,6 +79,8 @@ const TABLES: &[(&str, &[&str])] = &[
     ("checksums", &["checksums"]),
     ("management", &["management"]),
     ("ports.NAME, af_xdp", &["ports", "lan"]),
+    ("ports.NAME, af_packet", &["ports", "raw"]),
+    ("ports.NAME, tap", &["ports", "host"]),
     ("ports.NAME, pcap", &["ports", "wan"]),
     ("ports.NAME, generator", &["ports", "made"]),
     ("ports.NAME, sink", &["ports", "drain"]),

@@ -10,9 +10,8 @@ use super::InstanceError;
 use super::functions::{self, Context, PortFacts};
 use super::numbers::PortNumbers;
 use super::ports::mac_of;
-use crate::config::ports::Link;
+use crate::config::Config;
 use crate::config::sizing::{Sizing, mtu};
-use crate::config::{Config, PortKind};
 use crate::table::Table;
 
 /// What a function reads.
@@ -52,13 +51,8 @@ pub fn of(config: &Config) -> Result<Vec<ChainKeys>, InstanceError> {
     let numbers = PortNumbers::of(config);
     let fact = |port: &crate::config::Port| {
         let id = numbers.get(&port.name)?;
-        let link = match &port.kind {
-            PortKind::AfXdp(_) => Link::default(),
-            PortKind::Pcap(pcap) => pcap.link.clone(),
-            PortKind::Generator(generator) => generator.link.clone(),
-            PortKind::Sink(sink) => sink.link.clone(),
-        };
-        Some(PortFacts { id, name: port.name.clone(), mac: mac_of(&link, id), mtu: mtu(config, port) })
+        let mac = mac_of(port.kind.mac(), id);
+        Some(PortFacts { id, name: port.name.clone(), mac, mtu: mtu(config, port) })
     };
     let facts: Vec<_> = config.ports.iter().filter_map(fact).collect();
     // Only touched pages are taken, and no table is.

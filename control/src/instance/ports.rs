@@ -4,12 +4,14 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use ipnet::IpNet;
 use millrace_dataplane::memory::Pool;
+use millrace_dataplane::port::af_packet::{self, AfPacketConfig};
 use millrace_dataplane::port::af_xdp::{self, AfXdpConfig, AfXdpDevice, Umem};
 use millrace_dataplane::port::generator::{
     AddressRange, Endpoint, FrameBytes, GeneratorPort, Order, PortRange, Profile, Protocol, Rate, TcpFields,
 };
 use millrace_dataplane::port::pcap::{Pace, PcapConfig, PcapPort};
 use millrace_dataplane::port::sink::SinkPort;
+use millrace_dataplane::port::tap::{self, TapConfig};
 use millrace_dataplane::port::{MacAddress, Port, PortId};
 
 use super::InstanceError;
@@ -18,7 +20,7 @@ use super::queues::Queues;
 use super::shifted::Shifted;
 use crate::config::generator::{self, FlowOrder, Generator};
 use crate::config::network::{ICMP, ICMPV6, TCP};
-use crate::config::ports::{self, Attach, CopyMode, Link};
+use crate::config::ports::{self, Attach, CopyMode};
 use crate::config::{self, PortKind};
 
 /// A port that is open.
@@ -46,6 +48,7 @@ impl OpenPort {
 #[derive(Clone, Debug, Default)]
 pub struct Opener {
     umem: Option<Umem>,
+    frame_bytes: usize,
     captures_ahead_ns: Option<u64>,
 }
 
@@ -53,7 +56,7 @@ impl Opener {
     /// For ports that use the frames of `pool`; AF_XDP only if its frames allow it. With `captures_ahead_ns`, captures
     /// follow the clock, which is that many nanoseconds behind them; else they keep their intervals.
     pub fn new(pool: &Pool, captures_ahead_ns: Option<u64>) -> Self {
-        Self { umem: Umem::new(pool).ok(), captures_ahead_ns }
+        Self { umem: Umem::new(pool).ok(), frame_bytes: pool.frame_bytes(), captures_ahead_ns }
     }
 
     /// Opens a port.
@@ -63,19 +66,39 @@ impl Opener {
     pub fn open(&self, port: &config::Port, id: PortId) -> Result<OpenPort, InstanceError> {
         let name = port.name.as_str();
         let (mac, mtu, open): (MacAddress, u16, Box<dyn Port>) = match &port.kind {
-            PortKind::AfXdp(settings) => {
-                let open = self.open_af_xdp(name, settings)?;
-                (open.info().mac, open.info().mtu, open)
+            PortKind::AfXdp(settings) => of_device(name, self.open_af_xdp(name, settings)?)?,
+            PortKind::AfPacket(settings) => {
+                let queues = af_packet::open(&AfPacketConfig {
+                    name: name.to_owned(),
+                    interface: settings.interface.clone(),
+                    queues: settings.queues,
+                    promiscuous: settings.promiscuous,
+                    frame_bytes: self.frame_bytes,
+                })?;
+                of_device(name, queues)?
             }
-            PortKind::Pcap(pcap) => (mac_of(&pcap.link, id), pcap.link.mtu, self.open_pcap(name, pcap, id)?),
+            PortKind::Tap(settings) => {
+                let queues = tap::open(&TapConfig {
+                    name: name.to_owned(),
+                    interface: settings.interface.clone(),
+                    queues: settings.queues,
+                    mac: mac_of(settings.mac, id),
+                    mtu: settings.mtu,
+                    frame_bytes: self.frame_bytes,
+                })?;
+                of_device(name, queues)?
+            }
+            PortKind::Pcap(pcap) => {
+                (mac_of(pcap.link.mac, id), pcap.link.mtu, self.open_pcap(name, pcap, id)?)
+            }
             PortKind::Generator(generator) => {
-                let mac = mac_of(&generator.link, id);
+                let mac = mac_of(generator.link.mac, id);
                 let open = GeneratorPort::new(name, &profile(generator, mac, id))
                     .map_err(|error| InstanceError::port(name, error.to_string()))?;
                 (mac, generator.link.mtu, Box::new(open))
             }
             PortKind::Sink(sink) => {
-                let (mac, mtu) = (mac_of(&sink.link, id), sink.link.mtu);
+                let (mac, mtu) = (mac_of(sink.link.mac, id), sink.link.mtu);
                 let open = match sink.verify_checksums {
                     true => SinkPort::verifying(name, mac, mtu).0,
                     false => SinkPort::new(name, mac, mtu),
@@ -90,7 +113,7 @@ impl Opener {
         let since_1970 = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_nanos();
         let config = PcapConfig {
             name: name.to_owned(),
-            mac: mac_of(&pcap.link, id),
+            mac: mac_of(pcap.link.mac, id),
             mtu: pcap.link.mtu,
             input: pcap.input.clone(),
             output: pcap.output.clone(),
@@ -104,7 +127,7 @@ impl Opener {
         })
     }
 
-    fn open_af_xdp(&self, name: &str, settings: &ports::AfXdp) -> Result<Box<dyn Port>, InstanceError> {
+    fn open_af_xdp(&self, name: &str, settings: &ports::AfXdp) -> Result<Vec<Box<dyn Port>>, InstanceError> {
         let Some(umem) = &self.umem else {
             let message =
                 "the instance's frames are not of 2048 or 4096 bytes, which AF_XDP needs: start anew";
@@ -129,18 +152,25 @@ impl Opener {
             ..AfXdpConfig::new(name, &settings.interface)
         };
         let device = AfXdpDevice::open(&config)?;
-        let mut queues = device.ports(umem)?.into_iter().map(|port| Box::new(port) as Box<dyn Port>);
-        match queues.next() {
-            Some(first) => Ok(Queues::join(first, queues.collect())),
-            None => Err(InstanceError::port(name, "the interface has no queue")),
-        }
+        Ok(device.ports(umem)?.into_iter().map(|port| Box::new(port) as Box<dyn Port>).collect())
     }
 }
 
-/// The address of a port without a device: as given, or made from its number.
-pub fn mac_of(link: &Link, id: PortId) -> MacAddress {
+/// Address, MTU and queues of a device as one port.
+fn of_device(
+    name: &str,
+    queues: Vec<Box<dyn Port>>,
+) -> Result<(MacAddress, u16, Box<dyn Port>), InstanceError> {
+    let mut queues = queues.into_iter();
+    let first = queues.next().ok_or_else(|| InstanceError::port(name, "the interface has no queue"))?;
+    let (mac, mtu) = (first.info().mac, first.info().mtu);
+    Ok((mac, mtu, Queues::join(first, queues.collect())))
+}
+
+/// The address of a port that has none from a device: as given, or made from its number.
+pub fn mac_of(configured: Option<MacAddress>, id: PortId) -> MacAddress {
     let [high, low] = id.0.to_be_bytes();
-    link.mac.unwrap_or([0x02, 0x4d, 0x52, 0x00, high, low])
+    configured.unwrap_or([0x02, 0x4d, 0x52, 0x00, high, low])
 }
 
 fn addresses(network: IpNet) -> AddressRange {

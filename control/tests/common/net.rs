@@ -35,11 +35,16 @@ impl Namespace {
         namespace
     }
 
+    /// The process that holds it.
+    pub fn pid(&self) -> u32 {
+        self.0.id()
+    }
+
     /// Makes `command` start in this namespace. The process is the command's own.
     pub fn enter(&self, command: &Command) -> Command {
         let mut inside = Command::new("nsenter");
         inside
-            .args(["-t", &self.0.id().to_string(), "-n"])
+            .args(["-t", &self.pid().to_string(), "-n"])
             .arg(command.get_program())
             .args(command.get_args());
         inside
@@ -70,7 +75,7 @@ impl Namespace {
     /// `address` there. The host finishes the checksums of what it sends.
     pub fn connect(&self, host: &Self, interface: &str, address: &str, queues: u32) {
         let count = format!("numrxqueues {queues} numtxqueues {queues}");
-        let peer = host.0.id();
+        let peer = host.pid();
         self.run(&format!("ip link add {interface} {count} type veth peer name eth0 {count} netns {peer}"));
         self.run(&format!("ip link set dev {interface} up"));
         host.run(&format!("ip address add {address} dev eth0"));

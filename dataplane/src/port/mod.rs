@@ -1,10 +1,13 @@
 //! Ports: where packets enter and leave. A port knows nothing of functions.
 
+pub mod af_packet;
 pub mod af_xdp;
 pub mod generator;
 mod kernel;
+pub mod offload;
 pub mod pcap;
 pub mod sink;
+pub mod tap;
 pub mod verify;
 
 use crate::drops::DropCounters;

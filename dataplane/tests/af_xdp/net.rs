@@ -84,10 +84,15 @@ impl Host {
         host
     }
 
+    /// The process that holds the namespace.
+    pub fn pid(&self) -> u32 {
+        self.0.id()
+    }
+
     /// A command that runs in this namespace.
     pub fn command(&self, program: &str) -> Command {
         let mut command = Command::new("nsenter");
-        command.args(["-t", &self.0.id().to_string(), "-n", program]);
+        command.args(["-t", &self.pid().to_string(), "-n", program]);
         command
     }
 
@@ -100,7 +105,7 @@ impl Host {
     /// Joins this host to our namespace by a veth pair: `interface` here, `eth0` with `address` there. The host
     /// finishes the checksums of what it sends.
     pub fn connect(&self, interface: &str, address: &str) {
-        run(&format!("ip link add {interface} type veth peer name eth0 netns {}", self.0.id()));
+        run(&format!("ip link add {interface} type veth peer name eth0 netns {}", self.pid()));
         run(&format!("ip link set dev {interface} up"));
         self.run(&format!("ip address add {address} dev eth0"));
         self.run("ip link set dev eth0 up");

@@ -126,10 +126,8 @@ fn plan_ports(control: &Control, running: &Running, new: &Config, planned: &mut 
 
 /// The kind of a port with what it leads to.
 fn device(port: &config::Port) -> String {
-    match &port.kind {
-        PortKind::AfXdp(settings) => format!("af_xdp {}", settings.interface),
-        other => other.name().to_owned(),
-    }
+    let kind = port.kind.name();
+    port.kind.interface().map_or_else(|| kind.to_owned(), |(_, interface)| format!("{kind} {interface}"))
 }
 
 struct Planner<'a> {

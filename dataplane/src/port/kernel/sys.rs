@@ -168,3 +168,43 @@ pub(in crate::port) fn sends_partial_checksums(interface: &str) -> io::Result<bo
     ethtool(interface, &mut words)?;
     Ok(words[1] != 0)
 }
+
+/// The index of an interface of this network namespace, if there is one of this name. Takes none of the kernel's global
+/// locks.
+pub(in crate::port) fn interface_index(interface: &str) -> Option<u32> {
+    let name = CString::new(interface).ok()?;
+    // SAFETY: `name` is a string that ends with a zero.
+    let index = unsafe { libc::if_nametoindex(name.as_ptr()) };
+    (index != 0).then_some(index)
+}
+
+/// Binds a packet socket to an interface and all protocols: it receives from now on.
+pub(in crate::port) fn bind_packet(fd: BorrowedFd<'_>, interface_index: u32) -> io::Result<()> {
+    // SAFETY: all zeros is a valid `sockaddr_ll`.
+    let mut address: libc::sockaddr_ll = unsafe { zeroed() };
+    address.sll_family = libc::AF_PACKET as u16;
+    address.sll_protocol = (libc::ETH_P_ALL as u16).to_be();
+    address.sll_ifindex = interface_index.cast_signed();
+    bind(fd, &address, size_of::<libc::sockaddr_ll>())
+}
+
+/// Reads an integer option of a socket.
+pub(in crate::port) fn option_u32(fd: BorrowedFd<'_>, level: c_int, option: c_int) -> io::Result<u32> {
+    // SAFETY: any bits are a number.
+    unsafe { get_option(fd, level, option) }
+}
+
+/// Frames that a packet socket received and, of those, had no room for, since the last call.
+pub(in crate::port) fn packet_statistics(fd: BorrowedFd<'_>) -> io::Result<(u32, u32)> {
+    // SAFETY: two numbers.
+    let [received, dropped]: [u32; 2] = unsafe { get_option(fd, libc::SOL_PACKET, libc::PACKET_STATISTICS) }?;
+    Ok((received, dropped))
+}
+
+/// Asks for `bytes` of buffer in one direction (`SO_SNDBUFFORCE` or `SO_RCVBUFFORCE`, else as much as the limit allows).
+pub(in crate::port) fn set_buffer(fd: BorrowedFd<'_>, forced: c_int, limited: c_int, bytes: u32) {
+    if set_option_u32(fd, libc::SOL_SOCKET, forced, bytes).is_err() {
+        // Less is slower, not wrong.
+        let _ = set_option_u32(fd, libc::SOL_SOCKET, limited, bytes);
+    }
+}
