@@ -109,8 +109,14 @@ interfaces.wan.addresses = ["10.2.0.1/24", "fd00:2::1/64"]
     /// Pings and a stream from the client, over both families.
     fn traffic(&self) {
         for target in ["10.2.0.2", "fd00:2::2"] {
-            let text = self.client.output(&format!("ping -c 20 -i 0.01 -W 5 {target}"));
-            assert!(text.contains("20 received"), "{text}");
+            let text = self.client.output(&format!("ping -c 20 -i 0.01 -w 20 {target}"));
+            assert!(text.contains(" 20 received"), "{text}");
+        }
+        self.streams();
+    }
+
+    fn streams(&self) {
+        for target in ["10.2.0.2", "fd00:2::2"] {
             let server = Self::python(&self.outside, "listen", target);
             let start = Instant::now();
             while !self.outside.output("ss -ltn").contains(":5001") {
@@ -173,4 +179,29 @@ fn a_chain_between_taps_carries_streams() {
     }
     edge.traffic();
     running.stop();
+}
+
+#[test]
+fn streams_survive_faults_and_sums_hold() {
+    if !may_make_namespaces("streams_survive_faults_and_sums_hold") {
+        return;
+    }
+    let edge = Edge::new();
+    connect(&edge.router, &edge.client, "mr-lan");
+    connect(&edge.router, &edge.outside, "mr-wan");
+    address(&edge.client, "eth0", 1);
+    address(&edge.outside, "eth0", 2);
+    let fault =
+        "loss = 0.01, duplicate = 0.01, reorder = 0.02, corrupt = 0.002, truncate = 0.002, delay_us = 200";
+    let port =
+        |name: &str| format!("kind = \"af_packet\"\ninterface = \"{name}\"\nfault = {{ {fault}, seed = 7 }}");
+    let running = edge.start(&port("mr-lan"), &port("mr-wan"));
+    edge.streams();
+    // `stop` checks the sums (R13).
+    let account = running.stop();
+    for port in account["ports"].as_array().unwrap() {
+        for column in ["rx_drops", "tx_drops", "rx_copied", "tx_copied"] {
+            assert!(port[column].as_u64().unwrap() > 0, "{column} of {port}");
+        }
+    }
 }

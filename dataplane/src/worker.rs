@@ -81,8 +81,11 @@ impl WorkerReport {
     /// that they were given.
     pub fn sums_hold(&self) -> bool {
         let taken: u64 = self.ports.iter().map(|p| p.counters.rx_packets).sum();
-        let given: u64 =
-            self.ports.iter().map(|p| p.counters.tx_packets + p.counters.tx_drops.total() + p.buffered).sum();
+        let given = |port: &PortReport| {
+            port.counters.tx_packets + port.counters.tx_drops.total() + port.buffered
+                - port.counters.tx_copied
+        };
+        let given: u64 = self.ports.iter().map(given).sum();
         self.sums.balance() == i128::from(self.buffered)
             && taken == self.sums.received
             && given == self.sums.sent
@@ -353,7 +356,7 @@ impl<S: SlowPath> Worker<S> {
                 return;
             }
             let leaving = self.leaving.iter().map(|(_, port)| port);
-            let pending = self.ports.iter().flatten().chain(leaving).any(|port| port.buffered() > 0);
+            let pending = self.ports.iter().flatten().chain(leaving).any(|port| port.is_pending());
             let sources = self.ports.iter().flatten().filter_map(|port| port.wait_fd());
             self.counters.sleeps += u64::from(self.idle.empty(sources, pending));
             before = self.clock.now();

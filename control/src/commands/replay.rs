@@ -126,6 +126,7 @@ fn replace_ports(config: &mut Config, arguments: &Arguments) -> Result<(), Insta
         let given = arguments.mac.iter().find(|(name, _)| *name == port.name).map(|(_, mac)| *mac);
         let link = Link { mac: given.or(port.kind.mac()), mtu };
         let (input, output) = (file_of(&arguments.input, &port.name), file_of(&arguments.output, &port.name));
+        port.fault = None;
         port.kind = if input.is_some() || output.is_some() {
             PortKind::Pcap(Pcap { input, output, link })
         } else {

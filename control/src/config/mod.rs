@@ -12,6 +12,7 @@ mod addressing;
 pub mod chains;
 mod context;
 pub mod diagnostic;
+mod fault;
 pub mod firewall;
 pub mod functions;
 pub mod generator;

@@ -140,6 +140,7 @@ fn plan_port(config: &Config, port: &Port) -> PlanPort {
         }
         PortKind::Sink(_) => "takes and counts".to_owned(),
     };
+    let device = if port.fault.is_some() { device + ", with faults" } else { device };
     let chain = config.chain_of_port(&port.name);
     PlanPort {
         name: port.name.clone(),

@@ -4,8 +4,10 @@ use std::path::PathBuf;
 
 use millrace_dataplane::limits::PORTS_MAX;
 use millrace_dataplane::port::MacAddress;
+use millrace_dataplane::port::fault::FaultConfig;
 
 use super::context::Finding;
+use super::fault::read_fault;
 use super::generator::{Generator, read_generator};
 pub use super::kernel_ports::{AfPacket, Tap};
 use super::kernel_ports::{read_af_packet, read_tap};
@@ -22,6 +24,8 @@ pub struct Port {
     pub name: String,
     /// Its kind with the settings of that kind.
     pub kind: PortKind,
+    /// What happens to its packets as on a bad link.
+    pub fault: Option<FaultConfig>,
 }
 
 /// The kinds of ports.
@@ -181,8 +185,10 @@ pub(crate) fn read_ports(root: &Section<'_>) -> (Vec<Port>, Vec<String>) {
             root.context.push(finding.at_key().valid(format!("at most {PORTS_MAX} ports")));
         }
         let section = super::kind::read(root.context, &path, value, &KINDS, &names);
-        if let Some(kind) = section.and_then(|section| read_kind(&section)) {
-            ports.push(Port { name: name.to_owned(), kind });
+        let Some(section) = section else { continue };
+        let fault = read_fault(&section);
+        if let Some(kind) = read_kind(&section) {
+            ports.push(Port { name: name.to_owned(), kind, fault });
         }
     }
     if names.is_empty() {

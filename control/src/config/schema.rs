@@ -32,16 +32,20 @@ schemas! {
     CHECKSUMS: "checksums" => ["verify"];
     MANAGEMENT: "management" => ["socket", "group"];
     AF_XDP: "ports.NAME, af_xdp" => [
-        "kind", "interface", "queues", "mode", "attach", "rx_ring", "tx_ring", "promiscuous",
+        "kind", "interface", "queues", "mode", "attach", "rx_ring", "tx_ring", "promiscuous", "fault",
     ];
-    AF_PACKET: "ports.NAME, af_packet" => ["kind", "interface", "queues", "promiscuous"];
-    TAP: "ports.NAME, tap" => ["kind", "name", "queues", "mac", "mtu"];
-    PCAP: "ports.NAME, pcap" => ["kind", "input", "output", "mac", "mtu"];
+    AF_PACKET: "ports.NAME, af_packet" => ["kind", "interface", "queues", "promiscuous", "fault"];
+    TAP: "ports.NAME, tap" => ["kind", "name", "queues", "mac", "mtu", "fault"];
+    PCAP: "ports.NAME, pcap" => ["kind", "input", "output", "mac", "mtu", "fault"];
     GENERATOR: "ports.NAME, generator" => [
         "kind", "flows", "frame_bytes", "rate", "packets", "ip", "protocol", "source", "destination",
         "source_ports", "destination_ports", "destination_mac", "reverse", "order", "seed", "mac", "mtu",
+        "fault",
     ];
-    SINK: "ports.NAME, sink" => ["kind", "verify_checksums", "mac", "mtu"];
+    SINK: "ports.NAME, sink" => ["kind", "verify_checksums", "mac", "mtu", "fault"];
+    FAULT: "ports.NAME.fault" => [
+        "loss", "duplicate", "reorder", "corrupt", "truncate", "delay", "delay_us", "seed", "direction",
+    ];
     CHAIN: "chains.NAME" => ["functions", "zones"];
     FIREWALL: "functions.NAME, firewall" => ["kind", "default", "tcp_state_checks", "rules"];
     RULE: "functions.NAME.rules" => [

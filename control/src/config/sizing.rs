@@ -23,6 +23,8 @@ const NAT_MAPPINGS_STATIC: usize = 4_096;
 const SESSION_WORDS_PER_FUNCTION: usize = 2;
 /// Frames a worker may hold while neighbours are resolved.
 const HELD_FRAMES_MAX: u64 = 1_024;
+/// Frames that one direction of a port with faults may hold.
+const FAULT_HELD_MAX: u64 = millrace_dataplane::port::fault::HELD_MAX as u64;
 /// Ethernet header with two VLAN tags.
 const LINK_HEADER_BYTES: u64 = 22;
 /// What an arena is a multiple of.
@@ -118,7 +120,9 @@ fn ring_frames(config: &Config) -> u64 {
         PortKind::AfPacket(_) | PortKind::Tap(_) => u64::from(port.kind.queues()) * BURST_PACKETS_MAX as u64,
         _ => 0,
     };
-    config.ports.iter().map(of_port).sum()
+    // What is delayed, or overtaken, in both directions.
+    let faults = config.ports.iter().filter(|port| port.fault.is_some()).count() as u64;
+    config.ports.iter().map(of_port).sum::<u64>() + faults * 2 * FAULT_HELD_MAX
 }
 
 fn frames_needed(config: &Config) -> u64 {

@@ -20,6 +20,7 @@ const BASE: &str = r#"
 [ports.lan]
 kind = "af_xdp"
 interface = "lo"
+[ports.lan.fault]
 [ports.raw]
 kind = "af_packet"
 interface = "raw0"
@@ -84,6 +85,7 @@ const TABLES: &[(&str, &[&str])] = &[
     ("ports.NAME, pcap", &["ports", "wan"]),
     ("ports.NAME, generator", &["ports", "made"]),
     ("ports.NAME, sink", &["ports", "drain"]),
+    ("ports.NAME.fault", &["ports", "lan", "fault"]),
     ("chains.NAME", &["chains", "edge"]),
     ("functions.NAME, firewall", &["functions", "firewall"]),
     ("functions.NAME.rules", &["functions", "firewall", "rules", "0"]),

@@ -6,6 +6,7 @@ use ipnet::IpNet;
 use millrace_dataplane::memory::Pool;
 use millrace_dataplane::port::af_packet::{self, AfPacketConfig};
 use millrace_dataplane::port::af_xdp::{self, AfXdpConfig, AfXdpDevice, Umem};
+use millrace_dataplane::port::fault::FaultPort;
 use millrace_dataplane::port::generator::{
     AddressRange, Endpoint, FrameBytes, GeneratorPort, Order, PortRange, Profile, Protocol, Rate, TcpFields,
 };
@@ -105,6 +106,10 @@ impl Opener {
                 };
                 (mac, mtu, Box::new(open))
             }
+        };
+        let open = match &port.fault {
+            Some(faults) => Box::new(FaultPort::new(open, faults)),
+            None => open,
         };
         Ok(OpenPort { id, name: name.to_owned(), mac, mtu, port: open })
     }

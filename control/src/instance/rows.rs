@@ -16,9 +16,11 @@ pub fn ports(report: &WorkerReport) -> Listing {
         "rx_packets",
         "rx_bytes",
         "rx_drops",
+        "rx_copied",
         "tx_packets",
         "tx_bytes",
         "tx_drops",
+        "tx_copied",
         "buffered",
         "missed",
         "mac",
@@ -27,16 +29,19 @@ pub fn ports(report: &WorkerReport) -> Listing {
         "description",
     ]);
     for port in &report.ports {
-        let PortCounters { rx_packets, rx_bytes, tx_packets, tx_bytes, rx_drops, tx_drops, rx_missed } =
-            &port.counters;
+        let counters = &port.counters;
+        let PortCounters { rx_packets, rx_bytes, rx_drops, rx_copied, .. } = counters;
+        let PortCounters { tx_packets, tx_bytes, tx_drops, tx_copied, rx_missed, .. } = counters;
         listing.push([
             port.info.name.clone().into(),
             (*rx_packets).into(),
             (*rx_bytes).into(),
             rx_drops.total().into(),
+            (*rx_copied).into(),
             (*tx_packets).into(),
             (*tx_bytes).into(),
             tx_drops.total().into(),
+            (*tx_copied).into(),
             port.buffered.into(),
             (*rx_missed).into(),
             show_mac(port.info.mac).into(),

@@ -3,7 +3,6 @@
 //! What is sent to it, it counts and discards like a sink.
 
 mod profile;
-mod random;
 mod template;
 
 pub use profile::{
@@ -11,8 +10,8 @@ pub use profile::{
     TcpFields,
 };
 
-use self::random::Random;
 use self::template::Templates;
+use super::random::Random;
 use super::{Port, PortCounters, PortInfo, sink};
 use crate::drops::DropReason;
 use crate::limits::BURST_PACKETS_MAX;

@@ -2,10 +2,12 @@
 
 pub mod af_packet;
 pub mod af_xdp;
+pub mod fault;
 pub mod generator;
 mod kernel;
 pub mod offload;
 pub mod pcap;
+mod random;
 pub mod sink;
 pub mod tap;
 pub mod verify;
@@ -53,6 +55,10 @@ pub struct PortCounters {
     pub rx_drops: DropCounters,
     /// Packets taken for transmission and then discarded.
     pub tx_drops: DropCounters,
+    /// Copies that the port made of what it received; part of `rx_packets` unless it dropped them, too.
+    pub rx_copied: u64,
+    /// Copies that the port made of what it was given: `tx_packets`, `tx_drops` and what it holds exceed that by them.
+    pub tx_copied: u64,
     /// Frames lost outside (the kernel's or device's own counters): not part of our sums.
     pub rx_missed: u64,
 }
@@ -66,6 +72,8 @@ impl PortCounters {
         self.tx_bytes += other.tx_bytes;
         self.rx_drops.add(&other.rx_drops);
         self.tx_drops.add(&other.tx_drops);
+        self.rx_copied += other.rx_copied;
+        self.tx_copied += other.tx_copied;
         self.rx_missed += other.rx_missed;
     }
 }
@@ -119,6 +127,11 @@ pub trait Port: Send {
     /// Packets that this port took and has neither sent nor dropped yet.
     fn buffered(&self) -> u64 {
         0
+    }
+
+    /// Whether something is under way that the descriptor won't tell of: an idle worker looks again soon.
+    fn is_pending(&self) -> bool {
+        self.buffered() > 0
     }
 
     /// A file descriptor that becomes readable when packets arrive, for an idle worker's `poll(2)`.

@@ -13,7 +13,7 @@ use millrace_nf::zone::ZoneId;
 use super::differences;
 use super::said::{Change, Said};
 use crate::config::rule_set::action;
-use crate::config::{self, Config, FunctionKind, PortKind, Problem};
+use crate::config::{self, Config, FunctionKind, Problem};
 use crate::instance::control::{Control, Running};
 use crate::instance::functions::{self, Context, PortFacts, firewall, nat, router};
 use crate::instance::memory;

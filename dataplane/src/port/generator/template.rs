@@ -3,8 +3,8 @@
 use std::net::IpAddr;
 
 use super::profile::{FrameBytes, Profile, Protocol};
-use super::random::Random;
 use crate::packet::checksum;
+use crate::port::random::Random;
 
 /// The order in which an IMIX lap takes its three lengths: 7, 4 and 1 of 12, spread.
 const IMIX_LAP: [usize; 12] = [64, 594, 64, 64, 594, 64, 1_518, 64, 594, 64, 64, 594];

@@ -137,7 +137,7 @@ fn tag_of(header: &libc::msghdr) -> Option<(u16, u16)> {
         while let Some(control) = at.as_ref() {
             if control.cmsg_level == libc::SOL_PACKET
                 && control.cmsg_type == libc::PACKET_AUXDATA
-                && control.cmsg_len as usize >= libc::CMSG_LEN(size_of::<Auxdata>() as u32) as usize
+                && control.cmsg_len >= libc::CMSG_LEN(size_of::<Auxdata>() as u32) as usize
             {
                 let auxdata = libc::CMSG_DATA(at).cast::<Auxdata>().read_unaligned();
                 let named = auxdata.status & STATUS_VLAN_TPID_VALID != 0;

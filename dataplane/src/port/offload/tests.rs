@@ -271,10 +271,10 @@ proptest! {
             checksum_start: limit(words[2]),
             checksum_offset: limit(words[3]),
         };
-        if let Ok(Some(_)) = header.segmentation() {
-            if let Ok(packets) = cut(&frame, &header) {
-                prop_assert!(packets.len() <= 200);
-            }
+        if let Ok(Some(_)) = header.segmentation()
+            && let Ok(packets) = cut(&frame, &header)
+        {
+            prop_assert!(packets.len() <= 200);
         }
         let _ = finish_checksum(&mut frame, &header);
     }

@@ -1,4 +1,4 @@
-//! The generator's random numbers: SplitMix64 (Steele, Lea, Flood 2014). Reproducible; not for secrets.
+//! Random numbers of ports: SplitMix64 (Steele, Lea, Flood 2014). Reproducible; not for secrets.
 
 /// A sequence that its seed determines.
 #[derive(Clone, Debug)]
