@@ -476,7 +476,7 @@ fn a_kick_on_a_link_that_just_went_down_does_no_harm() {
 }
 
 #[test]
-fn an_interface_that_vanishes_closes_its_port() {
+fn a_port_whose_interface_vanishes_comes_back_with_it() {
     in_namespace("vanish", || {
         veth_pair("p0", "p1", 1);
         let mut bench = Bench::new(8_192, 2_048);
@@ -490,9 +490,21 @@ fn an_interface_that_vanishes_closes_its_port() {
         bench.send(0, &mut burst);
         assert!(bench.receive(0).is_empty() && !bench.ports[0].info().link_up);
         assert_eq!(bench.pool.available(), bench.pool.capacity(), "a quiet port holds no frame");
+
+        let mac = bench.ports[0].info().mac;
+        veth_pair("p0", "p1", 1);
+        for port in 0..2 {
+            bench.turn_until(port, |port| port.wait_fd().is_some() && port.info().link_up);
+            bench.receive(port);
+        }
+        // The interface is another, with another address; the port's own is what the others know.
+        assert_eq!(bench.ports[0].info().mac, mac);
+        bench.transfer(0, 1, 1_000, 60);
+        bench.transfer(1, 0, 1_000, 60);
         let counters = bench.finish();
-        assert_eq!((counters[0].tx_packets, counters[1].rx_packets), (1_000, 1_000));
+        assert_eq!((counters[0].tx_packets, counters[1].rx_packets), (2_000, 2_000));
         assert_eq!(dropped(&counters[0], DropReason::TxFailed), 5);
+        assert!(!has_program("p0"), "a port that came back takes its program with it, too");
     });
 }
 

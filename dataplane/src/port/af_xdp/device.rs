@@ -2,7 +2,7 @@
 
 use std::io;
 use std::os::fd::AsFd;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError, Weak};
 
 use super::frames::Frames;
 use super::port::{AfXdpPort, Live, watch_and_read};
@@ -12,7 +12,8 @@ use super::socket::{RingSizes, XskSocket};
 use super::umem::Umem;
 use super::{AfXdpConfig, Queues, bpf, interface};
 use crate::port::kernel::Failure;
-use crate::port::{PortError, kernel};
+use crate::port::kernel::netlink::Link;
+use crate::port::{MacAddress, PortError, kernel};
 use crate::time::Time;
 
 /// Entries that a ring may have.
@@ -25,6 +26,7 @@ pub struct AfXdpDevice {
     config: AfXdpConfig,
     queues: Vec<u32>,
     device: Arc<Device>,
+    shared: Arc<Mutex<Weak<Device>>>,
 }
 
 impl AfXdpDevice {
@@ -62,8 +64,9 @@ impl AfXdpDevice {
                 "the kernel at the other end of this veth pair may send TCP and UDP with unfinished checksums; {advice}"
             );
         }
-        let device = Device::new(program, link.index, promiscuous);
-        Ok(Self { config: config.clone(), queues, device: Arc::new(device) })
+        let device = Arc::new(Device::new(program, link.index, promiscuous));
+        let shared = Arc::new(Mutex::new(Arc::downgrade(&device)));
+        Ok(Self { config: config.clone(), queues, device, shared })
     }
 
     /// The queues that are to have a port, in ascending order.
@@ -95,28 +98,78 @@ impl AfXdpDevice {
         if !self.queues.contains(&queue) {
             return Err(no_such_queue(config, queue, &format!("opened are {:?}", self.queues)));
         }
-        let index = self.device.interface_index();
-        let (watch, link) = watch_and_read(index)
-            .map_err(|error| (format!("read the link of {}", config.interface), error))?;
-        kernel::interface::check_mtu(&config.interface, link.mtu, umem.frame_bytes())?;
-        let sizes = RingSizes { rx: config.rx_ring, tx: config.tx_ring, fill: config.fill_ring };
-        let socket = XskSocket::open(umem, &config.interface, index, queue, sizes, config.mode)?;
-        bpf::set_socket(self.device.program.map().as_fd(), queue, socket.fd()).map_err(|error| {
-            (format!("direct {} queue {queue} to its AF_XDP socket", config.interface), privileges(error))
-        })?;
-        let live = Live {
-            socket,
-            frames: Frames::new(umem),
-            umem: umem.clone(),
-            device: Arc::clone(&self.device),
-            queue,
-            fill_target: config.fill_ring,
-            tx_ring: config.tx_ring,
-            watch,
-            next_look: Time(0),
-        };
-        Ok(AfXdpPort::new(&config.name, &link, live))
+        let (link, live) = open_queue(config, &self.device, queue, umem)?;
+        let (config, umem, shared) = (config.clone(), umem.clone(), Arc::clone(&self.shared));
+        Ok(AfXdpPort::new(&link, live, Reopener { config, queue, umem, shared }))
     }
+}
+
+/// What it takes to open a queue again on an interface that came back.
+#[derive(Clone, Debug)]
+pub(super) struct Reopener {
+    pub(super) config: AfXdpConfig,
+    pub(super) queue: u32,
+    umem: Umem,
+    /// The device that all queues of the interface share; the first that comes back opens it.
+    shared: Arc<Mutex<Weak<Device>>>,
+}
+
+impl Reopener {
+    /// Opens the queue again. Takes as long as the kernel does. `mac` is the address that the port keeps.
+    pub(super) fn open(&self, mac: MacAddress) -> Result<(Link, Live), Failure> {
+        let link = kernel::interface::find(&self.config.interface)?;
+        let device = {
+            let mut shared = self.shared.lock().unwrap_or_else(PoisonError::into_inner);
+            match shared.upgrade().filter(|device| device.interface_index() == link.index) {
+                Some(device) => device,
+                None => {
+                    let device = AfXdpDevice::open_inner(&self.config)?.device;
+                    *shared = Arc::downgrade(&device);
+                    device
+                }
+            }
+        };
+        let (link, mut live) = open_queue(&self.config, &device, self.queue, &self.umem)?;
+        if link.mac != mac {
+            tracing::warn!(
+                port = self.config.name,
+                interface = link.name,
+                "the interface came back with another address; the port keeps the one it had, and receives all frames"
+            );
+            live.promiscuous = Some(interface::make_promiscuous(&link.name, link.index)?);
+        }
+        Ok((link, live))
+    }
+}
+
+fn open_queue(
+    config: &AfXdpConfig,
+    device: &Arc<Device>,
+    queue: u32,
+    umem: &Umem,
+) -> Result<(Link, Live), Failure> {
+    let index = device.interface_index();
+    let (watch, link) =
+        watch_and_read(index).map_err(|error| (format!("read the link of {}", config.interface), error))?;
+    kernel::interface::check_mtu(&config.interface, link.mtu, umem.frame_bytes())?;
+    let sizes = RingSizes { rx: config.rx_ring, tx: config.tx_ring, fill: config.fill_ring };
+    let socket = XskSocket::open(umem, &config.interface, index, queue, sizes, config.mode)?;
+    bpf::set_socket(device.program.map().as_fd(), queue, socket.fd()).map_err(|error| {
+        (format!("direct {} queue {queue} to its AF_XDP socket", config.interface), privileges(error))
+    })?;
+    let live = Live {
+        socket,
+        frames: Frames::new(umem),
+        umem: umem.clone(),
+        device: Arc::clone(device),
+        promiscuous: None,
+        queue,
+        fill_target: config.fill_ring,
+        tx_ring: config.tx_ring,
+        watch,
+        next_look: Time(0),
+    };
+    Ok((link, live))
 }
 
 fn error(config: &AfXdpConfig, (action, source): Failure) -> PortError {

@@ -1,11 +1,13 @@
 //! The port over one AF_XDP socket.
 
 use std::io;
-use std::os::fd::RawFd;
+use std::os::fd::{OwnedFd, RawFd};
 use std::sync::Arc;
+use std::sync::mpsc::{Receiver, TryRecvError, channel};
 use std::thread;
 use std::time::Duration;
 
+use super::device::Reopener;
 use super::frames::Frames;
 use super::shared::Device;
 use super::socket::{Kick, XskSocket};
@@ -16,11 +18,14 @@ use crate::memory::Pool;
 use crate::packet::{Burst, Packet};
 use crate::port::kernel::interface::LINK_HEADER_BYTES;
 use crate::port::kernel::netlink::{Link, LinkNews, LinkWatch, RouteSocket};
+use crate::port::kernel::{self, Failure};
 use crate::port::{Port, PortCounters, PortInfo};
 use crate::time::Time;
 
 /// How often the port looks for news about its link.
 const LOOK_INTERVAL: Duration = Duration::from_millis(250);
+/// How often it tries to come back.
+const RETURN_INTERVAL: Duration = Duration::from_secs(1);
 /// Most finished transmissions taken back in one call: four bursts.
 const COMPLETIONS_MAX: u32 = 256;
 /// How long closing waits for packets that the kernel is still sending.
@@ -39,9 +44,21 @@ pub struct AfXdpPort {
     copied_packets: u64,
     broken_descriptors: u64,
     frame_room: usize,
-    /// `None` once the port is closed or its interface is gone.
+    /// `None` once the port is closed, and while its interface is gone.
     live: Option<Live>,
+    reopener: Reopener,
+    /// While another thread opens the queue again.
+    returning: Option<Receiver<Reopened>>,
+    next_return: Time,
+    /// What the last try to come back failed for: said once.
+    said: Option<String>,
+    is_closed: bool,
+    /// What sockets before the present one missed.
+    missed_before: u64,
 }
+
+/// What became of a try to come back.
+type Reopened = Result<(Link, Live), Failure>;
 
 /// What an open port works with.
 #[derive(Debug)]
@@ -55,15 +72,15 @@ pub(super) struct Live {
     pub(super) tx_ring: u32,
     pub(super) watch: LinkWatch,
     pub(super) next_look: Time,
+    /// Held for as long as all frames are to be received, beyond what the configuration says.
+    pub(super) promiscuous: Option<OwnedFd>,
 }
 
 impl AfXdpPort {
-    pub(super) fn new(name: &str, link: &Link, live: Live) -> Self {
-        let copies = if live.socket.is_zero_copy() { "zero-copy mode" } else { "copy mode" };
-        let mode = live.device.program.mode_text();
+    pub(super) fn new(link: &Link, live: Live, reopener: Reopener) -> Self {
         let info = PortInfo {
-            name: name.to_owned(),
-            description: format!("af_xdp {} queue {} ({mode}, {copies})", link.name, live.queue),
+            name: reopener.config.name.clone(),
+            description: describe(link, &live),
             mac: link.mac,
             mtu: 0,
             link_up: link.is_up(),
@@ -75,6 +92,12 @@ impl AfXdpPort {
             broken_descriptors: 0,
             frame_room: live.umem.frame_bytes() - DATA_OFFSET,
             live: Some(live),
+            reopener,
+            returning: None,
+            next_return: Time(0),
+            said: None,
+            is_closed: false,
+            missed_before: 0,
         };
         port.set_mtu(link.mtu);
         port
@@ -97,6 +120,9 @@ impl AfXdpPort {
 
     /// Looks for news about the link, if it is time.
     fn look(&mut self, pool: &mut Pool, now: Time) {
+        if self.live.is_none() {
+            return self.look_for_return(now);
+        }
         let Some(live) = self.live.as_mut().filter(|live| now >= live.next_look) else { return };
         live.next_look = now + LOOK_INTERVAL;
         match live.watch.news() {
@@ -112,8 +138,72 @@ impl AfXdpPort {
             tracing::info!(port = self.info.name, interface = link.name, up = link.is_up(), "link changed");
         }
         self.info.link_up = link.is_up();
-        self.info.mac = link.mac;
+        if self.live.as_ref().is_some_and(|live| live.promiscuous.is_none()) {
+            self.info.mac = link.mac;
+        }
         self.set_mtu(link.mtu);
+    }
+
+    /// Comes back when the interface does. A thread of its own waits for the kernel, so that no packet of other ports does.
+    fn look_for_return(&mut self, now: Time) {
+        if now < self.next_return || self.is_closed {
+            return;
+        }
+        self.next_return = now + RETURN_INTERVAL;
+        match self.returning.as_ref().map(Receiver::try_recv) {
+            Some(Err(TryRecvError::Empty)) => {}
+            Some(Ok(reopened)) => {
+                self.returning = None;
+                self.come_back(reopened);
+            }
+            // The thread ended without a word, or there was none: try.
+            Some(Err(TryRecvError::Disconnected)) | None => {
+                self.returning = None;
+                if kernel::sys::interface_index(&self.reopener.config.interface).is_some() {
+                    self.next_return = now + LOOK_INTERVAL;
+                    self.start_return();
+                }
+            }
+        }
+    }
+
+    fn start_return(&mut self) {
+        let (sender, receiver) = channel();
+        let (reopener, mac) = (self.reopener.clone(), self.info.mac);
+        let open = move || {
+            // If the port was closed meanwhile, what was opened is dropped with this.
+            let _ = sender.send(reopener.open(mac));
+        };
+        match thread::Builder::new().name("af_xdp-return".to_owned()).spawn(open) {
+            Ok(_) => self.returning = Some(receiver),
+            Err(error) => self.say(format!("start a thread: {error}")),
+        }
+    }
+
+    fn come_back(&mut self, reopened: Reopened) {
+        match reopened {
+            Ok((link, live)) => {
+                self.said = None;
+                self.info.link_up = link.is_up();
+                self.info.description = describe(&link, &live);
+                self.set_mtu(link.mtu);
+                self.live = Some(live);
+                tracing::info!(
+                    port = self.info.name,
+                    device = self.info.description,
+                    up = self.info.link_up,
+                    "the interface is back; the port is open again"
+                );
+            }
+            Err((action, error)) => self.say(format!("{action}: {error}")),
+        }
+    }
+
+    fn say(&mut self, text: String) {
+        if self.said.as_ref() != Some(&text) {
+            tracing::warn!(port = self.info.name, error = text, "the port can't come back yet");
+            self.said = Some(text);
+        }
     }
 
     /// Goes quiet: the interface is gone.
@@ -121,7 +211,7 @@ impl AfXdpPort {
         tracing::error!(
             port = self.info.name,
             device = self.info.description,
-            "the interface is gone; the port is closed"
+            "the interface is gone; the port waits for it to come back"
         );
         self.shut(Some(pool), DropReason::TxFailed);
     }
@@ -129,6 +219,7 @@ impl AfXdpPort {
     /// Closes the socket and brings all frames back.
     fn shut(&mut self, pool: Option<&mut Pool>, reason: DropReason) {
         self.update_missed();
+        self.missed_before = self.counters.rx_missed;
         self.info.link_up = false;
         let Some(live) = self.live.take() else { return };
         let Live { socket, frames, umem, device, queue, .. } = live;
@@ -145,7 +236,7 @@ impl AfXdpPort {
 
     fn update_missed(&mut self) {
         if let Some(Ok(missed)) = self.live.as_ref().map(|live| live.socket.missed()) {
-            self.counters.rx_missed = missed;
+            self.counters.rx_missed = self.missed_before + missed;
         }
     }
 
@@ -237,6 +328,13 @@ impl AfXdpPort {
             waited += STEP;
         }
     }
+}
+
+/// Kind, interface and queue, for people.
+fn describe(link: &Link, live: &Live) -> String {
+    let copies = if live.socket.is_zero_copy() { "zero-copy mode" } else { "copy mode" };
+    let mode = live.device.program.mode_text();
+    format!("af_xdp {} queue {} ({mode}, {copies})", link.name, live.queue)
 }
 
 /// Copies a packet to a frame of `pool`.
@@ -334,6 +432,8 @@ impl Port for AfXdpPort {
         if let Some(pool) = &mut pool {
             self.drain(pool);
         }
+        self.is_closed = true;
+        self.returning = None;
         self.shut(pool, DropReason::Shutdown);
     }
 }
