@@ -1,7 +1,7 @@
 //! Any text as a configuration: it is checked to the end, with messages that can be shown. One that is accepted can be planned and,
 //! if it is small, built and run over sinks.
 
-use millrace_control::config::ports::Sink;
+use millrace_control::config::ports::{Link, Sink};
 use millrace_control::config::settings::Hugepages;
 use millrace_control::config::sizing::{Sizing, mtu};
 use millrace_control::config::{Config, Host, Plan, PortKind, parse};
@@ -39,13 +39,8 @@ pub fn run(data: &[u8]) {
 fn run_over_sinks(mut config: Config) {
     let mtus: Vec<u16> = config.ports.iter().map(|port| mtu(&config, port)).collect();
     for (port, mtu) in config.ports.iter_mut().zip(mtus) {
-        let mut link = match &port.kind {
-            PortKind::Generator(generator) => generator.link.clone(),
-            PortKind::Sink(sink) => sink.link.clone(),
-            PortKind::Pcap(pcap) => pcap.link.clone(),
-            PortKind::AfXdp(_) => Default::default(),
-        };
-        link.mtu = mtu;
+        let mac = if let PortKind::Sink(sink) = &port.kind { sink.link.mac } else { None };
+        let link = Link { mac, mtu };
         port.kind = PortKind::Sink(Sink { verify_checksums: false, link });
     }
     config.memory.hugepages = Hugepages::Off;
