@@ -32,7 +32,7 @@ pub struct SessionView {
     pub assured: bool,
     /// The tuples as received: the initiator's, the responder's.
     pub tuples: [Tuple; 2],
-    /// The zones of initiator and responder, or [`ANYWHERE`](millrace_dataplane::flow::session::ANYWHERE).
+    /// The zones of initiator and responder, or [`ANYWHERE`].
     pub zones: [u8; 2],
     parts: ArrayVec<u64, PARTS_MAX>,
 }

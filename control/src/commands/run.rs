@@ -42,7 +42,7 @@ pub struct Arguments {
     pub json: bool,
 }
 
-/// Status 0 when all went well: see [`conclude`].
+/// Status 0 when all went well: see `conclude`.
 pub fn run(arguments: &Arguments) -> ExitCode {
     let Some(config) = load_or_report(&arguments.config, &Host::probe().running_now()) else {
         return ExitCode::FAILURE;

@@ -5,7 +5,7 @@
 //! flow cache hang on the session in a list, so that they fall with it.
 //!
 //! Design: records never move and nothing is rehashed. The index has 10-way buckets of one cache line, two homes a tuple.
-//! A single [timer wheel](super::wheel) of one-second slots holds every session; a session whose slot comes up is looked at, its true
+//! A single timer wheel (`flow/wheel.rs`) of one-second slots holds every session; a session whose slot comes up is looked at, its true
 //! deadline computed from the folded last-seen, and put back or ended. All work is done in slices bounded in entries.
 //!
 //! Thread-safety: none needed; a table belongs to one worker.

@@ -242,10 +242,8 @@ fn captures() -> PathBuf {
 fn captures_that_broke_other_parsers() {
     let directory = captures();
     let Ok(entries) = fs::read_dir(&directory) else {
-        println!(
-            "SKIPPED captures that broke other parsers: MILLRACE_CAPTURES names no directory of captures"
-        );
-        return;
+        // They are not ours to ship. What is ours went through the test above.
+        return println!("no captures at hand: MILLRACE_CAPTURES names no directory of them");
     };
     let mut paths: Vec<PathBuf> = entries.map(|entry| entry.expect("an entry").path()).collect();
     paths.retain(|path| path.extension().is_some_and(|it| it == "pcap" || it == "pcapng"));

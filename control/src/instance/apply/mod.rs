@@ -1,8 +1,8 @@
 //! `apply`: from the configuration in force to another, whole or not at all.
 //!
 //! Everything that can fail, and everything that takes long, happens first, away from the packet path: the check, new ports,
-//! new rules, plans, tables and chains ([`plan`]). Then one command on the worker brings all of it into force between two
-//! bursts ([`commit`], R8). What is left to do for it, such as ending the sessions of a chain that is gone, the worker does in
+//! new rules, plans, tables and chains (`plan`). Then one command on the worker brings all of it into force between two
+//! bursts (`commit`, R8). What is left to do for it, such as ending the sessions of a chain that is gone, the worker does in
 //! slices of its timers; ports that were removed are closed by the thread that asked.
 
 mod commit;
