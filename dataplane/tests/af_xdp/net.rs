@@ -58,6 +58,19 @@ pub fn has_program(interface: &str) -> bool {
     output(&format!("ip -d link show dev {interface}")).contains("xdp")
 }
 
+/// Whether the interface has no XDP program, now or soon: a child that another test starts at this moment holds our file
+/// descriptors between its fork and its exec, and with them the program.
+pub fn loses_program(interface: &str) -> bool {
+    let start = std::time::Instant::now();
+    while has_program(interface) {
+        if start.elapsed() > std::time::Duration::from_secs(5) {
+            return false;
+        }
+        std::thread::sleep(std::time::Duration::from_millis(10));
+    }
+    true
+}
+
 /// A pair of interfaces of this namespace, both up.
 pub fn veth_pair(a: &str, b: &str, queues: u32) {
     let count = format!("numrxqueues {queues} numtxqueues {queues}");
