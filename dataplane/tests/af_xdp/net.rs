@@ -66,7 +66,7 @@ pub fn loses_program(interface: &str) -> bool {
         if start.elapsed() > std::time::Duration::from_secs(5) {
             return false;
         }
-        std::thread::sleep(std::time::Duration::from_millis(10));
+        thread::sleep(std::time::Duration::from_millis(10));
     }
     true
 }
