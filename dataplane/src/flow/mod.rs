@@ -14,5 +14,6 @@ pub mod session;
 pub mod state;
 pub mod tcp;
 pub mod template;
+pub mod tuple;
 pub mod validity;
 mod wheel;

@@ -12,10 +12,10 @@
 
 use super::hash::KeyedHash;
 use super::tcp::{TcpState, TcpTracker};
+pub use super::tuple::Tuple;
 use super::wheel::{Timer, TimerWheel};
 use crate::memory::{Arena, ArenaError, ArenaSlice, Pod, prefetch};
 use crate::time::Time;
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::time::Duration;
 
 /// No session, no entry, end of a list.
@@ -30,118 +30,6 @@ pub const SESSIONS_MAX: usize = 1 << 27;
 /// A session's number in its table.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct SessionId(pub u32);
-
-/// One direction of a connection as received: addresses, ports (of echo messages: the identifier, twice), protocol, and the
-/// domain in which they are unique (a chain, a bridge domain, a tenant).
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-#[repr(C)]
-pub struct Tuple {
-    /// Source address; IPv4 as IPv4-mapped IPv6.
-    pub source: [u8; 16],
-    /// Destination address.
-    pub destination: [u8; 16],
-    /// Source port, host order.
-    pub source_port: u16,
-    /// Destination port, host order.
-    pub destination_port: u16,
-    /// Domain.
-    pub domain: u16,
-    /// IP protocol.
-    pub protocol: u8,
-    /// Always zero.
-    pub zero: u8,
-}
-
-/// An address as a tuple keeps it.
-pub fn tuple_address(address: IpAddr) -> [u8; 16] {
-    match address {
-        IpAddr::V4(v4) => v4.to_ipv6_mapped().octets(),
-        IpAddr::V6(v6) => v6.octets(),
-    }
-}
-
-/// The address that a tuple keeps.
-pub fn address_of(bytes: [u8; 16]) -> IpAddr {
-    let v6 = Ipv6Addr::from(bytes);
-    v6.to_ipv4_mapped().map_or(IpAddr::V6(v6), IpAddr::V4)
-}
-
-impl Tuple {
-    /// A tuple of IPv4 or IPv6 addresses.
-    pub fn new(
-        domain: u16,
-        protocol: u8,
-        (source, source_port): (IpAddr, u16),
-        (destination, destination_port): (IpAddr, u16),
-    ) -> Self {
-        Self {
-            source: tuple_address(source),
-            destination: tuple_address(destination),
-            source_port,
-            destination_port,
-            domain,
-            protocol,
-            zero: 0,
-        }
-    }
-
-    /// The tuple of the opposite direction of untranslated traffic.
-    #[must_use]
-    pub fn inverse(&self) -> Self {
-        Self {
-            source: self.destination,
-            destination: self.source,
-            source_port: self.destination_port,
-            destination_port: self.source_port,
-            ..*self
-        }
-    }
-
-    /// Source address.
-    pub fn source_address(&self) -> IpAddr {
-        address_of(self.source)
-    }
-
-    /// Destination address.
-    pub fn destination_address(&self) -> IpAddr {
-        address_of(self.destination)
-    }
-
-    /// True if the addresses are IPv4.
-    pub fn is_ipv4(&self) -> bool {
-        self.source_address().is_ipv4()
-    }
-
-    fn words(&self) -> [u64; 5] {
-        let word = |bytes: &[u8; 16], at: usize| u64::from_ne_bytes(std::array::from_fn(|i| bytes[at + i]));
-        [
-            word(&self.source, 0),
-            word(&self.source, 8),
-            word(&self.destination, 0),
-            word(&self.destination, 8),
-            u64::from(self.source_port)
-                | u64::from(self.destination_port) << 16
-                | u64::from(self.domain) << 32
-                | u64::from(self.protocol) << 48,
-        ]
-    }
-}
-
-impl Default for Tuple {
-    fn default() -> Self {
-        Self::new(0, 0, (Ipv4Addr::UNSPECIFIED.into(), 0), (Ipv4Addr::UNSPECIFIED.into(), 0))
-    }
-}
-
-impl std::fmt::Display for Tuple {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        let (from, to) = (self.source_address(), self.destination_address());
-        match from {
-            IpAddr::V4(_) => write!(f, "{from}:{} > {to}:{}", self.source_port, self.destination_port),
-            IpAddr::V6(_) => write!(f, "[{from}]:{} > [{to}]:{}", self.source_port, self.destination_port),
-        }
-    }
-}
 
 /// How long a session lives without traffic. The defaults are the least that the RFCs allow, or what they recommend.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -851,6 +739,7 @@ const _: () = assert!(size_of::<Bucket>() == 64);
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::net::Ipv4Addr;
 
     fn tuple(i: u32) -> Tuple {
         Tuple::new(0, 17, (Ipv4Addr::from(i).into(), 1000), (Ipv4Addr::new(10, 0, 0, 1).into(), 53))
