@@ -13,10 +13,9 @@ use millrace_dataplane::flow::field::{Field, Reads};
 use millrace_dataplane::flow::hash::KeyedHash;
 use millrace_dataplane::flow::program::{Program, ProgramBuilder};
 use millrace_dataplane::flow::replay::replay;
-use millrace_dataplane::flow::session::{
-    InsertError, SessionConfig, SessionId, Timeouts, Traffic, Tuple, tuple_address,
-};
+use millrace_dataplane::flow::session::{InsertError, SessionConfig, SessionId, Timeouts, Traffic, Tuple};
 use millrace_dataplane::flow::state::{FlowConfig, FlowState};
+use millrace_dataplane::flow::tuple::tuple_address;
 use millrace_dataplane::flow::validity::{ObjectKind, Watch, Watches};
 use millrace_dataplane::hold::HoldLimits;
 use millrace_dataplane::memory::{Arena, Pool, PoolConfig};

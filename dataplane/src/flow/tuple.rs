@@ -24,7 +24,7 @@ pub struct Tuple {
 }
 
 /// An address as a tuple keeps it.
-fn tuple_address(address: IpAddr) -> [u8; 16] {
+pub fn tuple_address(address: IpAddr) -> [u8; 16] {
     match address {
         IpAddr::V4(v4) => v4.to_ipv6_mapped().octets(),
         IpAddr::V6(v6) => v6.octets(),
