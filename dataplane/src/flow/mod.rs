@@ -15,5 +15,6 @@ pub mod state;
 pub mod tcp;
 pub mod template;
 pub mod tuple;
+mod tuple_index;
 pub mod validity;
 mod wheel;

@@ -4,7 +4,8 @@
 //! responder's answers look like when they come in. Functions keep a word each in the record (`parts`). Entries of the
 //! flow cache hang on the session in a list, so that they fall with it.
 //!
-//! Design: records never move and nothing is rehashed. The index has 10-way buckets of one cache line, two homes a tuple.
+//! Design: records never move and nothing is rehashed. A record is three lines side by side: what hits touch, and one for each
+//! end with all that is kept of it. The index (`flow/tuple_index.rs`) finds them.
 //! A single timer wheel (`flow/wheel.rs`) of one-second slots holds every session; a session whose slot comes up is looked at, its true
 //! deadline computed from the folded last-seen, and put back or ended. All work is done in slices bounded in entries.
 //!
@@ -13,6 +14,7 @@
 use super::hash::KeyedHash;
 use super::tcp::{TcpState, TcpTracker};
 pub use super::tuple::Tuple;
+use super::tuple_index::{End, Homes, TupleIndex};
 use super::wheel::{Timer, TimerWheel};
 use crate::memory::{Arena, ArenaError, ArenaSlice, Pod, prefetch};
 use crate::time::Time;
@@ -22,8 +24,8 @@ use std::time::Duration;
 pub const NONE: u32 = u32::MAX;
 /// Most words that the functions of a chain keep in one session.
 pub const PARTS_MAX: usize = 12;
-const WAYS: usize = 10;
-const REPLY_BIT: u32 = 1 << 31;
+/// Words of functions that are in the record itself, one at each end.
+const NEAR_PARTS: usize = 2;
 /// Most sessions of a table.
 pub const SESSIONS_MAX: usize = 1 << 27;
 
@@ -92,64 +94,40 @@ pub struct Hot {
 /// The zone of an end that may be in any.
 pub const ANYWHERE: u8 = u8::MAX;
 
-/// The initiator's tuple is in its second home.
-const SECOND_HOME: u8 = 4;
-/// The responder's tuple is in its second home.
-const ANSWER_SECOND_HOME: u8 = 8;
 const IN_USE: u8 = 1;
 const REPLIED: u8 = 2;
 
-#[derive(Clone, Copy, Debug)]
-#[repr(C)]
-struct Cold {
-    tuples: [Tuple; 2],
-    traffic: [Traffic; 2],
-}
-
+/// What is kept of one end: one cache line.
 #[derive(Clone, Copy, Debug)]
 #[repr(C, align(64))]
-struct Bucket {
-    /// The last two are unused, so that all are compared as one vector.
-    tags: [u16; WAYS + 2],
-    ids: [u32; WAYS],
+struct Side {
+    /// What it sends, as received.
+    tuple: Tuple,
+    /// What it sent, as folded.
+    traffic: Traffic,
+    /// A word of the functions.
+    part: u64,
 }
 
-impl Bucket {
-    /// The ways with this tag, as bits.
-    #[inline(always)]
-    fn matches(&self, tag: u16) -> u32 {
-        let mut ways = 0;
-        for (way, &mine) in self.tags.iter().enumerate() {
-            ways |= u32::from(mine == tag) << way;
-        }
-        ways & ((1 << WAYS) - 1)
+impl Side {
+    const fn new(tuple: Tuple) -> Self {
+        Self { tuple, traffic: Traffic { packets: 0, bytes: 0 }, part: 0 }
     }
 }
 
-/// The lowest of the ways in a mask.
-#[inline(always)]
-const fn way_of(ways: u32) -> usize {
-    ways.trailing_zeros() as usize % WAYS
+#[derive(Clone, Copy, Debug)]
+#[repr(C)]
+struct Record {
+    hot: Hot,
+    /// The initiator, the responder.
+    sides: [Side; 2],
 }
-
-/// The value of a session's index entry, and the flag that says that it is in its second home.
-#[inline(always)]
-const fn entry_of(id: u32, reply: bool) -> (u32, u8) {
-    if reply { (id | REPLY_BIT, ANSWER_SECOND_HOME) } else { (id & !REPLY_BIT, SECOND_HOME) }
-}
-
-/// Where a tuple's index entry may be: two buckets; and its tag.
-type Homes = (usize, usize, u16);
 
 #[allow(unsafe_code)]
 mod pod {
-    use super::{Bucket, Cold, Hot, Pod};
+    use super::{Pod, Record};
     // SAFETY: plain integers and arrays of them; all zeroes is a valid value.
-    unsafe impl Pod for Hot {}
-    // SAFETY: plain integers and arrays of them; all zeroes is a valid value.
-    unsafe impl Pod for Cold {}
-    // SAFETY: plain integers and arrays of them; all zeroes is a valid value.
-    unsafe impl Pod for Bucket {}
+    unsafe impl Pod for Record {}
 }
 
 /// Size and behaviour of a session table.
@@ -178,20 +156,18 @@ pub enum InsertError {
 /// The sessions of one worker.
 #[derive(Debug)]
 pub struct SessionTable {
-    hot: ArenaSlice<Hot>,
-    cold: ArenaSlice<Cold>,
-    parts: ArenaSlice<u64>,
-    index: ArenaSlice<Bucket>,
+    records: ArenaSlice<Record>,
+    /// The functions' words beyond those in the records.
+    far_parts: ArenaSlice<u64>,
+    index: TupleIndex,
     wheel: TimerWheel,
     parts_count: usize,
-    mask: usize,
     /// Numbers that are free again, a stack of `free_count`.
     free: ArenaSlice<u32>,
     free_count: usize,
     fresh: u32,
     count: usize,
     clock_hand: u32,
-    hash: KeyedHash,
     timeouts: Timeouts,
 }
 
@@ -216,21 +192,17 @@ impl SessionTable {
     /// If the arena has not enough.
     pub fn new(arena: &Arena, config: &SessionConfig, hash: KeyedHash) -> Result<Self, ArenaError> {
         let capacity = config.capacity.clamp(1, SESSIONS_MAX);
-        let buckets = buckets_for(capacity);
         Ok(Self {
-            hot: ArenaSlice::zeroed(arena, capacity)?,
-            cold: ArenaSlice::zeroed(arena, capacity)?,
-            parts: ArenaSlice::zeroed(arena, capacity * config.parts.min(PARTS_MAX))?,
-            index: ArenaSlice::zeroed(arena, buckets)?,
+            records: ArenaSlice::zeroed(arena, capacity)?,
+            far_parts: ArenaSlice::zeroed(arena, capacity * far_parts(config.parts))?,
+            index: TupleIndex::new(arena, capacity, hash)?,
             wheel: TimerWheel::new(arena, capacity)?,
             parts_count: config.parts.min(PARTS_MAX),
-            mask: buckets - 1,
             free: ArenaSlice::zeroed(arena, capacity)?,
             free_count: 0,
             fresh: 0,
             count: 0,
             clock_hand: 0,
-            hash,
             timeouts: config.timeouts,
         })
     }
@@ -238,25 +210,24 @@ impl SessionTable {
     /// Bytes that a table of this size takes from the arena.
     pub fn bytes_for(capacity: usize, parts: usize) -> usize {
         let capacity = capacity.clamp(1, SESSIONS_MAX);
-        capacity * (size_of::<Hot>() + size_of::<Cold>() + 8 * parts + size_of::<u32>())
-            + buckets_for(capacity) * size_of::<Bucket>()
+        capacity * (size_of::<Record>() + 8 * far_parts(parts) + size_of::<u32>())
+            + TupleIndex::bytes_for(capacity)
             + TimerWheel::bytes_for(capacity)
-            + 6 * 64
+            + 5 * 64
     }
 
     /// Bytes that this table takes, wheel included.
     pub fn memory_bytes(&self) -> usize {
-        self.hot.arena_bytes()
-            + self.cold.arena_bytes()
-            + self.parts.arena_bytes()
-            + self.index.arena_bytes()
+        self.records.arena_bytes()
+            + self.far_parts.arena_bytes()
+            + self.index.memory_bytes()
             + self.free.arena_bytes()
             + self.wheel.memory_bytes()
     }
 
     /// Most sessions.
     pub fn capacity(&self) -> usize {
-        self.hot.len()
+        self.records.len()
     }
 
     /// Sessions now.
@@ -269,17 +240,15 @@ impl SessionTable {
         self.timeouts = timeouts;
     }
 
+    /// Where the index may have a tuple.
+    #[cfg(test)]
     pub(super) fn homes(&self, tuple: &Tuple) -> Homes {
-        let hash = self.hash.hash(&tuple.words());
-        let tag = (hash >> 48) as u16;
-        (hash as usize & self.mask, (hash >> 24) as usize & self.mask, if tag == 0 { 1 } else { tag })
+        self.index.homes(tuple)
     }
 
     /// Asks for the memory that [`Self::find`] will need.
     pub fn prefetch(&self, tuple: &Tuple) {
-        let (first, second, _) = self.homes(tuple);
-        prefetch(&self.index[first]);
-        prefetch(&self.index[second]);
+        self.index.prefetch(self.index.homes(tuple));
     }
 
     /// Asks for the record that a session will get after `ahead` others.
@@ -293,115 +262,47 @@ impl SessionTable {
 
     /// Asks for all of a session's record.
     pub fn prefetch_record(&self, id: u32) {
-        self.prefetch_hot(id);
-        if let Some(cold) = self.cold.get(id as usize) {
-            prefetch(&cold.tuples[0]);
-            prefetch(&cold.traffic[1]);
+        if let Some(record) = self.records.get(id as usize) {
+            prefetch(&record.hot);
+            record.sides.iter().for_each(prefetch);
         }
-        if let Some(parts) = self.parts.get(id as usize * self.parts_count) {
+        if let Some(parts) = self.far_parts.get(id as usize * far_parts(self.parts_count)) {
             prefetch(parts);
         }
     }
 
     /// The session with this tuple, and whether it is the responder's direction. At most 2 buckets are looked at.
     pub fn find(&self, tuple: &Tuple) -> Option<(SessionId, bool)> {
-        self.find_at(tuple, self.homes(tuple))
+        self.find_at(tuple, self.index.homes(tuple))
     }
 
     #[inline(always)]
-    fn find_at(&self, tuple: &Tuple, (first, second, tag): Homes) -> Option<(SessionId, bool)> {
-        for bucket in [first, second] {
-            let bucket = &self.index[bucket];
-            let mut ways = bucket.matches(tag);
-            while ways != 0 {
-                let value = bucket.ids[way_of(ways)];
-                ways &= ways - 1;
-                let (id, reply) = (value & !REPLY_BIT, value & REPLY_BIT != 0);
-                if self.cold[id as usize].tuples[usize::from(reply)] == *tuple {
-                    return Some((SessionId(id), reply));
-                }
-            }
-        }
-        None
+    fn find_at(&self, tuple: &Tuple, homes: Homes) -> Option<(SessionId, bool)> {
+        let end = self.index.find(homes, |end| self.side(end).tuple == *tuple)?;
+        Some((end.session(), end.is_reply()))
     }
 
-    /// A free place in the index, for a tuple that is not there: bucket and way.
     #[inline(always)]
-    fn vacancy(&self, (first, second, _): Homes) -> Option<(usize, usize)> {
-        let (a, b) = (self.index[first].matches(0), self.index[second].matches(0));
-        // The fuller home is used last, so that buckets overflow late.
-        let (home, ways) = if b.count_ones() > a.count_ones() { (second, b) } else { (first, a) };
-        (ways != 0).then_some((home, way_of(ways)))
+    fn side(&self, end: End) -> &Side {
+        &self.record(end.session()).sides[usize::from(end.is_reply())]
     }
 
-    /// An entry in one of these full homes that fits its own other home, and its free place there.
-    #[cold]
-    fn movable(&self, (first, second, _): Homes) -> Option<((usize, usize), (usize, usize))> {
-        let ways = [first, second].into_iter().flat_map(|home| (0..WAYS).map(move |way| (home, way)));
-        ways.into_iter().find_map(|(home, way)| {
-            let value = self.index[home].ids[way];
-            let (id, reply) = (value & !REPLY_BIT, value & REPLY_BIT != 0);
-            let (a, b, _) = self.homes(&self.cold[id as usize].tuples[usize::from(reply)]);
-            let other = if home == a { b } else { a };
-            let free = self.index[other].matches(0);
-            (other != home && free != 0).then(|| ((home, way), (other, way_of(free))))
-        })
-    }
-
-    /// Adds an entry for a session whose record is written. False if there is no place, nor one to be made by moving another.
     #[inline(always)]
-    fn index_add(&mut self, id: u32, reply: bool, homes: Homes) -> bool {
-        let place = match self.vacancy(homes) {
-            Some(place) => place,
-            None => match self.make_room(homes) {
-                Some(place) => place,
-                None => return false,
-            },
-        };
-        let (value, bit) = entry_of(id, reply);
-        self.set_index(place, homes.2, value);
-        if place.0 != homes.0 {
-            self.hot[id as usize].flags |= bit;
-        }
-        true
+    fn record(&self, id: SessionId) -> &Record {
+        &self.records[id.0 as usize]
     }
 
-    #[cold]
-    fn make_room(&mut self, homes: Homes) -> Option<(usize, usize)> {
-        let ((home, way), to) = self.movable(homes)?;
-        let (tag, value) = (self.index[home].tags[way], self.index[home].ids[way]);
-        self.set_index(to, tag, value);
-        let (_, bit) = entry_of(value, value & REPLY_BIT != 0);
-        self.hot[(value & !REPLY_BIT) as usize].flags ^= bit;
-        Some((home, way))
-    }
-
-    fn set_index(&mut self, (home, way): (usize, usize), tag: u16, value: u32) {
-        let bucket = &mut self.index[home];
-        bucket.tags[way % WAYS] = tag;
-        bucket.ids[way % WAYS] = value;
-    }
-
-    /// The bucket that holds the entry of a session's tuple.
-    fn home_of(&self, id: SessionId, reply: bool) -> (usize, u16) {
-        let (first, second, tag) = self.homes(&self.cold[id.0 as usize].tuples[usize::from(reply)]);
-        let (_, bit) = entry_of(id.0, reply);
-        (if self.hot[id.0 as usize].flags & bit == 0 { first } else { second }, tag)
+    /// Adds the entry of a tuple whose record is written.
+    #[inline(always)]
+    fn index_add(&mut self, id: SessionId, reply: bool, homes: Homes) -> bool {
+        let Self { records, index, .. } = self;
+        index.insert(homes, End::new(id, reply), |index, end| homes_of(records, index, end))
     }
 
     fn index_remove(&mut self, id: SessionId, reply: bool) {
-        let (home, tag) = self.home_of(id, reply);
-        let (value, _) = entry_of(id.0, reply);
-        let bucket = &mut self.index[home];
-        let mut ways = bucket.matches(tag);
-        while ways != 0 {
-            let way = way_of(ways);
-            ways &= ways - 1;
-            if bucket.ids[way] == value {
-                bucket.tags[way] = 0;
-                return;
-            }
-        }
+        let end = End::new(id, reply);
+        let homes = self.index.homes(&self.side(end).tuple);
+        self.index.remove(homes, end);
     }
 
     /// Whether [`Self::insert`] would add a session of these tuples, once the session `replaces` has ended.
@@ -419,20 +320,14 @@ impl SessionTable {
             return Err(InsertError::Taken);
         }
         // That both want the last place of all is as good as impossible, and costs one connection.
-        let leaves = |at: usize| {
-            let mut ids = self.index[at].ids.iter();
-            replaces.is_some_and(|old| ids.any(|id| id & !REPLY_BIT == old.0))
+        let room = |tuple| {
+            let homes_of = |index: &TupleIndex, end| homes_of(&self.records, index, end);
+            self.index.has_room(self.index.homes(tuple), replaces, homes_of)
         };
-        let room = |homes: Homes| {
-            self.vacancy(homes).is_some()
-                || leaves(homes.0)
-                || leaves(homes.1)
-                || self.movable(homes).is_some()
-        };
-        if !room(self.homes(initiator)) || !room(self.homes(responder)) {
+        if !room(initiator) || !room(responder) {
             return Err(InsertError::Crowded);
         }
-        let full = self.free_count == 0 && self.fresh as usize >= self.hot.len() && replaces.is_none();
+        let full = self.free_count == 0 && self.fresh as usize >= self.records.len() && replaces.is_none();
         if full { Err(InsertError::Full) } else { Ok(()) }
     }
 
@@ -447,18 +342,18 @@ impl SessionTable {
         responder: &Tuple,
         now: Time,
     ) -> Result<SessionId, InsertError> {
-        let (homes, answer_homes) = (self.homes(initiator), self.homes(responder));
+        let (homes, answer_homes) = (self.index.homes(initiator), self.index.homes(responder));
         if self.find_at(initiator, homes).is_some() || self.find_at(responder, answer_homes).is_some() {
             return Err(InsertError::Taken);
         }
         let id = match self.free_count.checked_sub(1) {
             Some(last) => self.free[last],
-            None if (self.fresh as usize) < self.hot.len() => self.fresh,
+            None if (self.fresh as usize) < self.records.len() => self.fresh,
             None => return Err(InsertError::Full),
         };
-        let at = id as usize;
-        let last_seen = now.as_millis() as u32;
-        self.hot[at] = Hot {
+        let (id, last_seen) = (SessionId(id), now.as_millis() as u32);
+        let record = &mut self.records[id.0 as usize];
+        record.hot = Hot {
             tcp: TcpTracker::default(),
             last_seen,
             entries: NONE,
@@ -468,45 +363,45 @@ impl SessionTable {
             zones: [ANYWHERE; 2],
             created: last_seen,
         };
-        self.cold[at] = Cold { tuples: [*initiator, *responder], traffic: [Traffic::default(); 2] };
+        record.sides = [Side::new(*initiator), Side::new(*responder)];
         // Traffic between equal tuples in both directions (a host to itself) has one index entry.
         let added = self.index_add(id, false, homes);
         if !added || (initiator != responder && !self.index_add(id, true, answer_homes)) {
             if added {
-                self.index_remove(SessionId(id), false);
+                self.index_remove(id, false);
             }
-            self.hot[at].flags = 0;
+            self.records[id.0 as usize].hot.flags = 0;
             return Err(InsertError::Crowded);
         }
         match self.free_count.checked_sub(1) {
             Some(last) => self.free_count = last,
             None => self.fresh += 1,
         }
-        let parts = at * self.parts_count;
-        self.parts[parts..parts + self.parts_count].fill(0);
+        if self.parts_count > NEAR_PARTS {
+            let far = self.far_range(id);
+            self.far_parts[far].fill(0);
+        }
         if self.count == 0 {
             // An empty wheel has nothing to turn through.
             self.wheel.skip_to(now.0 / 1_000_000_000);
         }
         self.count += 1;
-        let deadline = now + self.timeout(SessionId(id));
-        self.arm(id, deadline);
-        Ok(SessionId(id))
+        let deadline = now + self.timeout(id);
+        self.arm(id.0, deadline);
+        Ok(id)
     }
 
     /// Removes a session that has no entries left.
     pub(super) fn remove(&mut self, id: SessionId) -> Ended {
-        let at = id.0 as usize;
-        debug_assert_eq!(self.hot[at].entries, NONE);
-        let tuples = self.cold[at].tuples;
+        debug_assert_eq!(self.record(id).hot.entries, NONE);
         self.index_remove(id, false);
         self.index_remove(id, true);
         self.disarm(id.0);
-        self.hot[at].flags = 0;
+        self.hot(id).flags = 0;
         self.free[self.free_count] = id.0;
         self.free_count += 1;
         self.count -= 1;
-        Ended { id, tuples, parts: self.parts_of(id) }
+        Ended { id, tuples: self.tuples(id), parts: self.parts_of(id) }
     }
 
     /// A session that may give way to a new one: not assured, found within a bounded number of looks.
@@ -514,10 +409,10 @@ impl SessionTable {
         for _ in 0..32 {
             let id = self.clock_hand;
             self.clock_hand = if self.clock_hand + 1 < self.fresh { self.clock_hand + 1 } else { 0 };
-            if self.hot.get(id as usize).is_some_and(|hot| hot.flags & IN_USE != 0)
-                && !self.is_assured(SessionId(id))
+            if let Some(id) = self.get(id)
+                && !self.is_assured(id)
             {
-                return Some(SessionId(id));
+                return Some(id);
             }
         }
         None
@@ -525,13 +420,13 @@ impl SessionTable {
 
     /// True if both ends agreed to the connection: answered, and for TCP past its handshake.
     pub fn is_assured(&self, id: SessionId) -> bool {
-        let hot = &self.hot[id.0 as usize];
+        let hot = &self.record(id).hot;
         hot.flags & REPLIED != 0 && (hot.protocol != 6 || hot.tcp.is_assured())
     }
 
     /// How long the session lives without traffic, in its state.
     pub fn timeout(&self, id: SessionId) -> Duration {
-        let hot = &self.hot[id.0 as usize];
+        let hot = &self.record(id).hot;
         match hot.protocol {
             6 => match hot.tcp.state() {
                 TcpState::Established if hot.tcp.is_doubted() => self.timeouts.tcp_closed,
@@ -548,38 +443,33 @@ impl SessionTable {
     /// Moves a session's timer to the second of `deadline`.
     fn arm(&mut self, id: u32, deadline: Time) {
         let slot = self.wheel.slot_for(deadline.0.div_ceil(1_000_000_000));
-        if !self.wheel.is_in(self.hot[id as usize].timer, slot) {
+        if !self.wheel.is_in(self.records[id as usize].hot.timer, slot) {
             self.disarm(id);
-            self.hot[id as usize].timer = self.wheel.arm(id, slot);
+            self.records[id as usize].hot.timer = self.wheel.arm(id, slot);
         }
     }
 
     fn disarm(&mut self, id: u32) {
-        let timer = std::mem::replace(&mut self.hot[id as usize].timer, Timer::NONE);
+        let timer = std::mem::replace(&mut self.records[id as usize].hot.timer, Timer::NONE);
         if let Some((moved, timer)) = self.wheel.disarm(timer) {
-            self.hot[moved as usize].timer = timer;
+            self.records[moved as usize].hot.timer = timer;
         }
     }
 
-    /// Sessions whose timers came up by `now`, the next of them; none if there are no more. The records of those behind them
-    /// are asked for.
-    pub(super) fn due(&mut self, now: Time) -> Due {
+    /// Sessions whose timers came up by `now`, the next of them; none if there are no more. Then those behind them.
+    pub(super) fn due(&mut self, now: Time) -> (Due, Due) {
         let second = now.0 / 1_000_000_000;
         if self.count == 0 {
             self.wheel.skip_to(second);
         }
         let (due, next) = self.wheel.due(second);
-        let due: Due = due.iter().rev().map(|&id| SessionId(id)).collect();
-        let next: Due = next.iter().map(|&id| SessionId(id)).collect();
-        next.iter().for_each(|id| self.prefetch_record(id.0));
-        due
+        let sessions = |ids: &[u32]| ids.iter().rev().map(|&id| SessionId(id)).collect();
+        (sessions(due), sessions(next))
     }
 
     /// Asks for the index entries of a session that may end.
     pub(super) fn prefetch_index(&self, id: SessionId) {
-        for reply in [false, true] {
-            prefetch(&self.index[self.home_of(id, reply).0]);
-        }
+        self.record(id).sides.iter().for_each(|side| self.prefetch(&side.tuple));
     }
 
     /// Puts a session's timer to where its last traffic says, or answers false if it has run out.
@@ -598,7 +488,7 @@ impl SessionTable {
 
     /// A packet of a session walked: its timer is set anew, and a `reply` counts as one before any counter is folded.
     pub fn touch(&mut self, id: SessionId, reply: bool, now: Time) {
-        let hot = &mut self.hot[id.0 as usize];
+        let hot = &mut self.records[id.0 as usize].hot;
         let millis = now.as_millis() as u32;
         if hot.last_seen == millis && !reply && hot.protocol != 6 {
             // It was opened by this very packet, or is as good as that.
@@ -614,21 +504,21 @@ impl SessionTable {
 
     /// Time since the last packet, as folded.
     pub fn idle(&self, id: SessionId, now: Time) -> Duration {
-        let elapsed = (now.as_millis() as u32).wrapping_sub(self.hot[id.0 as usize].last_seen);
+        let elapsed = (now.as_millis() as u32).wrapping_sub(self.record(id).hot.last_seen);
         // A last-seen after `now` (by a fold in between) is no idle time.
         Duration::from_millis(if elapsed > u32::MAX / 2 { 0 } else { u64::from(elapsed) })
     }
 
     /// Adds traffic to a direction, and notes when it was last seen (milliseconds).
     pub(super) fn credit(&mut self, id: SessionId, reply: bool, traffic: Traffic, last_seen: u32) {
-        let hot = &mut self.hot[id.0 as usize];
+        let Record { hot, sides } = &mut self.records[id.0 as usize];
         if reply {
             hot.flags |= REPLIED;
         }
         if (last_seen.wrapping_sub(hot.last_seen) as i32) > 0 {
             hot.last_seen = last_seen;
         }
-        let mine = &mut self.cold[id.0 as usize].traffic[usize::from(reply)];
+        let mine = &mut sides[usize::from(reply)].traffic;
         mine.packets += traffic.packets;
         mine.bytes += traffic.bytes;
     }
@@ -636,20 +526,20 @@ impl SessionTable {
     /// The line that hits touch.
     #[inline]
     pub fn hot(&mut self, id: SessionId) -> &mut Hot {
-        &mut self.hot[id.0 as usize]
+        &mut self.records[id.0 as usize].hot
     }
 
     /// Asks for the line that hits touch.
     #[inline]
     pub fn prefetch_hot(&self, id: u32) {
-        if let Some(hot) = self.hot.get(id as usize) {
-            prefetch(hot);
+        if let Some(record) = self.records.get(id as usize) {
+            prefetch(&record.hot);
         }
     }
 
     /// The TCP tracker, for reading.
     pub fn tcp(&self, id: SessionId) -> &TcpTracker {
-        &self.hot[id.0 as usize].tcp
+        &self.record(id).hot.tcp
     }
 
     /// Words that functions have in each session.
@@ -659,8 +549,12 @@ impl SessionTable {
 
     /// All functions' words.
     pub fn parts_of(&self, id: SessionId) -> arrayvec::ArrayVec<u64, PARTS_MAX> {
-        let first = id.0 as usize * self.parts_count;
-        self.parts[first..first + self.parts_count].iter().copied().collect()
+        let near = self.record(id).sides.iter().map(|side| side.part);
+        let mut parts: arrayvec::ArrayVec<u64, PARTS_MAX> = near.take(self.parts_count).collect();
+        if self.parts_count > NEAR_PARTS {
+            parts.extend(self.far_parts[self.far_range(id)].iter().copied());
+        }
+        parts
     }
 
     /// A function's word.
@@ -668,7 +562,10 @@ impl SessionTable {
         if part >= self.parts_count {
             return 0;
         }
-        self.parts.get(id.0 as usize * self.parts_count + part).copied().unwrap_or(0)
+        match self.record(id).sides.get(part) {
+            Some(side) => side.part,
+            None => self.far_parts[self.far_range(id)].get(part - NEAR_PARTS).copied().unwrap_or(0),
+        }
     }
 
     /// Sets a function's word; one that the table has no room for is not kept.
@@ -676,49 +573,60 @@ impl SessionTable {
         if part >= self.parts_count {
             return;
         }
-        if let Some(mine) = self.parts.get_mut(id.0 as usize * self.parts_count + part) {
+        let far = self.far_range(id);
+        let mine = match self.records[id.0 as usize].sides.get_mut(part) {
+            Some(side) => Some(&mut side.part),
+            None => self.far_parts[far].get_mut(part - NEAR_PARTS),
+        };
+        if let Some(mine) = mine {
             *mine = word;
         }
     }
 
+    /// Where the words are that are not in the record.
+    fn far_range(&self, id: SessionId) -> std::ops::Range<usize> {
+        let count = far_parts(self.parts_count);
+        id.0 as usize * count..(id.0 as usize + 1) * count
+    }
+
     /// The tuples of both directions: as the initiator sent, as the responder answers.
     pub fn tuples(&self, id: SessionId) -> [Tuple; 2] {
-        self.cold[id.0 as usize].tuples
+        self.record(id).sides.map(|side| side.tuple)
     }
 
     /// The domain in which its tuples are unique.
     pub fn domain(&self, id: SessionId) -> u16 {
-        self.cold[id.0 as usize].tuples[0].domain
+        self.record(id).sides[0].tuple.domain
     }
 
     /// The zones from which the initiator and the responder send; [`ANYWHERE`]: any.
     pub fn zones(&self, id: SessionId) -> [u8; 2] {
-        self.hot[id.0 as usize].zones
+        self.record(id).hot.zones
     }
 
     /// Sets the zones of the initiator and the responder. Entries made before don't know: they are to be killed if this matters.
     pub fn set_zones(&mut self, id: SessionId, zones: [u8; 2]) {
-        self.hot[id.0 as usize].zones = zones;
+        self.hot(id).zones = zones;
     }
 
     /// The folded traffic of both directions.
     pub fn traffic(&self, id: SessionId) -> [Traffic; 2] {
-        self.cold[id.0 as usize].traffic
+        self.record(id).sides.map(|side| side.traffic)
     }
 
     /// When the session began, in milliseconds of the clock (it wraps after 49 days).
     pub fn created_millis(&self, id: SessionId) -> u32 {
-        self.hot[id.0 as usize].created
+        self.record(id).hot.created
     }
 
     /// True if traffic came from the responder, as folded.
     pub fn is_replied(&self, id: SessionId) -> bool {
-        self.hot[id.0 as usize].flags & REPLIED != 0
+        self.record(id).hot.flags & REPLIED != 0
     }
 
     /// The session of this number, if it is in use: for walks in slices.
     pub fn get(&self, id: u32) -> Option<SessionId> {
-        self.hot.get(id as usize).filter(|hot| hot.flags & IN_USE != 0).map(|_| SessionId(id))
+        self.records.get(id as usize).filter(|record| record.hot.flags & IN_USE != 0).map(|_| SessionId(id))
     }
 
     /// Numbers from here on were never used.
@@ -727,14 +635,17 @@ impl SessionTable {
     }
 }
 
-fn buckets_for(capacity: usize) -> usize {
-    // Two tuples a session; 10 ways hold them at a load of at most 80 %.
-    (2 * capacity).div_ceil(WAYS * 8 / 10).next_power_of_two()
+/// How many words of a session are not in its record.
+const fn far_parts(parts: usize) -> usize {
+    let parts = if parts < PARTS_MAX { parts } else { PARTS_MAX };
+    parts.saturating_sub(NEAR_PARTS)
 }
 
-const _: () = assert!(size_of::<Hot>() == 64);
-const _: () = assert!(size_of::<Cold>() == 112);
-const _: () = assert!(size_of::<Bucket>() == 64);
+fn homes_of(records: &[Record], index: &TupleIndex, end: End) -> Homes {
+    index.homes(&records[end.session().0 as usize].sides[usize::from(end.is_reply())].tuple)
+}
+
+const _: () = assert!(size_of::<Hot>() == 64 && size_of::<Record>() == 192);
 
 #[cfg(test)]
 mod tests {
@@ -791,15 +702,15 @@ mod tests {
     fn timers_come_up_once_and_in_time() {
         let mut table = table(100);
         let id = table.insert(&tuple(1), &tuple(2), Time::from_secs(10)).unwrap();
-        assert!(table.due(Time::from_secs(309)).is_empty());
-        assert_eq!(table.due(Time::from_secs(311))[..], [id]);
+        assert!(table.due(Time::from_secs(309)).0.is_empty());
+        assert_eq!(table.due(Time::from_secs(311)).0[..], [id]);
         table.credit(id, false, Traffic { packets: 1, bytes: 60 }, 100_000);
         assert!(table.rearm(id, Time::from_secs(311)));
-        assert!(table.due(Time::from_secs(399)).is_empty());
-        assert_eq!(table.due(Time::from_secs(401))[..], [id]);
+        assert!(table.due(Time::from_secs(399)).0.is_empty());
+        assert_eq!(table.due(Time::from_secs(401)).0[..], [id]);
         assert!(!table.rearm(id, Time::from_secs(401)));
         table.remove(id);
-        assert!(table.due(Time::from_secs(100_000)).is_empty());
+        assert!(table.due(Time::from_secs(100_000)).0.is_empty());
     }
 
     #[test]
@@ -810,7 +721,7 @@ mod tests {
         let mut now = 0;
         loop {
             now += 5000;
-            match table.due(Time::from_secs(now)).first().copied() {
+            match table.due(Time::from_secs(now)).0.first().copied() {
                 Some(due) if !table.rearm(due, Time::from_secs(now)) => break,
                 _ => {}
             }
@@ -834,7 +745,7 @@ mod tests {
             for &id in &ids {
                 table.remove(id);
             }
-            assert!(table.index.iter().all(|bucket| bucket.tags.iter().all(|&tag| tag == 0)));
+            assert!(table.index.is_empty());
         }
     }
 }

@@ -17,6 +17,8 @@ use arrayvec::ArrayVec;
 const FULL_PACKETS: u64 = 1 << 24;
 /// Most places that one slice of [`FlowState::fold_from`] looks at.
 pub const PLACES_MAX: usize = 1 << 16;
+/// How many sessions ahead the memory is asked for that their end touches.
+const AHEAD: usize = 4;
 /// How long housekeeping takes to go round the cache.
 const ROUND_MILLIS: u64 = 60_000;
 
@@ -222,18 +224,16 @@ impl FlowState {
     pub fn expire(&mut self, now: Time, budget: usize) -> bool {
         let mut left = budget;
         while left > 0 {
-            let due = self.sessions.due(now);
+            let (due, next) = self.sessions.due(now);
             if due.is_empty() {
                 return true;
             }
             let due = &due[..due.len().min(left)];
-            for &id in due {
-                self.sessions.prefetch_index(id);
-                if let Some(slot) = self.first_entry(id) {
-                    self.cache.prefetch_entry(slot);
-                }
-            }
-            for &id in due {
+            due.iter().take(AHEAD).for_each(|&id| self.prefetch_end(id));
+            for (at, &id) in due.iter().enumerate() {
+                // Memory is asked for little by little: all at once would take as long as it takes to come.
+                next.iter().skip(at).step_by(due.len()).for_each(|id| self.sessions.prefetch_record(id.0));
+                due.get(at + AHEAD).into_iter().for_each(|&id| self.prefetch_end(id));
                 self.fold_session(id);
                 if !self.sessions.rearm(id, now) {
                     self.end_session(id);
@@ -242,6 +242,14 @@ impl FlowState {
             left -= due.len();
         }
         false
+    }
+
+    /// Asks for what the end of a session touches beside its record.
+    fn prefetch_end(&mut self, id: SessionId) {
+        self.sessions.prefetch_index(id);
+        if let Some(slot) = self.first_entry(id) {
+            self.cache.prefetch_entry(slot);
+        }
     }
 
     /// Folds the counters of entries from place `from` on: of at most `entries`, and over at most [`PLACES_MAX`] places. Where to go on;
@@ -454,10 +462,10 @@ mod tests {
     fn nobody_gives_way_in_vain() {
         let mut state = state(64);
         // All tuples of one bucket: both homes of both directions.
-        let bucket = |state: &FlowState, tuple: &Tuple| state.sessions.homes(tuple).0;
+        let bucket = |state: &FlowState, tuple: &Tuple| state.sessions.homes(tuple).first;
         let alone = |state: &FlowState, tuple: &Tuple| {
-            let (first, second, _) = state.sessions.homes(tuple);
-            first == 0 && second == 0
+            let homes = state.sessions.homes(tuple);
+            homes.first == 0 && homes.second == 0
         };
         let full: Vec<_> =
             (0..).map(tuple).filter(|t| alone(&state, t) && alone(&state, &t.inverse())).take(6).collect();

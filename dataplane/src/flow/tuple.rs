@@ -84,19 +84,19 @@ impl Tuple {
     }
 
     /// All of it in words, for hashing.
+    #[inline(always)]
     pub(super) fn words(&self) -> [u64; 5] {
-        let word = |bytes: &[u8; 16], at: usize| u64::from_ne_bytes(std::array::from_fn(|i| bytes[at + i]));
-        [
-            word(&self.source, 0),
-            word(&self.source, 8),
-            word(&self.destination, 0),
-            word(&self.destination, 8),
-            u64::from(self.source_port)
-                | u64::from(self.destination_port) << 16
-                | u64::from(self.domain) << 32
-                | u64::from(self.protocol) << 48,
-        ]
+        let [a, b] = words_of(self.source);
+        let [c, d] = words_of(self.destination);
+        let ports = u64::from(self.source_port) | u64::from(self.destination_port) << 16;
+        let rest = u64::from(self.domain) | u64::from(self.protocol) << 16 | u64::from(self.zero) << 24;
+        [a, b, c, d, ports | rest << 32]
     }
+}
+
+fn words_of(address: [u8; 16]) -> [u64; 2] {
+    let all = u128::from_ne_bytes(address);
+    [all as u64, (all >> 64) as u64]
 }
 
 impl Default for Tuple {
