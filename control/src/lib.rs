@@ -3,8 +3,10 @@
 
 pub mod commands;
 pub mod config;
+pub mod connections;
 pub mod instance;
 pub mod listing;
 pub mod management;
+pub mod metrics;
 pub mod supervised;
 pub mod table;

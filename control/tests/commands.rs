@@ -44,8 +44,18 @@ fn a_running_instance_is_shown_cleared_and_changed() {
     while site.show("sessions").unwrap().len() < 3_000 {
         assert!(Instant::now() < deadline);
     }
-    for topic in ["ports", "functions", "flows", "chains", "workers", "memory", "neighbours", "routes", "nat"]
-    {
+    for topic in [
+        "ports",
+        "functions",
+        "flows",
+        "chains",
+        "workers",
+        "memory",
+        "latency",
+        "neighbours",
+        "routes",
+        "nat",
+    ] {
         assert!(!site.show(topic).unwrap().is_empty(), "{topic}");
     }
     let page = site.ask(&["show", "sessions", "--json", "--limit", "2", "--offset", "2999"]);
@@ -439,6 +449,7 @@ fn every_column_and_key_is_documented() {
         "workers",
         "memory",
         "drops",
+        "latency",
         "neighbours",
         "routes",
         "nat",

@@ -29,4 +29,5 @@ pub mod port;
 pub mod ring;
 pub mod slow_path;
 pub mod time;
+pub mod timing;
 pub mod worker;

@@ -12,6 +12,7 @@ use crate::packet_function::PacketFunction;
 use crate::port::{Port, PortCounters, PortId, PortInfo};
 use crate::slow_path::SlowPath;
 use crate::time::{Clock, Time};
+use crate::timing::Timing;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::time::Duration;
@@ -103,6 +104,8 @@ pub struct Worker<S: SlowPath> {
     pub engine: Engine<S>,
     /// Frames.
     pub pool: Pool,
+    /// How long bursts take.
+    pub timing: Timing,
     ports: Vec<Option<Box<dyn Port>>>,
     stages: Vec<Stage>,
     /// Ports that take nothing more and finish what they have to send.
@@ -137,6 +140,7 @@ impl<S: SlowPath> Worker<S> {
         let worker = Self {
             engine,
             pool,
+            timing: Timing::default(),
             ports: Vec::new(),
             stages: Vec::new(),
             leaving: Vec::new(),
@@ -160,6 +164,7 @@ impl<S: SlowPath> Worker<S> {
             self.ports.resize_with(at + 1, || None);
         }
         self.engine.outputs.grow(at + 1);
+        self.timing.grow(at + 1);
         self.ports[at] = Some(port);
         self.engine.compile_schema(id);
     }
@@ -265,8 +270,13 @@ impl<S: SlowPath> Worker<S> {
             let id = PortId(at as u16);
             let Some(port) = self.ports[at].as_mut() else { continue };
             port.rx(&mut self.pool, now, &mut self.burst);
+            if self.burst.is_empty() {
+                continue;
+            }
+            let received = self.timing.received();
             taken += self.burst.len();
             self.engine.process(id, &mut self.burst, &mut self.pool, now);
+            self.timing.processed(id, received);
         }
         self.run_stages(now);
         for at in 0..self.ports.len() {
@@ -280,6 +290,7 @@ impl<S: SlowPath> Worker<S> {
             self.engine.housekeeping(&mut self.pool, now, HOUSEKEEPING_OBJECTS);
         }
         self.counters.turns += 1;
+        self.timing.sent(self.counters.turns);
         self.counters.busy_turns += u64::from(taken > 0);
         taken
     }

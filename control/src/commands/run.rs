@@ -14,12 +14,13 @@ use signal_hook::flag;
 use super::values::duration;
 use super::{lines, load_or_report, rule_log};
 use crate::config::units::show_size;
-use crate::config::{Config, Host, Management, PortKind};
+use crate::config::{Config, Host, Management, Metrics, PortKind};
 use crate::instance::accounting::Accounting;
 use crate::instance::thread::WorkerThread;
 use crate::instance::{Control, Instance, InstanceError, Options};
 use crate::management::server::Server;
 use crate::management::socket::Socket;
+use crate::metrics;
 use crate::supervised::Supervised;
 
 /// How often the main thread looks for signals and the worker's end.
@@ -93,6 +94,7 @@ fn serve(config: Config, arguments: &Arguments) -> Result<Accounting, InstanceEr
     // The socket first: of two instances the second ends here, before it takes any interface.
     let socket = open_socket(&config.management)?;
     let ends = ends_by_itself(&config);
+    let config_metrics = config.metrics.clone();
     let Instance { worker, control } = Instance::build(config, Options::default())?;
     let control = Arc::new(control);
     tell_memory(&control);
@@ -101,6 +103,7 @@ fn serve(config: Config, arguments: &Arguments) -> Result<Accounting, InstanceEr
         .map(|socket| Server::start(socket, Arc::clone(&control)))
         .transpose()
         .map_err(system("start the management thread"))?;
+    let mut metrics = open_metrics(&config_metrics, &control)?;
     let interval = arguments.interval;
     let mut lines = (!interval.is_zero())
         .then(|| lines::start(Arc::clone(&control), interval, arguments.json))
@@ -112,7 +115,8 @@ fn serve(config: Config, arguments: &Arguments) -> Result<Accounting, InstanceEr
     let started = Instant::now();
     let in_time = || arguments.duration.is_none_or(|duration| started.elapsed() < duration);
     while !stop.load(Ordering::Relaxed) && !worker.has_ended() && in_time() {
-        server.iter_mut().for_each(Server::look);
+        server.iter_mut().for_each(|server| server.thread().look());
+        metrics.iter_mut().for_each(|server| server.thread().look());
         lines.iter_mut().for_each(Supervised::look);
         log.look();
         std::thread::sleep(LOOK_EVERY);
@@ -123,6 +127,7 @@ fn serve(config: Config, arguments: &Arguments) -> Result<Accounting, InstanceEr
     drop(log);
     while rule_log::print(&control) {}
     drop(server);
+    drop(metrics);
     accounting
 }
 
@@ -137,6 +142,25 @@ fn open_socket(settings: &Management) -> Result<Option<Socket>, InstanceError> {
             Ok(None)
         }
         opened => opened.map(Some),
+    }
+}
+
+/// The metrics server. If the usual address is taken, and no other was asked for, there is none.
+fn open_metrics(
+    settings: &Metrics,
+    control: &Arc<Control>,
+) -> Result<Option<metrics::server::Server>, InstanceError> {
+    let Some(address) = settings.listen else { return Ok(None) };
+    match metrics::server::Server::start(address, Arc::clone(control)) {
+        Ok(server) => {
+            tracing::info!("metrics at http://{}{}", server.address(), metrics::server::PATH);
+            Ok(Some(server))
+        }
+        Err(error) if *settings == Metrics::default() => {
+            tracing::warn!("no metrics: listen at {address}: {error}");
+            Ok(None)
+        }
+        Err(source) => Err(InstanceError::System { action: format!("metrics.listen: {address}"), source }),
     }
 }
 

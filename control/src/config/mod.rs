@@ -49,7 +49,7 @@ pub use self::host::Host;
 pub use self::plan::Plan;
 pub use self::ports::{Port, PortKind};
 pub use self::router::Router;
-pub use self::settings::{Management, Memory, Sessions, VerifyChecksums, Workers};
+pub use self::settings::{Management, Memory, Metrics, Sessions, VerifyChecksums, Workers};
 
 use self::context::{Context, Finding};
 use self::places::{Places, join};
@@ -68,6 +68,8 @@ pub struct Config {
     pub verify_checksums: VerifyChecksums,
     /// The management socket.
     pub management: Management,
+    /// Where metrics are served.
+    pub metrics: Metrics,
     /// Ports in the order of the file.
     pub ports: Vec<Port>,
     /// Chains in the order of the file.
@@ -210,6 +212,7 @@ fn read<'a>(context: &'a Context<'a>, document: &'a DeTable<'a>, host: &Host, wh
         sessions: settings::read_sessions(&root),
         verify_checksums: settings::read_checksums(&root),
         management: settings::read_management(&root),
+        metrics: settings::read_metrics(&root),
         ports,
         chains,
         functions,

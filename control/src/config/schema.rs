@@ -23,7 +23,8 @@ macro_rules! schemas {
 
 schemas! {
     ROOT: "top level" => [
-        "memory", "workers", "sessions", "checksums", "management", "ports", "chains", "functions",
+        "memory", "workers", "sessions", "checksums", "management", "metrics", "ports", "chains",
+        "functions",
     ];
     MEMORY: "memory" => ["size", "hugepages", "reserve_hugepages", "frames", "frame_bytes"];
     WORKERS: "workers" => ["cores", "idle", "burst"];
@@ -31,6 +32,7 @@ schemas! {
     TIMEOUTS: "sessions.timeouts" => ["tcp_established", "tcp_transitory", "udp", "icmp", "other"];
     CHECKSUMS: "checksums" => ["verify"];
     MANAGEMENT: "management" => ["socket", "group"];
+    METRICS: "metrics" => ["listen"];
     AF_XDP: "ports.NAME, af_xdp" => [
         "kind", "interface", "queues", "mode", "attach", "rx_ring", "tx_ring", "promiscuous", "fault",
     ];

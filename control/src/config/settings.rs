@@ -1,5 +1,6 @@
-//! Settings of the whole instance: memory, workers, sessions, checksums, management.
+//! Settings of the whole instance: memory, workers, sessions, checksums, management, metrics.
 
+use std::net::{Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -153,6 +154,19 @@ impl Default for Management {
     }
 }
 
+/// `[metrics]`: where Prometheus finds them.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Metrics {
+    /// Address and port of the HTTP server; none if there is none.
+    pub listen: Option<SocketAddr>,
+}
+
+impl Default for Metrics {
+    fn default() -> Self {
+        Self { listen: Some((Ipv4Addr::LOCALHOST, 9469).into()) }
+    }
+}
+
 pub(crate) fn read_memory(root: &Section<'_>) -> Memory {
     let Some(section) = root.section("memory", &schema::MEMORY) else { return Memory::default() };
     let default = Memory::default();
@@ -290,4 +304,19 @@ pub(crate) fn read_management(root: &Section<'_>) -> Management {
         _ => Err(Invalid::new("not the name of a group", "a group's name, as \"root\" or \"netdev\"")),
     });
     Management { socket: socket.unwrap_or(default.socket), group: group.unwrap_or(default.group) }
+}
+
+pub(crate) fn read_metrics(root: &Section<'_>) -> Metrics {
+    let Some(section) = root.section("metrics", &schema::METRICS) else { return Metrics::default() };
+    let listen = section.parsed("listen", |scalar| match scalar {
+        Scalar::Text("off") => Ok(None),
+        Scalar::Text(text) if text.parse::<SocketAddr>().is_ok_and(|address| address.port() != 0) => {
+            Ok(text.parse().ok())
+        }
+        _ => Err(Invalid::new(
+            "not an address with a port",
+            "an address with a port, as \"127.0.0.1:9469\" or \"[::1]:9469\", or \"off\"",
+        )),
+    });
+    listen.map_or_else(Metrics::default, |listen| Metrics { listen })
 }

@@ -17,6 +17,7 @@ const BASE: &str = r#"
 [sessions.timeouts]
 [checksums]
 [management]
+[metrics]
 [ports.lan]
 kind = "af_xdp"
 interface = "lo"
@@ -79,6 +80,7 @@ const TABLES: &[(&str, &[&str])] = &[
     ("sessions.timeouts", &["sessions", "timeouts"]),
     ("checksums", &["checksums"]),
     ("management", &["management"]),
+    ("metrics", &["metrics"]),
     ("ports.NAME, af_xdp", &["ports", "lan"]),
     ("ports.NAME, af_packet", &["ports", "raw"]),
     ("ports.NAME, tap", &["ports", "host"]),

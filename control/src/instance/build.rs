@@ -21,6 +21,7 @@ use super::handle::{NfWorker, WorkerHandle};
 use super::numbers::PortNumbers;
 use super::ports::{OpenPort, Opener};
 use super::rule_logs::RuleLogs;
+use super::timings::Timings;
 use super::{InstanceError, memory};
 use crate::config::settings::Idle;
 use crate::config::{Config, FunctionKind, VerifyChecksums};
@@ -104,6 +105,9 @@ impl Instance {
         let (mut worker, sender) = Worker::new(engine, pool, options.clock, idle(&config));
         worker.set_burst_packets(config.workers.burst_packets);
         open.into_iter().for_each(|port| worker.add_port(port.id, port.port));
+        let timings = Timings::of(&worker);
+        let links = timings.links(&config, &numbers);
+        links.into_iter().for_each(|(port, histogram)| worker.timing.set_latency(port, histogram));
         let facts_of_memory = memory::Facts::of(&config, &arena);
         let running = Running { config, numbers, facts, policies };
         let control = Control {
@@ -114,6 +118,7 @@ impl Instance {
             opener,
             seed: options.seed,
             logs,
+            timings,
             changing: Mutex::new(()),
             running: Mutex::new(Arc::new(running)),
         };

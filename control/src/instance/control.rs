@@ -13,6 +13,7 @@ use super::memory;
 use super::numbers::PortNumbers;
 use super::ports::Opener;
 use super::rule_logs::RuleLogs;
+use super::timings::Timings;
 use crate::config::Config;
 
 /// What an instance was last configured with.
@@ -38,6 +39,7 @@ pub struct Control {
     pub(crate) opener: Opener,
     pub(crate) seed: Option<u64>,
     pub(crate) logs: RuleLogs,
+    pub(crate) timings: Timings,
     /// One change at a time.
     pub(crate) changing: Mutex<()>,
     /// Never held for long: others ask for names.
@@ -63,6 +65,11 @@ impl Control {
     /// What logging rules tell.
     pub fn rule_logs(&self) -> &RuleLogs {
         &self.logs
+    }
+
+    /// How long bursts take.
+    pub fn timings(&self) -> &Timings {
+        &self.timings
     }
 
     /// The name of a port, or its number if it is gone.

@@ -21,6 +21,7 @@ pub mod rows;
 pub mod rule_logs;
 mod shifted;
 pub mod thread;
+pub mod timings;
 
 pub use apply::Applied;
 pub use build::{Instance, Options};

@@ -4,12 +4,12 @@ use std::io::{self, BufReader, Write};
 use std::os::unix::net::UnixStream;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use super::protocol::{Answer, REQUEST_BYTES_MAX, Request, read_line};
 use super::socket::Socket;
 use super::{clear, show};
+use crate::connections::{Deadline, Places};
 use crate::instance::{Control, InstanceError};
 use crate::supervised::{Pulse, Supervised, panic_message};
 
@@ -28,45 +28,28 @@ const STALL_TIME: Duration = Duration::from_secs(5);
 #[derive(Debug)]
 pub struct Server(Supervised);
 
-/// A connection's place among the few; given back however its thread ends.
-struct Place(Arc<AtomicUsize>);
-
-impl Place {
-    fn take(open: &Arc<AtomicUsize>) -> Option<Self> {
-        let free = |count| (count < CONNECTIONS_MAX).then_some(count + 1);
-        let taken = open.fetch_update(Ordering::AcqRel, Ordering::Acquire, free);
-        taken.ok().map(|_| Self(Arc::clone(open)))
-    }
-}
-
-impl Drop for Place {
-    fn drop(&mut self) {
-        self.0.fetch_sub(1, Ordering::AcqRel);
-    }
-}
-
 impl Server {
     /// Serves `control` on `socket`.
     ///
     /// # Errors
     /// No thread can be made.
     pub fn start(socket: Socket, control: Arc<Control>) -> io::Result<Self> {
-        let open = Arc::new(AtomicUsize::new(0));
-        let body = move |pulse: &Pulse| accept(&socket, &control, &open, pulse);
+        let places = Places::new(CONNECTIONS_MAX);
+        let body = move |pulse: &Pulse| accept(&socket, &control, &places, pulse);
         Supervised::start("management", STALL_TIME, body).map(Self)
     }
 
-    /// Starts the thread again if it has panicked or stalls. To be called now and then; never blocks.
-    pub fn look(&mut self) {
-        self.0.look();
+    /// Its thread.
+    pub fn thread(&mut self) -> &mut Supervised {
+        &mut self.0
     }
 }
 
-fn accept(socket: &Socket, control: &Arc<Control>, open: &Arc<AtomicUsize>, pulse: &Pulse) {
+fn accept(socket: &Socket, control: &Arc<Control>, places: &Places, pulse: &Pulse) {
     while pulse.goes_on() {
         match socket.listener.accept() {
             Ok((stream, _)) => {
-                let Some(place) = Place::take(open) else {
+                let Some(place) = places.take() else {
                     refuse(&stream, "too many connections are open");
                     continue;
                 };
@@ -99,29 +82,12 @@ fn refuse(stream: &UnixStream, why: &str) {
     let _ = answer(stream, &Answer::Refused(why.to_owned()));
 }
 
-/// Reads with a deadline for the whole request, so that a client that sends a byte now and then does not stay.
-struct Deadline<'a> {
-    stream: &'a UnixStream,
-    end: Instant,
-}
-
-impl io::Read for Deadline<'_> {
-    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        let left = self.end.saturating_duration_since(Instant::now()).min(CLIENT_TIMEOUT);
-        if left.is_zero() {
-            return Err(io::Error::new(io::ErrorKind::TimedOut, "the request took too long to arrive"));
-        }
-        self.stream.set_read_timeout(Some(left))?;
-        io::Read::read(&mut &*self.stream, buffer)
-    }
-}
-
 fn serve(stream: &UnixStream, control: &Control) -> io::Result<()> {
     stream.set_nonblocking(false)?;
     stream.set_write_timeout(Some(CLIENT_TIMEOUT))?;
-    let mut reader = BufReader::new(Deadline { stream, end: Instant::now() + REQUEST_TIMEOUT });
+    let mut reader = BufReader::new(Deadline::new(stream, REQUEST_TIMEOUT, CLIENT_TIMEOUT));
     loop {
-        reader.get_mut().end = Instant::now() + REQUEST_TIMEOUT;
+        reader.get_mut().renew(REQUEST_TIMEOUT);
         let line = match read_line(&mut reader, REQUEST_BYTES_MAX) {
             Ok(None) => return Ok(()),
             Ok(Some(line)) => line,

@@ -25,6 +25,9 @@ pub fn show(
     let limit = limit.unwrap_or(ROWS_DEFAULT).min(ROWS_MAX);
     let by_session = matches!(topic, Topic::Sessions | Topic::Flows);
     let sessions = if by_session { SessionFilter::parse(filter)? } else { SessionFilter::default() };
+    if topic == Topic::Latency {
+        return page(control.timings().rows(), filter, limit, offset);
+    }
     if topic == Topic::Functions {
         fold(control)?;
     }
@@ -43,6 +46,8 @@ pub fn show(
             Topic::Workers => (rows::workers(worker, core), None),
             Topic::Memory => (rows::memory(worker, &memory), None),
             Topic::Drops => (rows::drops(&worker.report()), None),
+            // Nothing that only the worker knows.
+            Topic::Latency => (Listing::default(), None),
             Topic::Neighbours => functions::neighbours(worker, from),
             Topic::Routes => functions::routes(worker, from),
             Topic::Nat => functions::mappings(worker, from),
@@ -66,6 +71,15 @@ pub fn show(
             None => return Ok(std::mem::take(all)),
         }
     }
+}
+
+/// A page of rows that are all there.
+fn page(listing: Listing, filter: &[String], limit: usize, offset: usize) -> Result<Listing, String> {
+    let matching = RowFilter::parse(filter, &listing.columns)?;
+    let mut rows = listing.rows.into_iter().filter(|row| matching.matches(row)).skip(offset);
+    let taken = rows.by_ref().take(limit).collect();
+    let next_offset = rows.next().map(|_| offset.saturating_add(limit));
+    Ok(Listing { columns: listing.columns, rows: taken, next_offset })
 }
 
 /// What the cache counted goes to the rules and mappings that it belongs to.

@@ -23,6 +23,8 @@ pub enum Topic {
     Memory,
     /// Dropped packets by reason.
     Drops,
+    /// How long bursts take: histograms by worker and chain.
+    Latency,
     /// Neighbours of the routers.
     Neighbours,
     /// Routes.

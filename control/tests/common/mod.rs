@@ -44,6 +44,8 @@ impl Site {
 hugepages = "off"
 [management]
 socket = "{}"
+[metrics]
+listen = "off"
 [sessions]
 capacity = 4096
 [ports.source]

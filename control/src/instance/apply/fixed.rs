@@ -13,6 +13,7 @@ pub(super) fn check(old: &Config, new: &Config) -> Vec<Problem> {
         ("sessions.flow_cache_entries", old.sessions.flow_cache_entries == new.sessions.flow_cache_entries),
         ("checksums.verify", old.verify_checksums == new.verify_checksums),
         ("management", old.management == new.management),
+        ("metrics", old.metrics == new.metrics),
     ];
     let problem = |key: String| Problem::new(key, "this can't be changed while the instance runs");
     let mut problems: Vec<_> = (fixed.iter().filter(|(_, same)| !same))

@@ -61,7 +61,13 @@ impl Control {
             Ok(problem) => refused(&[problem]),
             Err(gone) => gone,
         })?;
-        let done = self.worker.call(move |worker| commit::commit(worker, plan))?;
+        let links = self.timings.links(&new, &numbers);
+        let done = self.worker.call(move |worker| {
+            let done = commit::commit(worker, plan);
+            links.into_iter().for_each(|(port, histogram)| worker.timing.set_latency(port, histogram));
+            done
+        })?;
+        self.timings.keep(&new);
         *in_force() = Arc::new(Running { config: new, numbers, facts, policies });
         self.close_retired()?;
         let worker_time = done.time;
