@@ -58,6 +58,8 @@ pub struct Chain {
     record: Record,
     /// What the TCP tracker sees of the packet at hand.
     segment: Option<Segment>,
+    /// What sessions of the packet at hand are found by, if any can be.
+    initiator: Option<Tuple>,
     /// The ended connection that the segment at hand opens anew.
     reopens: Option<SessionId>,
     /// What the packet at hand is answered by, with the number of edits that led there.
@@ -140,6 +142,7 @@ impl ChainBuilder {
             headers: Headers::empty(),
             record: Record::default(),
             segment: None,
+            initiator: None,
             reopens: None,
             answered_by: None,
             counters: ChainCounters::default(),
@@ -343,17 +346,15 @@ impl Chain {
         miss: &Miss<'_>,
         state: &mut FlowState,
     ) -> Result<Option<SessionView>, DropReason> {
-        if self.parts == 0 {
-            return Ok(None);
-        }
-        let Some(tuple) = self.headers.tuple(self.domain) else { return Ok(None) };
-        let Some((id, reply)) = state.sessions.find(&tuple) else { return Ok(None) };
+        self.initiator = if self.parts == 0 { None } else { self.headers.tuple(self.domain) };
+        let Some(tuple) = &self.initiator else { return Ok(None) };
+        let Some((id, reply)) = state.sessions.find(tuple) else { return Ok(None) };
         if !self.outlived(id, state) {
             state.end_session(id);
             return Ok(None);
         }
         // A connection that nobody tracks has no state that a segment could contradict.
-        let tracked = tuple.protocol == 6 && state.sessions.tcp(id).state() != TcpState::None;
+        let tracked = self.headers.protocol() == Some(6) && state.sessions.tcp(id).state() != TcpState::None;
         if let Some(segment) = self.segment.filter(|_| tracked) {
             match state.sessions.tcp(id).peek(reply, &segment, self.tcp_header(miss.bytes)) {
                 TcpVerdict::Valid => {}
@@ -486,7 +487,7 @@ impl Chain {
         decision: &mut Decision,
     ) {
         let exits = Exits { ports, length_max: self.record.length_max, tracks_tcp: self.tracks_tcp() };
-        let tuples = if session.is_none() { self.new_tuples() } else { None };
+        let opens = session.is_none() && self.opens_session();
         self.count_undeclared();
         let cacheable = self.headers.is_cacheable() && !self.record.uncached && miss.gather.is_some();
         let gather = if cacheable { miss.gather } else { None };
@@ -507,10 +508,11 @@ impl Chain {
                 }
                 Some((Owner { session: session.id, reply: session.reply }, false))
             }
-            None => match self.open_session(tuples, zones, miss.now, state) {
+            None if opens => match self.open_session(zones, miss.now, state) {
                 Ok(id) => id.map(|session| (Owner { session, reply: false }, true)),
                 Err(reason) => return self.fail(reason, decision),
             },
+            None => None,
         };
         decision.program.set_tracks_tcp(exits.tracks_tcp && owner.is_some());
         let header = self.headers.layout().l4;
@@ -544,28 +546,29 @@ impl Chain {
         if is_new && opens() != TcpVerdict::Valid { Err(DropReason::TcpInvalid) } else { Ok(()) }
     }
 
-    /// What a session of this packet would be found by: what it looked like, and what answers will look like.
-    fn new_tuples(&mut self) -> Option<[Tuple; 2]> {
-        if !self.record.wants_session || self.parts == 0 {
-            return None;
+    /// True if the packet opens a session. What it is found by is known then: what the packet looked like, and what answers
+    /// will look like.
+    fn opens_session(&mut self) -> bool {
+        if !self.record.wants_session || self.initiator.is_none() {
+            return false;
         }
-        let initiator = self.headers.original_tuple(self.domain)?;
-        let responder = match self.answered_by {
-            Some((edits, tuple)) if edits == self.headers.tuple_edits() => tuple,
-            _ => answer_tuple(&mut self.headers, self.domain)?.1,
-        };
-        Some([initiator, responder])
+        let edits = self.headers.tuple_edits();
+        if !self.answered_by.as_ref().is_some_and(|(then, _)| *then == edits) {
+            self.answered_by = answer_tuple(&mut self.headers, self.domain);
+        }
+        self.answered_by.is_some()
     }
 
     fn open_session(
         &mut self,
-        tuples: Option<[Tuple; 2]>,
         zones: [u8; 2],
         now: Time,
         state: &mut FlowState,
     ) -> Result<Option<SessionId>, DropReason> {
-        let Some([initiator, responder]) = tuples else { return Ok(None) };
-        match state.open_session(&initiator, &responder, self.reopens.take(), now) {
+        let (Some(initiator), Some((_, responder))) = (&self.initiator, &self.answered_by) else {
+            return Ok(None);
+        };
+        match state.open_session(initiator, responder, self.reopens.take(), now) {
             Ok(id) => {
                 state.sessions.set_zones(id, zones);
                 self.counters.sessions_opened += 1;

@@ -11,6 +11,7 @@ use millrace_dataplane::flow::validity::{ObjectKind, Watch, Watches};
 use millrace_dataplane::port::PortId;
 use millrace_dataplane::slow_path::{FRAME_BYTES, Frame, HoldToken, Wake};
 use millrace_dataplane::time::Time;
+use std::net::IpAddr;
 
 /// Which way a chain is walked (R9).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -75,6 +76,8 @@ pub struct Record {
     pub(crate) length_max: u16,
     /// The zone that the headers lead to, with the number of edits that they had then.
     pub(crate) zone: Option<(u16, Option<ZoneId>)>,
+    /// The destination whose route `watches` names, the last one if there were several.
+    pub(crate) routed: Option<IpAddr>,
 }
 
 impl Record {
@@ -87,6 +90,7 @@ impl Record {
         self.uncached = false;
         self.length_max = u16::MAX;
         self.zone = None;
+        self.routed = None;
     }
 }
 

@@ -240,6 +240,7 @@ impl Firewall {
         (if admitted { Verdict::Continue } else { Verdict::Drop(DropReason::IcmpUnrelated) }, None)
     }
 
+    #[inline]
     fn conclude(
         &self,
         walk: &mut Walk<'_>,
@@ -287,6 +288,25 @@ impl Ends {
     fn query(&self, (from_zone, to_zone): (ZoneId, ZoneId)) -> Query {
         let &Self { addresses, protocol, transport } = self;
         Query { from_zone, to_zone, addresses, protocol, transport }
+    }
+
+    /// The same seen from the other side.
+    fn turned(self) -> Self {
+        let addresses = match self.addresses {
+            Addresses::V4 { source, destination } => {
+                Addresses::V4 { source: destination, destination: source }
+            }
+            Addresses::V6 { source, destination } => {
+                Addresses::V6 { source: destination, destination: source }
+            }
+        };
+        let transport = match self.transport {
+            Transport::Ports { source, destination } => {
+                Transport::Ports { source: destination, destination: source }
+            }
+            other => other,
+        };
+        Self { addresses, transport, ..self }
     }
 }
 
@@ -404,6 +424,7 @@ impl FlowFunction for Firewall {
 }
 
 /// The decision depends on the rules for these ends.
+#[inline]
 fn depend(walk: &mut Walk<'_>, ends: &Ends) {
     let (source, destination): (IpAddr, IpAddr) = match ends.addresses {
         Addresses::V4 { source, destination } => (source.into(), destination.into()),
@@ -418,40 +439,35 @@ fn depend(walk: &mut Walk<'_>, ends: &Ends) {
 
 /// The ends of the packet's connection, from the headers as they are now; of a reply, the other way round. None if it is
 /// not IP.
+#[inline]
 fn ends_of(walk: &mut Walk<'_>, reply: bool) -> Option<Ends> {
     let in_session = walk.session.is_some();
     let headers = &mut *walk.headers;
-    let (mut from, mut to) = (headers.source()?, headers.destination()?);
-    let mut transport = transport_of(headers, in_session);
-    if reply {
-        std::mem::swap(&mut from, &mut to);
-        if let Transport::Ports { source, destination } = &mut transport {
-            std::mem::swap(source, destination);
-        }
-    }
-    let addresses = match (from, to) {
+    let protocol = headers.protocol()?;
+    let addresses = match headers.addresses()? {
         (IpAddr::V4(source), IpAddr::V4(destination)) => Addresses::V4 { source, destination },
         (IpAddr::V6(source), IpAddr::V6(destination)) => Addresses::V6 { source, destination },
         _ => return None,
     };
-    Some(Ends { addresses, protocol: headers.protocol()?, transport })
+    let ends = Ends { addresses, protocol, transport: transport_of(headers, protocol, in_session) };
+    Some(if reply { ends.turned() } else { ends })
 }
 
 /// Ports, or ICMP type and code: of an echo in a session, those of the request that opened it.
-fn transport_of(headers: &mut Headers, in_session: bool) -> Transport {
-    match headers.protocol() {
-        Some(protocol::TCP | protocol::UDP) => match (headers.source_port(), headers.destination_port()) {
-            (Some(source), Some(destination)) => Transport::Ports { source, destination },
-            _ => Transport::Other,
-        },
-        Some(PROTOCOL_ICMP) => match headers.icmpv4() {
+#[inline]
+fn transport_of(headers: &mut Headers, protocol: u8, in_session: bool) -> Transport {
+    match protocol {
+        protocol::TCP | protocol::UDP => headers
+            .ports()
+            .map_or(Transport::Other, |(source, destination)| Transport::Ports { source, destination }),
+        PROTOCOL_ICMP => match headers.icmpv4() {
             Some(icmp) if in_session && icmp.is_echo() => {
                 Transport::Icmp { icmp_type: icmpv4::ECHO_REQUEST, code: 0 }
             }
             Some(icmp) => Transport::Icmp { icmp_type: icmp.icmp_type, code: icmp.code },
             None => Transport::Other,
         },
-        Some(PROTOCOL_ICMPV6) => match headers.icmpv6() {
+        PROTOCOL_ICMPV6 => match headers.icmpv6() {
             Some(icmp) if in_session && icmp.is_echo() => {
                 Transport::Icmp { icmp_type: icmpv6::ECHO_REQUEST, code: 0 }
             }
@@ -462,6 +478,7 @@ fn transport_of(headers: &mut Headers, in_session: bool) -> Transport {
     }
 }
 
+#[inline]
 fn is_icmp_error(headers: &mut Headers) -> bool {
     match headers.protocol() {
         Some(PROTOCOL_ICMP) => headers.icmpv4().is_some_and(|icmp| icmp.is_error()),
@@ -470,6 +487,7 @@ fn is_icmp_error(headers: &mut Headers) -> bool {
     }
 }
 
+#[inline]
 fn is_echo(headers: &mut Headers) -> bool {
     match headers.protocol() {
         Some(PROTOCOL_ICMP) => headers.icmpv4().is_some_and(|icmp| icmp.is_echo()),
@@ -478,6 +496,7 @@ fn is_echo(headers: &mut Headers) -> bool {
     }
 }
 
+#[inline]
 fn is_echo_reply(headers: &mut Headers) -> bool {
     match headers.protocol() {
         Some(PROTOCOL_ICMP) => headers.icmpv4().is_some_and(|icmp| icmp.icmp_type == icmpv4::ECHO_REPLY),

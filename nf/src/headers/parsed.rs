@@ -11,6 +11,7 @@ use std::net::IpAddr;
 
 /// The network header.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+#[repr(u8)] // A tag of its own: it is asked for all the time.
 pub enum Network {
     /// Neither IP nor ARP.
     #[default]
@@ -25,6 +26,7 @@ pub enum Network {
 
 /// The transport header.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+#[repr(u8)]
 pub enum Transport {
     /// There is none: not IP, or a fragment that is not the first.
     #[default]

@@ -51,10 +51,10 @@ pub struct Headers {
     original_fragment_ports: Option<(u16, u16)>,
     /// Fields that were declared whole.
     declared: u64,
-    /// Fields whose value is known because a function set it.
-    set: u64,
-    undeclared: Option<Field>,
-    reads: u64,
+    /// Fields that may be read: those, and what a function set.
+    known: u64,
+    /// Fields that were read without being known.
+    undeclared: u64,
     edits: ArrayVec<Edit, EDITS_MAX>,
     overflow: bool,
     guards: Flags,
@@ -64,14 +64,11 @@ pub struct Headers {
 
 const _: () = assert!(millrace_dataplane::flow::field::FIELDS <= 64);
 
+const IPV4_FIELDS: u64 = 1 << Field::Ipv4Source as u64 | 1 << Field::Ipv4Destination as u64;
+const IPV6_FIELDS: u64 = 1 << Field::Ipv6Source as u64 | 1 << Field::Ipv6Destination as u64;
+const PORT_FIELDS: u64 = 1 << Field::SourcePort as u64 | 1 << Field::DestinationPort as u64;
 /// The fields that a session's tuple is made of.
-const TUPLE_FIELDS: u64 = 1 << Field::Ipv4Source as u64
-    | 1 << Field::Ipv4Destination as u64
-    | 1 << Field::Ipv6Source as u64
-    | 1 << Field::Ipv6Destination as u64
-    | 1 << Field::SourcePort as u64
-    | 1 << Field::DestinationPort as u64
-    | 1 << Field::IcmpIdentifier as u64;
+const TUPLE_FIELDS: u64 = IPV4_FIELDS | IPV6_FIELDS | PORT_FIELDS | 1 << Field::IcmpIdentifier as u64;
 
 impl Headers {
     /// Headers of nothing, to be filled by [`Self::read`].
@@ -85,9 +82,8 @@ impl Headers {
             fragment_ports: None,
             original_fragment_ports: None,
             declared: 0,
-            set: 0,
-            undeclared: None,
-            reads: 0,
+            known: 0,
+            undeclared: 0,
             edits: ArrayVec::new(),
             overflow: false,
             guards: Flags::default(),
@@ -118,9 +114,8 @@ impl Headers {
         self.layout = exact_layout(&self.original, layout);
         self.fragment_ports = None;
         self.original_fragment_ports = None;
-        self.set = 0;
-        self.undeclared = None;
-        self.reads = 0;
+        self.known = self.declared;
+        self.undeclared = 0;
         self.edits.clear();
         self.overflow = false;
         self.guards = Flags::default();
@@ -130,11 +125,12 @@ impl Headers {
 
     #[inline]
     fn note(&mut self, field: Field) {
-        let bit = 1 << field as u64;
-        self.reads |= bit;
-        if (self.set | self.declared) & bit == 0 {
-            self.undeclared.get_or_insert(field);
-        }
+        self.note_all(1 << field as u64);
+    }
+
+    #[inline]
+    fn note_all(&mut self, fields: u64) {
+        self.undeclared |= fields & !self.known;
     }
 
     /// The headers as they came, unrecorded: for answers that quote or reflect the packet, which are never cached.
@@ -164,12 +160,7 @@ impl Headers {
 
     /// A field that was read without being declared.
     pub fn undeclared(&self) -> Option<Field> {
-        self.undeclared
-    }
-
-    /// The fields that were read.
-    pub fn fields_read(&self) -> impl Iterator<Item = Field> + '_ {
-        Field::ALL.iter().copied().filter(|&field| self.reads & (1 << field as u64) != 0)
+        Field::ALL.get(self.undeclared.trailing_zeros() as usize).copied()
     }
 
     /// More edits than fit.
@@ -274,15 +265,49 @@ impl Headers {
     }
 
     /// Source address.
+    #[inline]
     pub fn source(&mut self) -> Option<IpAddr> {
-        self.note(if self.is_ipv6() { Field::Ipv6Source } else { Field::Ipv4Source });
-        self.current.addresses().map(|(source, _)| source)
+        let (field, address) = match &self.current.network {
+            Network::V4(ip) => (Field::Ipv4Source, IpAddr::V4(ip.source)),
+            Network::V6(ip) => (Field::Ipv6Source, IpAddr::V6(ip.source)),
+            Network::None | Network::Arp(_) => return None,
+        };
+        self.note(field);
+        Some(address)
     }
 
     /// Destination address.
+    #[inline]
     pub fn destination(&mut self) -> Option<IpAddr> {
-        self.note(if self.is_ipv6() { Field::Ipv6Destination } else { Field::Ipv4Destination });
-        self.current.addresses().map(|(_, destination)| destination)
+        let (field, address) = match &self.current.network {
+            Network::V4(ip) => (Field::Ipv4Destination, IpAddr::V4(ip.destination)),
+            Network::V6(ip) => (Field::Ipv6Destination, IpAddr::V6(ip.destination)),
+            Network::None | Network::Arp(_) => return None,
+        };
+        self.note(field);
+        Some(address)
+    }
+
+    /// Source and destination address.
+    #[inline]
+    pub fn addresses(&mut self) -> Option<(IpAddr, IpAddr)> {
+        let (fields, source, destination) = match &self.current.network {
+            Network::V4(ip) => (IPV4_FIELDS, IpAddr::V4(ip.source), IpAddr::V4(ip.destination)),
+            Network::V6(ip) => (IPV6_FIELDS, IpAddr::V6(ip.source), IpAddr::V6(ip.destination)),
+            Network::None | Network::Arp(_) => return None,
+        };
+        self.note_all(fields);
+        Some((source, destination))
+    }
+
+    /// Source and destination port of TCP or UDP; of a later fragment, those of its first one.
+    #[inline]
+    pub fn ports(&mut self) -> Option<(u16, u16)> {
+        if self.fragment_ports.is_some() {
+            return self.fragment_ports;
+        }
+        self.note_all(PORT_FIELDS);
+        self.current.ports()
     }
 
     /// TCP or UDP source port; of a later fragment, that of its first one.
@@ -336,45 +361,16 @@ impl Headers {
     }
 
     /// The tuple of the headers as they are now, recorded as read; none if the protocol has no sessions.
+    #[inline]
     pub(crate) fn tuple(&mut self, domain: u16) -> Option<Tuple> {
-        let protocol = self.protocol()?;
-        let (source, destination) = self.current.addresses()?;
-        let fields = if self.is_ipv6() {
-            [Field::Ipv6Source, Field::Ipv6Destination]
-        } else {
-            [Field::Ipv4Source, Field::Ipv4Destination]
-        };
-        fields.into_iter().for_each(|field| self.note(field));
-        let ports = match protocol {
-            6 | 17 => (self.source_port()?, self.destination_port()?),
-            1 | 58 => {
-                let identifier = self.icmp_identifier()?;
-                (identifier, identifier)
-            }
-            _ => (0, 0),
-        };
-        Some(Tuple::new(domain, protocol, (source, ports.0), (destination, ports.1)))
+        let (tuple, fields) = tuple_of(&self.current, self.fragment_ports, domain)?;
+        self.note_all(fields);
+        Some(tuple)
     }
 
     /// The tuple of the packet as it came, unrecorded.
     pub(crate) fn original_tuple(&self, domain: u16) -> Option<Tuple> {
-        let protocol = self.original.protocol()?;
-        let (source, destination) = self.original.addresses()?;
-        let ports = match protocol {
-            6 | 17 | 1 | 58 => self.original_ports()?,
-            _ => (0, 0),
-        };
-        Some(Tuple::new(domain, protocol, (source, ports.0), (destination, ports.1)))
-    }
-
-    /// The ports of the packet as it came (of echo messages: the identifier, twice), unrecorded.
-    fn original_ports(&self) -> Option<(u16, u16)> {
-        match &self.original.transport {
-            Transport::Icmpv4(icmp) if icmp.is_echo() => Some((icmp.identifier(), icmp.identifier())),
-            Transport::Icmpv6(icmp) if icmp.is_echo() => Some((icmp.identifier(), icmp.identifier())),
-            Transport::None => self.original_fragment_ports,
-            _ => self.original.ports(),
-        }
+        tuple_of(&self.original, self.original_fragment_ports, domain).map(|(tuple, _)| tuple)
     }
 
     /// True for ARP and neighbour discovery: the link's own business, which no function but the forwarder sees.
@@ -391,7 +387,7 @@ impl Headers {
     fn edit(&mut self, edit: Edit) {
         if let Edit::Set(field, _) = edit {
             let bit = 1 << field as u64;
-            self.set |= bit;
+            self.known |= bit;
             self.tuple_edits += u16::from(TUPLE_FIELDS & bit != 0);
         }
         self.overflow |= self.edits.try_push(edit).is_err();
@@ -630,12 +626,34 @@ impl Headers {
         let guarded = Flags::FRAGMENT.union(Flags::OPTIONS).union(Flags::EXTENSIONS).union(Flags::ICMP_OTHER);
         // A guard keeps such packets from an entry; one that has the property itself must not make it either.
         let guarded = guarded.union(self.guards);
-        self.undeclared.is_none()
+        self.undeclared == 0
             && !self.overflow
             && self.layout.shape.is_regular()
             && !self.layout.flags.intersects(guarded)
             && !self.edits.iter().any(|edit| matches!(edit, Edit::Bytes { .. }))
     }
+}
+
+/// The tuple of headers, and the fields that it was made of; none if their protocol has no sessions. Both ports of echo
+/// messages are their identifier; those of a later fragment are its first one's.
+#[inline]
+fn tuple_of(parsed: &Parsed, fragment_ports: Option<(u16, u16)>, domain: u16) -> Option<(Tuple, u64)> {
+    let (protocol, source, destination, addresses): (_, IpAddr, IpAddr, _) = match &parsed.network {
+        Network::V4(ip) => (ip.protocol, ip.source.into(), ip.destination.into(), IPV4_FIELDS),
+        Network::V6(ip) => (ip.protocol, ip.source.into(), ip.destination.into(), IPV6_FIELDS),
+        Network::None | Network::Arp(_) => return None,
+    };
+    let identified = |identifier| ((identifier, identifier), 1 << Field::IcmpIdentifier as u64);
+    let (ports, rest) = match (&parsed.transport, fragment_ports) {
+        (_, Some(ports)) => (ports, 0),
+        (Transport::Tcp(tcp), _) => ((tcp.source_port, tcp.destination_port), PORT_FIELDS),
+        (Transport::Udp(udp), _) => ((udp.source_port, udp.destination_port), PORT_FIELDS),
+        (Transport::Icmpv4(icmp), _) if icmp.is_echo() => identified(icmp.identifier()),
+        (Transport::Icmpv6(icmp), _) if icmp.is_echo() => identified(icmp.identifier()),
+        (Transport::None | Transport::Other(_), _) if !matches!(protocol, 1 | 6 | 17 | 58) => ((0, 0), 0),
+        _ => return None,
+    };
+    Some((Tuple::new(domain, protocol, (source, ports.0), (destination, ports.1)), addresses | rest))
 }
 
 fn mac_value(address: MacAddress) -> u128 {

@@ -10,7 +10,6 @@ use super::neighbour::{Event, Needs};
 use crate::function::Verdict;
 use crate::headers::answer::{IcmpError, icmp_error, may_answer_with_error};
 use crate::headers::{Network, ethernet};
-use crate::slices::{depend_on_destination_route, depend_on_prefix};
 use crate::walk::{HoldKind, Walk, hold_token};
 use millrace_dataplane::drops::DropReason;
 use millrace_dataplane::port::MacAddress;
@@ -31,8 +30,7 @@ impl Router {
             return dropped(DropReason::UnsupportedProtocol);
         };
         let link_group = ethernet::is_group(walk.headers.original().ethernet.destination);
-        depend_on_destination_route(walk, destination);
-        let (class, route) = self.destination(ingress, destination);
+        let (class, route) = self.destination(walk, ingress, destination);
         match class {
             AddressClass::JoinedGroup => return self.admit_local(walk, ingress, true),
             // RFC 1122 section 3.3.6, RFC 1812 section 5.3.4: link broadcasts are not for unicast packets.
@@ -73,7 +71,6 @@ impl Router {
         route: Option<&Route>,
     ) -> Outcome {
         let no_route = DropReason::NoRoute;
-        depend_on_prefix(walk, destination, route.map(|route| route.prefix));
         let Some(route) = route else {
             return self.report(walk, ingress, IcmpError::NoRoute, no_route);
         };

@@ -27,7 +27,7 @@ use super::neighbour::{Action, NeighbourInfo, NeighbourTable};
 use super::{RouterError, neighbour};
 use crate::function::{FlowFunction, Forwarder, Verdict};
 use crate::headers::{Network, ethernet};
-use crate::slices::{depend_on_destination_route, depend_on_prefix};
+use crate::slices::depend_on_destination;
 pub(super) use crate::walk::port_watch;
 use crate::walk::{Commit, Tick, Walk};
 use crate::zone::ZoneId;
@@ -157,27 +157,30 @@ impl Router {
     }
 
     /// What `address` is as a destination of what came in by `ingress`, and the route that leads there.
+    #[inline]
     pub(super) fn destination(
         &self,
+        walk: &mut Walk<'_>,
         ingress: InterfaceId,
         address: IpAddr,
     ) -> (AddressClass, Option<&Route>) {
         let found = match self.recent.get() {
             Some(recent) if recent.address == address => recent,
-            _ => {
-                let class = self.interfaces.classify(ingress, address);
-                let route = match class {
-                    AddressClass::Unicast | AddressClass::Proxy => self.routes.lookup_id(address),
-                    _ => None,
-                };
-                let found = Recent { address, class, route };
-                // Of other addresses it depends on the interface what they are.
-                let everywhere = matches!(class, AddressClass::Unicast | AddressClass::Proxy);
-                self.recent.set(everywhere.then_some(found));
-                found
-            }
+            _ => self.find_destination(ingress, address),
         };
-        (found.class, found.route.and_then(|id| self.routes.route(id)))
+        let route = found.route.and_then(|id| self.routes.route(id));
+        let sought = found.class.is_routed().then(|| route.map(|route| route.prefix));
+        depend_on_destination(walk, address, sought);
+        (found.class, route)
+    }
+
+    fn find_destination(&self, ingress: InterfaceId, address: IpAddr) -> Recent {
+        let class = self.interfaces.classify(ingress, address);
+        let route = if class.is_routed() { self.routes.lookup_id(address) } else { None };
+        let found = Recent { address, class, route };
+        // Of other addresses it depends on the interface what they are.
+        self.recent.set(class.is_routed().then_some(found));
+        found
     }
 
     /// Routes or interfaces changed.
@@ -185,14 +188,14 @@ impl Router {
         self.recent.set(None);
     }
 
-    /// The interface that the packet came in by; none for tagged frames and for frames to other stations.
+    /// The interface that the packet came in by; none for tagged frames and for frames to other stations. Every decision names
+    /// its port.
     fn ingress(&self, walk: &mut Walk<'_>) -> Option<InterfaceId> {
         if !walk.headers.original().tags.is_empty() {
             return None;
         }
         let id = self.interfaces.by_port(walk.port, None)?;
         let to = walk.headers.ethernet_destination();
-        walk.depend(port_watch(walk.port));
         (to == self.interfaces.get(id)?.mac || ethernet::is_group(to)).then_some(id)
     }
 
@@ -285,9 +288,7 @@ impl Forwarder for Router {
     fn destination_zone(&self, walk: &mut Walk<'_>) -> Option<ZoneId> {
         let ingress = self.interfaces.by_port(walk.port, None)?;
         let destination = walk.headers.destination()?;
-        walk.depend(port_watch(walk.port));
-        depend_on_destination_route(walk, destination);
-        let (class, route) = self.destination(ingress, destination);
+        let (class, route) = self.destination(walk, ingress, destination);
         match class {
             AddressClass::Own(_)
             | AddressClass::JoinedGroup
@@ -296,7 +297,6 @@ impl Forwarder for Router {
             AddressClass::Unicast | AddressClass::Proxy => {}
             _ => return None,
         }
-        depend_on_prefix(walk, destination, route.map(|route| route.prefix));
         let route = route?;
         if route.kind == RouteKind::Local {
             return Some(ZoneId::LOCAL);

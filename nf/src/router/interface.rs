@@ -113,6 +113,11 @@ impl AddressClass {
         !matches!(self, Self::Own(_) | Self::Proxy | Self::LinkLocal | Self::Unicast)
     }
 
+    /// Whether a route leads to such a destination, whatever interface the packet came in by.
+    pub const fn is_routed(self) -> bool {
+        matches!(self, Self::Unicast | Self::Proxy)
+    }
+
     /// Whether no packet may have such a destination.
     pub const fn is_martian_destination(self) -> bool {
         matches!(self, Self::Unspecified | Self::Loopback | Self::Reserved)
@@ -230,6 +235,8 @@ pub struct Interfaces {
     proxies: Vec<ProxyPrefix>,
     /// Sorted by port and VLAN.
     by_port: Vec<((PortId, Option<u16>), InterfaceId)>,
+    /// Those of untagged frames, by port.
+    untagged: Vec<Option<InterfaceId>>,
     /// Addresses that are the same whatever the interface: to an index into `owners`.
     owned: PrefixTrie,
     owners: Vec<Owner>,
@@ -271,7 +278,12 @@ impl Interfaces {
         by_port.sort_unstable();
         let answers = interfaces.iter().map(|_| PrefixTrie::new(NODES_MAX)).collect();
         let owned = PrefixTrie::new(NODES_MAX);
-        let mut this = Self { interfaces, answers, proxies, by_port, owned, owners: Vec::new() };
+        let mut untagged = Vec::new();
+        for &((port, _), id) in by_port.iter().filter(|((_, vlan), _)| vlan.is_none()) {
+            untagged.resize(usize::from(port.0), None);
+            untagged.push(Some(id));
+        }
+        let mut this = Self { interfaces, answers, proxies, by_port, untagged, owned, owners: Vec::new() };
         this.fill_tries();
         Ok(this)
     }
@@ -330,7 +342,11 @@ impl Interfaces {
     }
 
     /// The interface of frames with this VLAN tag (`None`: without) on this port.
+    #[inline]
     pub fn by_port(&self, port: PortId, vlan: Option<u16>) -> Option<InterfaceId> {
+        if vlan.is_none() {
+            return self.untagged.get(usize::from(port.0)).copied().flatten();
+        }
         let at = self.by_port.binary_search_by_key(&(port, vlan), |&(key, _)| key).ok()?;
         Some(self.by_port[at].1)
     }

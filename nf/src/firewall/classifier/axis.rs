@@ -77,8 +77,13 @@ impl<K: Key> Axis<K> {
     /// The rules that allow `value`.
     #[inline]
     pub fn row(&self, value: K, stride: usize) -> &[u64] {
-        let at = self.starts.partition_point(|start| *start <= value) - 1;
-        let row = self.rows[at] as usize * stride;
+        // Most fields of most rule sets are cut nowhere; the interval of the least value keeps the first row.
+        let row = if let [_] = self.starts.as_slice() {
+            0
+        } else {
+            let at = self.starts.partition_point(|start| *start <= value) - 1;
+            self.rows[at] as usize * stride
+        };
         &self.bits[row..row + stride]
     }
 

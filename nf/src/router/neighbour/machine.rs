@@ -47,8 +47,8 @@ impl NeighbourTable {
 
     /// What is known of a neighbour, and what a packet for it needs. Changes nothing.
     pub fn lookup(&self, interface: InterfaceId, address: IpAddr, now: Time) -> NeighbourView {
-        let token = HoldToken(self.store.hash(interface, address));
         let Some(entry) = self.store.find(interface, address) else {
+            let token = HoldToken(self.store.hash(interface, address));
             let needs = if self.is_full(interface, now) { Needs::Refused } else { Needs::Resolve };
             return NeighbourView { id: None, state: None, mac: None, token, needs };
         };
@@ -59,6 +59,7 @@ impl NeighbourTable {
             _ => Needs::Nothing,
         };
         let mac = entry.state.is_usable().then_some(entry.mac);
+        let token = HoldToken(entry.hash);
         NeighbourView { id: Some(entry.id), state: Some(entry.state), mac, token, needs }
     }
 

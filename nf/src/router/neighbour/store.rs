@@ -9,6 +9,7 @@ use crate::router::interface::InterfaceId;
 use millrace_dataplane::flow::hash::KeyedHash;
 use millrace_dataplane::port::MacAddress;
 use millrace_dataplane::time::Time;
+use std::cell::Cell;
 use std::collections::{BTreeSet, VecDeque};
 use std::net::IpAddr;
 
@@ -38,7 +39,7 @@ pub(super) struct Entry {
     pub(super) last_used: Option<Time>,
     /// In `Store::deadlines` if set; set by [`Store::schedule`] only.
     deadline: Option<Time>,
-    hash: u64,
+    pub(super) hash: u64,
     /// Next slot of the chain.
     next: u32,
 }
@@ -68,6 +69,8 @@ pub(super) struct Store {
     entries_max: usize,
     hand: usize,
     hash: KeyedHash,
+    /// The slot of the entry found last: most packets go to few gateways.
+    recent: Cell<u32>,
 }
 
 fn slot_of(id: NeighbourId) -> usize {
@@ -85,6 +88,7 @@ impl Store {
             entries_max,
             hand: 0,
             hash,
+            recent: Cell::new(NONE),
         }
     }
 
@@ -119,8 +123,13 @@ impl Store {
     }
 
     pub(super) fn find(&self, interface: InterfaceId, address: IpAddr) -> Option<&Entry> {
-        let hash = self.hash(interface, address);
-        self.walk(hash).find(|it| it.hash == hash && it.interface == interface && it.address == address)
+        let is_it = |it: &&Entry| it.interface == interface && it.address == address;
+        if let Some(recent) = self.entry_at(self.recent.get()).filter(is_it) {
+            return Some(recent);
+        }
+        let found = self.walk(self.hash(interface, address)).find(is_it)?;
+        self.recent.set(slot_of(found.id) as u32);
+        Some(found)
     }
 
     pub(super) fn get(&self, id: NeighbourId) -> Option<&Entry> {
