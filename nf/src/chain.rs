@@ -58,12 +58,16 @@ pub struct Chain {
     record: Record,
     /// What the TCP tracker sees of the packet at hand.
     segment: Option<Segment>,
-    /// What sessions of the packet at hand are found by, if any can be.
-    initiator: Option<Tuple>,
+    /// The packet at hand can have a session.
+    has_tuple: bool,
+    /// What that is found by.
+    initiator: Tuple,
     /// The ended connection that the segment at hand opens anew.
     reopens: Option<SessionId>,
-    /// What the packet at hand is answered by, with the number of edits that led there.
-    answered_by: Option<(u16, Tuple)>,
+    /// The number of edits that led to what is answered by `responder`.
+    answered: Option<u16>,
+    /// What the packet at hand is answered by.
+    responder: Tuple,
     counters: ChainCounters,
 }
 
@@ -142,9 +146,11 @@ impl ChainBuilder {
             headers: Headers::empty(),
             record: Record::default(),
             segment: None,
-            initiator: None,
+            has_tuple: false,
+            initiator: Tuple::default(),
             reopens: None,
-            answered_by: None,
+            answered: None,
+            responder: Tuple::default(),
             counters: ChainCounters::default(),
         }
     }
@@ -270,7 +276,7 @@ impl Chain {
             decision.fate = Fate::Drop(DropReason::WrongZone);
             return;
         }
-        self.answered_by = None;
+        self.answered = None;
         let end = self.walk(miss, zone, segment, session.as_ref(), related.as_ref(), state);
         match end.verdict {
             Verdict::Forward(port) => {
@@ -346,9 +352,11 @@ impl Chain {
         miss: &Miss<'_>,
         state: &mut FlowState,
     ) -> Result<Option<SessionView>, DropReason> {
-        self.initiator = if self.parts == 0 { None } else { self.headers.tuple(self.domain) };
-        let Some(tuple) = &self.initiator else { return Ok(None) };
-        let Some((id, reply)) = state.sessions.find(tuple) else { return Ok(None) };
+        self.has_tuple = self.parts > 0 && self.headers.read_tuple(self.domain, &mut self.initiator);
+        if !self.has_tuple {
+            return Ok(None);
+        }
+        let Some((id, reply)) = state.sessions.find(&self.initiator) else { return Ok(None) };
         if !self.outlived(id, state) {
             state.end_session(id);
             return Ok(None);
@@ -404,7 +412,8 @@ impl Chain {
         state: &FlowState,
     ) -> WalkEnd {
         let parts = self.parts;
-        let Self { functions, forwarder, headers, record, boundaries, answered_by, domain, .. } = self;
+        let Self { functions, forwarder, headers, record, boundaries, answered, responder, domain, .. } =
+            self;
         let direction = if zone == ZoneId(0) { Direction::Forward } else { Direction::Backward };
         let first = segment.checked_sub(1).and_then(|at| boundaries.get(at)).map_or(0, |b| b.functions);
         let end = boundaries.get(segment).map_or(functions.len(), |b| b.functions);
@@ -451,9 +460,9 @@ impl Chain {
         }
         if session.is_none() && record.wants_session && parts > 0 {
             // What is still to come takes about as long as this memory does.
-            *answered_by = answer_tuple(headers, *domain);
-            if let Some((_, tuple)) = answered_by {
-                state.sessions.prefetch(tuple);
+            if headers.read_answer_tuple(*domain, responder) {
+                *answered = Some(headers.tuple_edits());
+                state.sessions.prefetch(responder);
             }
         }
         let (direction, hairpin) = way;
@@ -509,7 +518,7 @@ impl Chain {
                 Some((Owner { session: session.id, reply: session.reply }, false))
             }
             None if opens => match self.open_session(zones, miss.now, state) {
-                Ok(id) => id.map(|session| (Owner { session, reply: false }, true)),
+                Ok(session) => Some((Owner { session, reply: false }, true)),
                 Err(reason) => return self.fail(reason, decision),
             },
             None => None,
@@ -549,14 +558,11 @@ impl Chain {
     /// True if the packet opens a session. What it is found by is known then: what the packet looked like, and what answers
     /// will look like.
     fn opens_session(&mut self) -> bool {
-        if !self.record.wants_session || self.initiator.is_none() {
+        if !self.record.wants_session || !self.has_tuple {
             return false;
         }
         let edits = self.headers.tuple_edits();
-        if !self.answered_by.as_ref().is_some_and(|(then, _)| *then == edits) {
-            self.answered_by = answer_tuple(&mut self.headers, self.domain);
-        }
-        self.answered_by.is_some()
+        self.answered == Some(edits) || self.headers.read_answer_tuple(self.domain, &mut self.responder)
     }
 
     fn open_session(
@@ -564,15 +570,12 @@ impl Chain {
         zones: [u8; 2],
         now: Time,
         state: &mut FlowState,
-    ) -> Result<Option<SessionId>, DropReason> {
-        let (Some(initiator), Some((_, responder))) = (&self.initiator, &self.answered_by) else {
-            return Ok(None);
-        };
-        match state.open_session(initiator, responder, self.reopens.take(), now) {
+    ) -> Result<SessionId, DropReason> {
+        match state.open_session(&self.initiator, &self.responder, self.reopens.take(), now) {
             Ok(id) => {
                 state.sessions.set_zones(id, zones);
                 self.counters.sessions_opened += 1;
-                Ok(Some(id))
+                Ok(id)
             }
             Err(_) => {
                 self.counters.sessions_refused += 1;
@@ -722,12 +725,6 @@ fn session_reads() -> Reads {
         Field::IcmpIdentifier,
         Field::IcmpType,
     ])
-}
-
-/// The tuple of answers to the headers as they are now, and the number of edits that led there.
-fn answer_tuple(headers: &mut Headers, domain: u16) -> Option<(u16, Tuple)> {
-    let sent = headers.tuple(domain)?;
-    Some((headers.tuple_edits(), sent.inverse()))
 }
 
 /// The tuple of a regular packet by its layout alone, before its headers are read; only for prefetching.

@@ -1,7 +1,6 @@
 //! The compiler: from the recorded edits of a walk to a program of the data plane.
 
 use crate::headers::{Edit, Headers};
-use millrace_dataplane::flow::field::FIELDS;
 use millrace_dataplane::flow::key::Gather;
 use millrace_dataplane::flow::program::{Program, ProgramBuilder, ProgramTooLarge, RecipeKey};
 use millrace_dataplane::flow::template::Trackers;
@@ -70,18 +69,8 @@ pub fn compile(
 
 /// What the program's structure follows from; none if it takes more to tell.
 fn recipe_key(headers: &Headers, gather: &Gather, exits: Exits<'_>) -> Option<RecipeKey> {
-    const DECREMENT: u64 = FIELDS as u64;
-    const _: () = assert!(FIELDS < 31);
     let &[port] = exits.ports else { return None };
-    // Five bits an edit, of which none is all zeros.
-    let edits = match headers.edits() {
-        edits if edits.len() > 12 => return None,
-        edits => edits.iter().try_fold(0u64, |kinds, edit| match *edit {
-            Edit::Set(field, _) => Some(kinds << 5 | (field as u64 + 1)),
-            Edit::DecrementTtl => Some(kinds << 5 | (DECREMENT + 1)),
-            Edit::Bytes { .. } => None,
-        })?,
-    };
+    let edits = headers.edit_kinds()?;
     let rest = u64::from(port.0) | u64::from(headers.guards().0) << 16 | u64::from(exits.tracks_tcp) << 32;
     Some(RecipeKey { gather: gather.identity(), edits, rest })
 }

@@ -157,11 +157,10 @@ impl Parsed {
         if payload.is_fragment {
             check_fragment(&payload, ip.header_bytes(), ip.fragment_offset, ip.more_fragments)?;
         }
-        let payload_at;
-        (self.transport, payload_at) = if ip.is_later_fragment() {
-            (Transport::None, payload.at)
+        let payload_at = if ip.is_later_fragment() {
+            self.no_payload(&payload)
         } else {
-            read_ipv4_payload(frame, payload)?
+            self.read_ipv4_payload(frame, &payload)?
         };
         self.offsets = offsets(at, &payload, payload_at);
         Ok(())
@@ -193,14 +192,63 @@ impl Parsed {
             check_fragment(&part, behind - start, fragment.fragment_offset, fragment.more_fragments)?;
         }
         self.network = Network::V6(ip);
-        let payload_at;
-        (self.transport, payload_at) = if ip.is_later_fragment() {
-            (Transport::None, payload.at)
+        let payload_at = if ip.is_later_fragment() {
+            self.no_payload(&payload)
         } else {
-            read_ipv6_payload(frame, payload)?
+            self.read_ipv6_payload(frame, &payload)?
         };
         self.offsets = offsets(at, &payload, payload_at);
         Ok(())
+    }
+
+    fn no_payload(&mut self, payload: &Payload) -> usize {
+        self.transport = Transport::None;
+        payload.at
+    }
+
+    #[inline]
+    fn read_ipv4_payload(&mut self, frame: &[u8], payload: &Payload) -> Result<usize, DropReason> {
+        if payload.protocol == protocol::ICMPV4 {
+            let icmp = Icmpv4::read(frame, payload.at, payload.end).map_err(|r| in_fragment(r, payload))?;
+            self.transport = Transport::Icmpv4(icmp);
+            return Ok(payload.at + Icmpv4::HEADER_BYTES);
+        }
+        self.read_payload(frame, payload)
+    }
+
+    #[inline]
+    fn read_ipv6_payload(&mut self, frame: &[u8], payload: &Payload) -> Result<usize, DropReason> {
+        if payload.protocol == protocol::ICMPV6 {
+            let icmp = Icmpv6::read(frame, payload.at, payload.end).map_err(|r| in_fragment(r, payload))?;
+            self.transport = Transport::Icmpv6(icmp);
+            return Ok(payload.at + Icmpv6::HEADER_BYTES);
+        }
+        self.read_payload(frame, payload)
+    }
+
+    /// Reads a transport header that both IP versions have; returns where the payload starts.
+    #[inline]
+    fn read_payload(&mut self, frame: &[u8], payload: &Payload) -> Result<usize, DropReason> {
+        let &Payload { at, end, .. } = payload;
+        match payload.protocol {
+            protocol::TCP => {
+                let tcp = Tcp::read(frame, at, end).map_err(|r| in_fragment(r, payload))?;
+                self.transport = Transport::Tcp(tcp);
+                Ok(at + tcp.header_bytes())
+            }
+            protocol::UDP => {
+                let udp = Udp::read(frame, at, end).map_err(|r| in_fragment(r, payload))?;
+                if !payload.is_fragment && at + usize::from(udp.length) > end {
+                    return Err(DropReason::BadLength);
+                }
+                self.transport = Transport::Udp(udp);
+                Ok(at + Udp::HEADER_BYTES)
+            }
+            other => {
+                self.transport = Transport::Other(other);
+                Ok(at)
+            }
+        }
     }
 
     /// Whether this is an IP fragment: not a whole packet.
@@ -347,43 +395,6 @@ fn check_fragment(part: &Payload, headers_bytes: usize, offset: u16, more: bool)
         // RFC 3128 section 4: it would overwrite the TCP flags of the first fragment.
         || (offset == 1 && part.protocol == protocol::TCP);
     if invalid { Err(DropReason::FragmentInvalid) } else { Ok(()) }
-}
-
-#[inline]
-fn read_ipv4_payload(frame: &[u8], payload: Payload) -> Result<(Transport, usize), DropReason> {
-    if payload.protocol == protocol::ICMPV4 {
-        let icmp = Icmpv4::read(frame, payload.at, payload.end).map_err(|r| in_fragment(r, &payload))?;
-        return Ok((Transport::Icmpv4(icmp), payload.at + Icmpv4::HEADER_BYTES));
-    }
-    read_payload(frame, payload)
-}
-
-#[inline]
-fn read_ipv6_payload(frame: &[u8], payload: Payload) -> Result<(Transport, usize), DropReason> {
-    if payload.protocol == protocol::ICMPV6 {
-        let icmp = Icmpv6::read(frame, payload.at, payload.end).map_err(|r| in_fragment(r, &payload))?;
-        return Ok((Transport::Icmpv6(icmp), payload.at + Icmpv6::HEADER_BYTES));
-    }
-    read_payload(frame, payload)
-}
-
-#[inline]
-fn read_payload(frame: &[u8], payload: Payload) -> Result<(Transport, usize), DropReason> {
-    let Payload { at, end, .. } = payload;
-    match payload.protocol {
-        protocol::TCP => {
-            let tcp = Tcp::read(frame, at, end).map_err(|r| in_fragment(r, &payload))?;
-            Ok((Transport::Tcp(tcp), at + tcp.header_bytes()))
-        }
-        protocol::UDP => {
-            let udp = Udp::read(frame, at, end).map_err(|r| in_fragment(r, &payload))?;
-            if !payload.is_fragment && at + usize::from(udp.length) > end {
-                return Err(DropReason::BadLength);
-            }
-            Ok((Transport::Udp(udp), at + Udp::HEADER_BYTES))
-        }
-        other => Ok((Transport::Other(other), at)),
-    }
 }
 
 /// A first fragment without the whole transport header evades filters (RFC 1858 section 3).

@@ -8,7 +8,7 @@ use super::embedded::{Embedded, EmbeddedTransport};
 use super::{Icmpv4, Icmpv6, Network, Offsets, Parsed, Tcp, Transport};
 use arrayvec::ArrayVec;
 use millrace_dataplane::drops::DropReason;
-use millrace_dataplane::flow::field::{Field, Reads};
+use millrace_dataplane::flow::field::{FIELDS, Field, Reads};
 use millrace_dataplane::flow::session::Tuple;
 use millrace_dataplane::packet::{Flags, L3, L4, Layout, Shape, checksum};
 use millrace_dataplane::port::MacAddress;
@@ -56,13 +56,20 @@ pub struct Headers {
     /// Fields that were read without being known.
     undeclared: u64,
     edits: ArrayVec<Edit, EDITS_MAX>,
+    /// The kinds of the last edits, [`KIND_BITS`] each.
+    kinds: u64,
+    writes_bytes: bool,
     overflow: bool,
     guards: Flags,
     /// Edits of what sessions are found by.
     tuple_edits: u16,
 }
 
-const _: () = assert!(millrace_dataplane::flow::field::FIELDS <= 64);
+/// Bits that tell kinds of edits apart. None is all zeros.
+const KIND_BITS: u32 = 5;
+/// The kind of [`Edit::DecrementTtl`]; those before are of the fields that are set.
+const DECREMENT_KIND: u64 = FIELDS as u64 + 1;
+const _: () = assert!(FIELDS <= 64 && DECREMENT_KIND < 1 << KIND_BITS);
 
 const IPV4_FIELDS: u64 = 1 << Field::Ipv4Source as u64 | 1 << Field::Ipv4Destination as u64;
 const IPV6_FIELDS: u64 = 1 << Field::Ipv6Source as u64 | 1 << Field::Ipv6Destination as u64;
@@ -85,6 +92,8 @@ impl Headers {
             known: 0,
             undeclared: 0,
             edits: ArrayVec::new(),
+            kinds: 0,
+            writes_bytes: false,
             overflow: false,
             guards: Flags::default(),
             tuple_edits: 0,
@@ -103,13 +112,10 @@ impl Headers {
     /// The reason why the frame is refused; stricter than the packet path, which does not walk extension headers.
     pub fn read(&mut self, bytes: &[u8], layout: Layout) -> Result<(), DropReason> {
         self.original.read(bytes)?;
-        self.embedded = Embedded::parse(&self.original, bytes)?;
-        self.embedded_checksum = self
-            .embedded
-            .as_ref()
-            .and_then(|embedded| embedded.transport_checksum_at)
-            .and_then(|at| bytes.get(usize::from(at)..usize::from(at) + 2))
-            .map_or(0, |field| u16::from_be_bytes([field[0], field[1]]));
+        (self.embedded, self.embedded_checksum) = (None, 0);
+        if matches!(self.original.transport, Transport::Icmpv4(_) | Transport::Icmpv6(_)) {
+            self.read_embedded(bytes)?;
+        }
         self.current.clone_from(&self.original);
         self.layout = exact_layout(&self.original, layout);
         self.fragment_ports = None;
@@ -117,9 +123,20 @@ impl Headers {
         self.known = self.declared;
         self.undeclared = 0;
         self.edits.clear();
+        (self.kinds, self.writes_bytes) = (0, false);
         self.overflow = false;
         self.guards = Flags::default();
         self.tuple_edits = 0;
+        Ok(())
+    }
+
+    #[cold]
+    fn read_embedded(&mut self, bytes: &[u8]) -> Result<(), DropReason> {
+        self.embedded = Embedded::parse(&self.original, bytes)?;
+        let checksum_at = self.embedded.as_ref().and_then(|embedded| embedded.transport_checksum_at);
+        self.embedded_checksum = checksum_at
+            .and_then(|at| bytes.get(usize::from(at)..usize::from(at) + 2))
+            .map_or(0, |field| u16::from_be_bytes([field[0], field[1]]));
         Ok(())
     }
 
@@ -161,6 +178,12 @@ impl Headers {
     /// A field that was read without being declared.
     pub fn undeclared(&self) -> Option<Field> {
         Field::ALL.get(self.undeclared.trailing_zeros() as usize).copied()
+    }
+
+    /// The kinds of all edits in order, as one number; none if they are too many or write bytes.
+    pub(crate) fn edit_kinds(&self) -> Option<u64> {
+        let fit = self.edits.len() <= (u64::BITS / KIND_BITS) as usize;
+        (fit && !self.writes_bytes).then_some(self.kinds)
     }
 
     /// More edits than fit.
@@ -360,17 +383,28 @@ impl Headers {
         }
     }
 
-    /// The tuple of the headers as they are now, recorded as read; none if the protocol has no sessions.
+    /// Writes the tuple of the packet as it came, and records it as read. False if its protocol has no sessions.
     #[inline]
-    pub(crate) fn tuple(&mut self, domain: u16) -> Option<Tuple> {
-        let (tuple, fields) = tuple_of(&self.current, self.fragment_ports, domain)?;
-        self.note_all(fields);
-        Some(tuple)
+    pub(crate) fn read_tuple(&mut self, domain: u16, tuple: &mut Tuple) -> bool {
+        let fields = write_tuple(&self.original, self.original_fragment_ports, domain, false, tuple);
+        self.note_all(fields.unwrap_or(0));
+        fields.is_some()
+    }
+
+    /// Writes the tuple of answers to the headers as they are now, and records those as read. False if their protocol has no
+    /// sessions.
+    #[inline]
+    pub(crate) fn read_answer_tuple(&mut self, domain: u16, tuple: &mut Tuple) -> bool {
+        let fields = write_tuple(&self.current, self.fragment_ports, domain, true, tuple);
+        self.note_all(fields.unwrap_or(0));
+        fields.is_some()
     }
 
     /// The tuple of the packet as it came, unrecorded.
     pub(crate) fn original_tuple(&self, domain: u16) -> Option<Tuple> {
-        tuple_of(&self.original, self.original_fragment_ports, domain).map(|(tuple, _)| tuple)
+        let mut tuple = Tuple::default();
+        write_tuple(&self.original, self.original_fragment_ports, domain, false, &mut tuple)?;
+        Some(tuple)
     }
 
     /// True for ARP and neighbour discovery: the link's own business, which no function but the forwarder sees.
@@ -384,12 +418,22 @@ impl Headers {
 
     // Edits.
 
+    #[inline]
     fn edit(&mut self, edit: Edit) {
-        if let Edit::Set(field, _) = edit {
-            let bit = 1 << field as u64;
-            self.known |= bit;
-            self.tuple_edits += u16::from(TUPLE_FIELDS & bit != 0);
-        }
+        let kind = match edit {
+            Edit::Set(field, _) => {
+                let bit = 1 << field as u64;
+                self.known |= bit;
+                self.tuple_edits += u16::from(TUPLE_FIELDS & bit != 0);
+                field as u64 + 1
+            }
+            Edit::DecrementTtl => DECREMENT_KIND,
+            Edit::Bytes { .. } => {
+                self.writes_bytes = true;
+                0
+            }
+        };
+        self.kinds = self.kinds << KIND_BITS | kind;
         self.overflow |= self.edits.try_push(edit).is_err();
     }
 
@@ -630,14 +674,21 @@ impl Headers {
             && !self.overflow
             && self.layout.shape.is_regular()
             && !self.layout.flags.intersects(guarded)
-            && !self.edits.iter().any(|edit| matches!(edit, Edit::Bytes { .. }))
+            && !self.writes_bytes
     }
 }
 
-/// The tuple of headers, and the fields that it was made of; none if their protocol has no sessions. Both ports of echo
-/// messages are their identifier; those of a later fragment are its first one's.
+/// Writes the tuple of headers, or of answers to them, in its place: copied, its small fields would have to arrive before they
+/// could be read as larger words. Returns the fields that it was made of; none if their protocol has no sessions. Both ports of
+/// echo messages are their identifier; those of a later fragment are its first one's.
 #[inline]
-fn tuple_of(parsed: &Parsed, fragment_ports: Option<(u16, u16)>, domain: u16) -> Option<(Tuple, u64)> {
+fn write_tuple(
+    parsed: &Parsed,
+    fragment_ports: Option<(u16, u16)>,
+    domain: u16,
+    answers: bool,
+    tuple: &mut Tuple,
+) -> Option<u64> {
     let (protocol, source, destination, addresses): (_, IpAddr, IpAddr, _) = match &parsed.network {
         Network::V4(ip) => (ip.protocol, ip.source.into(), ip.destination.into(), IPV4_FIELDS),
         Network::V6(ip) => (ip.protocol, ip.source.into(), ip.destination.into(), IPV6_FIELDS),
@@ -645,15 +696,18 @@ fn tuple_of(parsed: &Parsed, fragment_ports: Option<(u16, u16)>, domain: u16) ->
     };
     let identified = |identifier| ((identifier, identifier), 1 << Field::IcmpIdentifier as u64);
     let (ports, rest) = match (&parsed.transport, fragment_ports) {
+        (Transport::Udp(udp), None) => ((udp.source_port, udp.destination_port), PORT_FIELDS),
+        (Transport::Tcp(tcp), None) => ((tcp.source_port, tcp.destination_port), PORT_FIELDS),
         (_, Some(ports)) => (ports, 0),
-        (Transport::Tcp(tcp), _) => ((tcp.source_port, tcp.destination_port), PORT_FIELDS),
-        (Transport::Udp(udp), _) => ((udp.source_port, udp.destination_port), PORT_FIELDS),
         (Transport::Icmpv4(icmp), _) if icmp.is_echo() => identified(icmp.identifier()),
         (Transport::Icmpv6(icmp), _) if icmp.is_echo() => identified(icmp.identifier()),
         (Transport::None | Transport::Other(_), _) if !matches!(protocol, 1 | 6 | 17 | 58) => ((0, 0), 0),
         _ => return None,
     };
-    Some((Tuple::new(domain, protocol, (source, ports.0), (destination, ports.1)), addresses | rest))
+    let (from, to) = ((source, ports.0), (destination, ports.1));
+    let (from, to) = if answers { (to, from) } else { (from, to) };
+    *tuple = Tuple::new(domain, protocol, from, to);
+    Some(addresses | rest)
 }
 
 fn mac_value(address: MacAddress) -> u128 {
