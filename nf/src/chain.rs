@@ -263,7 +263,7 @@ impl Chain {
             return;
         }
         let session = match self.find_session(miss, state) {
-            Ok(session) => session,
+            Ok(found) => found.map(|(id, reply)| SessionView::new(id, reply, state)),
             Err(reason) => {
                 decision.fate = Fate::Drop(reason);
                 return;
@@ -281,11 +281,11 @@ impl Chain {
         match end.verdict {
             Verdict::Forward(port) => {
                 let to = self.zone_behind(entry.chain, port, ports);
-                self.leave(miss, &[port], [zone.0, to], session, state, decision);
+                self.leave(miss, &[port], [zone.0, to], session.as_ref(), state, decision);
             }
             Verdict::Flood => {
                 let ports = std::mem::take(&mut self.record.flood);
-                self.leave(miss, &ports, [zone.0, ANYWHERE], session, state, decision);
+                self.leave(miss, &ports, [zone.0, ANYWHERE], session.as_ref(), state, decision);
                 self.record.flood = ports;
             }
             Verdict::Continue => {
@@ -346,12 +346,12 @@ impl Chain {
         Some(Segment { flags: segment.flags & !fin, ..segment })
     }
 
-    /// The session of the packet, if it belongs to one. A TCP segment outside its session's state is refused.
+    /// The session of the packet, if it belongs to one, and whether it is the responder's. A TCP segment outside its session's state is refused.
     fn find_session(
         &mut self,
         miss: &Miss<'_>,
         state: &mut FlowState,
-    ) -> Result<Option<SessionView>, DropReason> {
+    ) -> Result<Option<(SessionId, bool)>, DropReason> {
         self.has_tuple = self.parts > 0 && self.headers.read_tuple(self.domain, &mut self.initiator);
         if !self.has_tuple {
             return Ok(None);
@@ -375,7 +375,7 @@ impl Chain {
             }
         }
         state.fold_session(id);
-        Ok(Some(SessionView::new(id, reply, state)))
+        Ok(Some((id, reply)))
     }
 
     fn tcp_header<'a>(&self, bytes: &'a [u8]) -> &'a [u8] {
@@ -491,7 +491,7 @@ impl Chain {
         miss: &Miss<'_>,
         ports: &[PortId],
         zones: [u8; 2],
-        session: Option<SessionView>,
+        session: Option<&SessionView>,
         state: &mut FlowState,
         decision: &mut Decision,
     ) {

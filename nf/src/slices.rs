@@ -46,10 +46,6 @@ pub fn depend_on_rules(walk: &mut Walk<'_>, source: IpAddr, destination: IpAddr,
 /// The decision depends on what this destination is to a router: on which prefixes there are around it and, where a route was
 /// `sought`, on the one that was found, or on that there is none.
 pub fn depend_on_destination(walk: &mut Walk<'_>, destination: IpAddr, sought: Option<Option<IpNet>>) {
-    // Functions ask for its zone before the packet is forwarded there.
-    if walk.record.routed == Some(destination) {
-        return;
-    }
     walk.depend(cell(ObjectKind::Route, destination));
     if let Some(found) = sought {
         walk.depend(route(destination.is_ipv4(), found));

@@ -75,7 +75,12 @@ impl<F: FlowFunction> Stage for FunctionSlot<F> {
     fn admit(&mut self, walk: &mut Walk<'_>) -> Verdict {
         walk.part = self.part;
         let (verdict, staged) = self.function.admit(walk);
-        self.staged[usize::from(walk.hairpin)] = staged;
+        let place = &mut self.staged[usize::from(walk.hairpin)];
+        // Most forwarders propose nothing: that is not worth moving a proposal's bytes.
+        match staged {
+            Some(staged) => *place = Some(staged),
+            None => *place = None,
+        }
         if walk.hairpin && matches!(verdict, Verdict::Drop(_)) {
             // R6: what the first walk of a hairpin proposed does not happen either.
             self.staged[0] = None;

@@ -681,7 +681,7 @@ impl Headers {
 /// Writes the tuple of headers, or of answers to them, in its place: copied, its small fields would have to arrive before they
 /// could be read as larger words. Returns the fields that it was made of; none if their protocol has no sessions. Both ports of
 /// echo messages are their identifier; those of a later fragment are its first one's.
-#[inline]
+#[inline(always)]
 fn write_tuple(
     parsed: &Parsed,
     fragment_ports: Option<(u16, u16)>,
@@ -689,9 +689,12 @@ fn write_tuple(
     answers: bool,
     tuple: &mut Tuple,
 ) -> Option<u64> {
-    let (protocol, source, destination, addresses): (_, IpAddr, IpAddr, _) = match &parsed.network {
-        Network::V4(ip) => (ip.protocol, ip.source.into(), ip.destination.into(), IPV4_FIELDS),
-        Network::V6(ip) => (ip.protocol, ip.source.into(), ip.destination.into(), IPV6_FIELDS),
+    let (protocol, source, destination, addresses) = match &parsed.network {
+        Network::V4(ip) => {
+            let [source, destination] = [ip.source, ip.destination].map(|ip| ip.to_ipv6_mapped().to_bits());
+            (ip.protocol, source, destination, IPV4_FIELDS)
+        }
+        Network::V6(ip) => (ip.protocol, ip.source.to_bits(), ip.destination.to_bits(), IPV6_FIELDS),
         Network::None | Network::Arp(_) => return None,
     };
     let identified = |identifier| ((identifier, identifier), 1 << Field::IcmpIdentifier as u64);
@@ -704,9 +707,10 @@ fn write_tuple(
         (Transport::None | Transport::Other(_), _) if !matches!(protocol, 1 | 6 | 17 | 58) => ((0, 0), 0),
         _ => return None,
     };
-    let (from, to) = ((source, ports.0), (destination, ports.1));
-    let (from, to) = if answers { (to, from) } else { (from, to) };
-    *tuple = Tuple::new(domain, protocol, from, to);
+    let (source, destination) = if answers { (destination, source) } else { (source, destination) };
+    (tuple.source, tuple.destination) = (source.to_be_bytes(), destination.to_be_bytes());
+    (tuple.source_port, tuple.destination_port) = if answers { (ports.1, ports.0) } else { ports };
+    (tuple.domain, tuple.protocol, tuple.zero) = (domain, protocol, 0);
     Some(addresses | rest)
 }
 

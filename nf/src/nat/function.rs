@@ -14,12 +14,11 @@ use super::plan::NatPlan;
 use super::refusal::Refusal;
 use super::scope::{NatConfig, SCOPE, Scope};
 use super::secret::Secret;
-use super::state::{Capacity, Hold, NatState, Proposal, SweepPending};
+use super::state::{Capacity, Hold, NatState, Proposal, ReleaseHashes, SweepPending};
 use super::tuple::{Inside, Protocol};
 use super::word::{End, Share, Word};
 use crate::function::{FlowFunction, Verdict};
 use crate::walk::{Commit, Direction, Tick, Walk};
-use arrayvec::ArrayVec;
 use millrace_dataplane::flow::field::{Field, Reads};
 use millrace_dataplane::flow::session::Tuple;
 use millrace_dataplane::flow::validity::Watch;
@@ -52,8 +51,8 @@ struct Sweep {
 /// Most ended sessions whose shares wait to be given back.
 const ENDED_MAX: usize = 64;
 
-/// How many of them are given back together.
-const SETTLE: usize = 16;
+/// How many shares ahead their memory is asked for.
+const AHEAD: usize = 8;
 
 /// A share to be given back.
 #[derive(Clone, Copy, Debug)]
@@ -152,10 +151,10 @@ impl Nat {
         &self.config.plan
     }
 
-    fn bind(&mut self, staged: Staged, commit: &Commit<'_>) -> Result<(End, Share), Refusal> {
-        let (end, hold) = match staged {
-            Staged::Make(end, proposal) => {
-                (end, self.state.commit(&proposal, self.remote_at_commit(commit, end))?)
+    fn bind(&mut self, staged: &Staged, commit: &Commit<'_>) -> Result<(End, Share), Refusal> {
+        let (end, hold) = match *staged {
+            Staged::Make(end, ref proposal) => {
+                (end, self.state.commit(proposal, self.remote_at_commit(commit, end))?)
             }
             Staged::Join(end, mapping) => {
                 (end, self.state.acquire(mapping, self.remote_at_commit(commit, end))?)
@@ -176,18 +175,20 @@ impl Nat {
         }
     }
 
-    /// Gives back the shares of ended sessions, a few at a time, so that none waits for memory: their mappings' rows were
-    /// asked for when they ended, what those lead to is asked for here.
+    /// Gives back the shares of ended sessions, so that none waits for memory: their mappings' rows were asked for when they
+    /// ended, what those lead to is asked for here, a few shares ahead.
     fn settle(&mut self) {
         let mut ended = std::mem::take(&mut self.ended);
-        for chunk in ended.chunks(SETTLE) {
-            let hashes: ArrayVec<_, SETTLE> =
-                chunk.iter().map(|ended| self.state.release_hashes(ended.share.mapping)).collect();
-            hashes.iter().for_each(|hashes| self.state.prefetch_release(hashes));
-            for (ended, hashes) in chunk.iter().zip(&hashes) {
-                let Ended { share, remote } = *ended;
+        let mut asked = [ReleaseHashes::default(); AHEAD];
+        for at in 0..ended.len() + AHEAD {
+            let hashes = &mut asked[at % AHEAD];
+            if let Some(Ended { share, remote }) = at.checked_sub(AHEAD).map(|at| ended[at]) {
                 let hold = Hold { mapping: share.mapping, remote, recorded: share.recorded };
                 self.state.release_at(hashes, &hold);
+            }
+            if let Some(next) = ended.get(at) {
+                *hashes = self.state.release_hashes(next.share.mapping);
+                self.state.prefetch_release(hashes);
             }
         }
         ended.clear();
@@ -285,7 +286,7 @@ impl FlowFunction for Nat {
         if commit.session.is_none() {
             return;
         }
-        match self.bind(staged, commit) {
+        match self.bind(&staged, commit) {
             Ok((end, share)) => commit.set_part(Word(commit.part()).with(end, share).0),
             // Both proposals of a hairpin were possible, but not together. What the session got is given back as it ends.
             Err(refusal) => {

@@ -134,15 +134,16 @@ impl PortStates {
     pub fn find(&self, range: PortRange, like: Option<u16>, random: u64) -> Option<u16> {
         for (resting, counts) in [(false, &self.free), (true, &self.resting)] {
             let counts = counts[range as usize];
-            let parities = match like {
-                Some(port) => [EVEN << (port % 2), EVEN << (1 - port % 2)],
-                None => [u64::MAX, 0],
+            let Some(like) = like else {
+                if counts != [0, 0] {
+                    return self.search(range, u64::MAX, resting, random);
+                }
+                continue;
             };
-            for parity in parities {
-                let even = if parity & 1 != 0 { counts[0] } else { 0 };
-                let odd = if parity & 2 != 0 { counts[1] } else { 0 };
-                if even > 0 || odd > 0 {
-                    return self.search(range, parity, resting, random);
+            let like = usize::from(like % 2);
+            for parity in [like, 1 - like] {
+                if counts[parity] > 0 {
+                    return self.search(range, EVEN << parity, resting, random);
                 }
             }
         }
@@ -164,15 +165,19 @@ impl PortStates {
         let words = range.words();
         let start = first_word(range, random);
         let bit = random as u32 % 64;
-        for index in (start..words.end).chain(words.start..start) {
+        let mut index = start;
+        loop {
             let word = self.words[index];
             let candidates = parity & if resting { word.resting() } else { word.free() };
             if candidates != 0 {
                 let chosen = (candidates.rotate_right(bit).trailing_zeros() + bit) % 64;
                 return u16::try_from(index as u32 * 64 + chosen).ok();
             }
+            index = if index + 1 == words.end { words.start } else { index + 1 };
+            if index == start {
+                return None;
+            }
         }
-        None
     }
 
     /// Takes `port`. False, without effect, if it is taken or reserved.

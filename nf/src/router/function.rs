@@ -157,7 +157,7 @@ impl Router {
     }
 
     /// What `address` is as a destination of what came in by `ingress`, and the route that leads there.
-    #[inline]
+    #[inline(always)]
     pub(super) fn destination(
         &self,
         walk: &mut Walk<'_>,
@@ -169,11 +169,15 @@ impl Router {
             _ => self.find_destination(ingress, address),
         };
         let route = found.route.and_then(|id| self.routes.route(id));
-        let sought = found.class.is_routed().then(|| route.map(|route| route.prefix));
-        depend_on_destination(walk, address, sought);
+        // Functions ask for its zone before the packet is forwarded there.
+        if walk.record.routed != Some(address) {
+            let sought = found.class.is_routed().then(|| route.map(|route| route.prefix));
+            depend_on_destination(walk, address, sought);
+        }
         (found.class, route)
     }
 
+    #[inline(never)]
     fn find_destination(&self, ingress: InterfaceId, address: IpAddr) -> Recent {
         let class = self.interfaces.classify(ingress, address);
         let route = if class.is_routed() { self.routes.lookup_id(address) } else { None };

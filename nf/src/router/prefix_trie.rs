@@ -166,12 +166,12 @@ impl Trie {
         Self { root: Node::default(), nodes: Blocks::new(), values: Blocks::new(), nodes_used: 0, count: 0 }
     }
 
-    /// The value of the longest prefix that contains `key`.
+    /// The value of the longest prefix that contains the key of which `stride_at` gives the six bits from a depth on.
     #[inline]
-    fn lookup(&self, key: u128) -> Option<u32> {
+    fn lookup(&self, stride_at: impl Fn(u8) -> u32) -> Option<u32> {
         let (mut node, mut depth, mut best) = (&self.root, 0u8, None);
         loop {
-            let stride = stride_at(key, depth);
+            let stride = stride_at(depth);
             let hits = node.ends & ANCESTORS[stride as usize];
             if hits != 0 {
                 best = Some(node.values_base + rank(node.ends, 63 - hits.leading_zeros()));
@@ -344,13 +344,16 @@ impl PrefixTrie {
     /// As [`PrefixTrie::lookup`], for an IPv4 address.
     #[inline]
     pub fn lookup_v4(&self, address: Ipv4Addr) -> Option<u32> {
-        self.ipv4.lookup(left_aligned_v4(address))
+        // In one machine word: no node lies deeper than 30 bits.
+        let key = u64::from(address.to_bits()) << 32;
+        self.ipv4.lookup(|depth| ((key << depth) >> (64 - STRIDE)) as u32)
     }
 
     /// As [`PrefixTrie::lookup`], for an IPv6 address.
     #[inline]
     pub fn lookup_v6(&self, address: Ipv6Addr) -> Option<u32> {
-        self.ipv6.lookup(address.to_bits())
+        let key = address.to_bits();
+        self.ipv6.lookup(|depth| stride_at(key, depth))
     }
 
     /// The value of exactly this prefix. Host bits of `prefix` are ignored, here and everywhere.

@@ -78,12 +78,11 @@ impl<K: Key> Axis<K> {
     #[inline]
     pub fn row(&self, value: K, stride: usize) -> &[u64] {
         // Most fields of most rule sets are cut nowhere; the interval of the least value keeps the first row.
-        let row = if let [_] = self.starts.as_slice() {
-            0
-        } else {
-            let at = self.starts.partition_point(|start| *start <= value) - 1;
-            self.rows[at] as usize * stride
-        };
+        if let [_] = self.starts.as_slice() {
+            return &self.bits[..stride];
+        }
+        let at = self.starts.partition_point(|start| *start <= value) - 1;
+        let row = self.rows[at] as usize * stride;
         &self.bits[row..row + stride]
     }
 

@@ -46,6 +46,7 @@ impl NeighbourTable {
     }
 
     /// What is known of a neighbour, and what a packet for it needs. Changes nothing.
+    #[inline]
     pub fn lookup(&self, interface: InterfaceId, address: IpAddr, now: Time) -> NeighbourView {
         let Some(entry) = self.store.find(interface, address) else {
             let token = HoldToken(self.store.hash(interface, address));
