@@ -1,7 +1,7 @@
 //! Whether addresses, networks, gateways, pools and forwards fit each other.
 
 use std::collections::HashMap;
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr};
 
 use ipnet::IpNet;
 
@@ -28,9 +28,11 @@ pub(crate) fn check(context: &Context<'_>, config: &Config) {
             && let Some(router) = config.router_of(chain)
             && chain.zone(&nat.inside).is_some()
             && chain.zone(&nat.outside).is_some()
+            && nat.inside != nat.outside
             && connected(context, chain.functions.last().map_or("", String::as_str))
         {
             check_pool(context, &path, nat, chain, router);
+            check_pool_is_free(context, &path, nat, router);
             check_forwards(context, &path, nat, chain, router);
         }
     }
@@ -161,6 +163,42 @@ fn check_pool(context: &Context<'_>, path: &str, nat: &Nat, chain: &Chain, route
                 let finding = Finding::error(here, message).found(format!("\"{range}\""));
                 context.push(finding.valid(format!("addresses that the zone `{}` can reach", nat.outside)));
             }
+        }
+    }
+}
+
+/// External addresses must be no other host's: the router answers for them, so that nobody would reach that host any more.
+fn check_pool_is_free(context: &Context<'_>, path: &str, nat: &Nat, router: &Router) {
+    let mut taken: Vec<(Ipv4Addr, String)> = Vec::new();
+    for network in router.interfaces.iter().flat_map(|interface| &interface.addresses) {
+        if let IpNet::V4(network) = network
+            && network.prefix_len() < 31
+        {
+            taken.push((network.network(), format!("the network address of {}", network.trunc())));
+            taken.push((network.broadcast(), format!("the broadcast address of {}", network.trunc())));
+        }
+    }
+    for route in &router.routes {
+        if let Target::Gateway { address: IpAddr::V4(address), .. } = &route.target {
+            taken.push((*address, format!("the gateway of the route to {}", route.prefix)));
+        }
+    }
+    for interface in &router.interfaces {
+        for neighbour in &interface.neighbours {
+            if let IpAddr::V4(address) = neighbour.address {
+                taken.push((address, format!("a neighbour on the interface `{}`", interface.port)));
+            }
+        }
+    }
+    for (index, range) in nat.pool.iter().enumerate() {
+        let here = context.item(&format!("{path}.pool"), index);
+        let mut held: Vec<_> = taken.iter().filter(|(address, _)| range.contains(*address)).collect();
+        held.sort();
+        held.dedup_by_key(|(address, _)| *address);
+        for (address, whose) in held {
+            let finding = Finding::error(&here, format!("the pool holds {address}, {whose}"));
+            let finding = finding.found(format!("\"{range}\""));
+            context.push(finding.valid("addresses that no other host has; the router answers ARP for them"));
         }
     }
 }

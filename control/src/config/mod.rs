@@ -1,6 +1,6 @@
 //! The configuration: TOML in, plain types out, and every error at once.
 //!
-//! 1. `places` notes where each key stands, so that later steps speak of keys by path alone.
+//! 1. `syntax` explains what is no TOML; `places` notes where each key stands, so that later steps speak of keys by path alone.
 //! 2. `section` reads typed values table by table and collects what is wrong; `schema` lists the keys.
 //! 3. `settings`, `ports`, `chains` and `functions` with a file a kind make the types below.
 //! 4. `references`, `addressing`, `shadow` and `sizing` check what no single key can show.
@@ -35,6 +35,7 @@ pub mod settings;
 mod shadow;
 pub mod sizing;
 mod suggest;
+mod syntax;
 pub mod units;
 
 use std::io::Read;
@@ -153,7 +154,7 @@ pub fn load(path: &Path, host: &Host) -> Checked {
 pub fn parse(path: &Path, text: &str, host: &Host) -> Checked {
     let (document, syntax_errors) = DeTable::parse_recoverable(text);
     let context = Context::new(path, text, Places::of(document.get_ref()));
-    let lines = note_syntax_errors(&context, &syntax_errors);
+    let lines = syntax::note(&context, &syntax_errors);
     let config = match lines {
         // The damage may reach beyond a line: what could be read of the rest would mislead.
         None => None,
@@ -167,37 +168,6 @@ pub fn parse(path: &Path, text: &str, host: &Host) -> Checked {
     };
     let config = config.filter(|_| !context.has_errors());
     Checked { config, report: context.report() }
-}
-
-/// Notes all syntax errors; gives the lines they stand on, or nothing when one of them hides what follows.
-fn note_syntax_errors(context: &Context<'_>, errors: &[toml::de::Error]) -> Option<Vec<usize>> {
-    let mut lines = Vec::new();
-    let mut confined = true;
-    for error in errors {
-        let span = error.span().unwrap_or(0..0);
-        let (line, _) = context.position(&span);
-        let text = context.line(line);
-        confined &= text.contains('=')
-            && !text.trim_start().starts_with('[')
-            && !error.message().contains("unclosed");
-        lines.push(line);
-        let found: String = text.trim().chars().take(60).collect();
-        let found = if found.is_empty() { "the end of the line or file".to_owned() } else { found };
-        let unquoted = error.message().starts_with("invalid ") && text.contains('=');
-        let (message, valid) = error.message().split_once(", expected ").unwrap_or((error.message(), ""));
-        let finding = Finding::error("", format!("not TOML: {message}")).at_span(span).found(found);
-        let valid = if valid.is_empty() { "TOML (https://toml.io)" } else { valid };
-        // The parser guesses at numbers when it meets a bare word; a person has forgotten the quotes.
-        let word = context.source(error.span().unwrap_or(0..0));
-        let bare_word = unquoted && word.starts_with(|c: char| c.is_ascii_alphabetic());
-        context.push(if bare_word {
-            let valid = "a string in quotes, a number, true, false, a [list] or a {table}";
-            finding.valid(valid).help(format!("text stands in quotes: \"{word}\""))
-        } else {
-            finding.valid(valid)
-        });
-    }
-    confined.then_some(lines)
 }
 
 fn read<'a>(context: &'a Context<'a>, document: &'a DeTable<'a>, host: &Host, whole: bool) -> Config {
