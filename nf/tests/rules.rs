@@ -32,7 +32,7 @@ use millrace_nf::firewall::rule_set::RuleSet;
 use millrace_nf::firewall::rules::{Action, Rule, RuleId};
 use millrace_nf::firewall::slots::RuleSlot;
 use millrace_nf::firewall::{Firewall, Policy};
-use millrace_nf::fragments::DATAGRAMS_MAX;
+use millrace_nf::fragments::{DATAGRAMS_MAX, WAITS_MAX};
 use millrace_nf::function::{FlowFunction, Forwarder, Verdict};
 use millrace_nf::headers::Parsed;
 use millrace_nf::nat::{Capacity, Nat, NatConfig, NatPlan, NatSettings, PoolRange, Protocol, Secret};
@@ -669,18 +669,23 @@ fn r14_wider_state() {
     assert!(it.send_one(INSIDE, &fragment(1, 32)).is_empty(), "it waits for its first");
     assert_eq!(it.engine.buffered(), 1);
     let mut sent = it.send_one(INSIDE, &fragment(1, 0));
+    // Another station's later fragment with this identification is not of this datagram: it waits for its own first.
+    let stranger = changed(&fragment(1, 64), |frame| frame[29] = 6);
+    assert!(it.send_one(INSIDE, &stranger).is_empty());
     sent.extend(it.send_one(INSIDE, &fragment(1, 64)));
-    assert_eq!((sent.len(), it.sessions(), it.engine.buffered()), (3, 1, 0));
+    assert_eq!((sent.len(), it.sessions(), it.engine.buffered()), (3, 1, 1));
     for (port, frame) in &sent {
         assert_eq!((*port, &frame[26..30]), (OUTSIDE, &[192, 0, 2, 1][..]), "translated alike");
     }
-    // Another station's later fragment with this identification is not of this datagram.
-    let stranger = changed(&fragment(1, 64), |frame| frame[29] = 6);
-    assert!(it.send_one(INSIDE, &stranger).is_empty());
+    let followed = |it: &mut Harness| it.engine.slow.get(0).unwrap().fragments().count();
     for identification in 2..=2 * DATAGRAMS_MAX as u16 {
-        it.send_one(INSIDE, &fragment(identification, 32));
+        assert_eq!(it.send_one(INSIDE, &fragment(identification, 0)).len(), 1);
     }
-    assert!(it.engine.slow.get(0).unwrap().fragments().count() <= DATAGRAMS_MAX);
+    assert_eq!(followed(&mut it), DATAGRAMS_MAX + 1, "the oldest gave way; the stranger waits");
+    for identification in 0..2 * DATAGRAMS_MAX as u16 {
+        it.send_one(INSIDE, &fragment(3 * DATAGRAMS_MAX as u16 + identification, 32));
+    }
+    assert!(followed(&mut it) <= DATAGRAMS_MAX + WAITS_MAX);
     assert!(it.drops(DropReason::FragmentUnmatched) + it.drops(DropReason::HoldFull) > DATAGRAMS_MAX as u64);
     it.advance(90);
     assert_eq!((it.engine.slow.get(0).unwrap().fragments().count(), it.engine.buffered()), (0, 0));

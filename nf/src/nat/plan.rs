@@ -273,6 +273,16 @@ impl NatPlan {
             && Protocol::ALL.into_iter().all(|protocol| same(protocol, EVERY) && same(protocol, address))
     }
 
+    /// Are the same ports reserved on every address as in the other plan?
+    pub fn reserves_all_like(&self, other: &Self) -> bool {
+        self.settings.ports == other.settings.ports && self.reserved == other.reserved
+    }
+
+    /// Is any port reserved that others of its kind are not: on one address alone, or for a forward?
+    pub fn reserves_somewhere(&self) -> bool {
+        !self.reserved.is_empty()
+    }
+
     /// The ports reserved on `address`, or those reserved on all addresses.
     pub fn reserved_mask(&self, protocol: Protocol, address: Option<Ipv4Addr>) -> Box<PortMask> {
         let mut mask = empty_mask();

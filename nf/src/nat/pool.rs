@@ -7,7 +7,8 @@
 //! REQ-3; RFC 5382 section 7.1 REQ-7).
 //!
 //! Cost. [`ExternalPool::peek`] reads a few words as a rule. At worst, with one port left on one of 4,096
-//! addresses, it reads 64 words to find the address and 1,008 to find the port (see [`super::ports`]).
+//! addresses, it reads 64 words to find the address and 1,008 to find the port (see [`super::ports`]). The first that asks for
+//! an address after a change of reservations gets the states made anew for it, some ten microseconds.
 
 use super::plan::{NatPlan, POOL_ADDRESSES_MAX};
 use super::ports::{PortRange, PortStates};
@@ -16,6 +17,7 @@ use super::subscriber::Paired;
 use super::tuple::{Inside, PROTOCOLS, Protocol};
 use millrace_dataplane::time::Time;
 use std::net::{Ipv4Addr, SocketAddrV4};
+use std::sync::Arc;
 use std::time::Duration;
 
 /// Least time that a released port rests before it is used again, if there are others
@@ -47,6 +49,19 @@ struct AddressPorts {
     states: [Option<Box<PortStates>>; PROTOCOLS],
     /// Protocols (bits by index) with ports that a change of configuration has yet to give back.
     pending: u8,
+    /// What the plan in force reserves here may not be reserved yet: [`ExternalPool::fresh_states`] knows it.
+    stale: bool,
+}
+
+/// A change of plan that not all addresses have seen yet.
+#[derive(Debug)]
+struct Change {
+    old: Arc<NatPlan>,
+    new: Arc<NatPlan>,
+    /// Slots before this one have seen it.
+    next: usize,
+    /// What is left of addresses that are not in the pool any more.
+    gone: Vec<AddressPorts>,
 }
 
 /// A set of slots.
@@ -84,6 +99,7 @@ pub struct ExternalPool {
     next_round: Time,
     /// Next slot of the round that is under way.
     round: Option<usize>,
+    change: Option<Change>,
     /// [`NUMBERING`] or zero: it changes when slots are numbered anew.
     numbering: u16,
     /// The slots of addresses by their number before that, or [`NO_SLOT`].
@@ -105,15 +121,22 @@ impl ExternalPool {
             used: Default::default(),
             next_round: Time(0),
             round: None,
+            change: None,
             numbering: 0,
             renumbered: Vec::new(),
             secret,
         };
         pool.lay_out(plan);
-        for slot in 0..pool.slots.len() {
-            pool.reserve_own(plan, slot);
+        for set in pool.open.iter_mut().flatten() {
+            *set = vec![0; pool.slots.len().div_ceil(64)];
         }
-        pool.recompute_open();
+        for slot in 0..pool.slots.len() {
+            for protocol in Protocol::ALL {
+                pool.slots[slot].states[protocol.index()] =
+                    pool.own_states(plan, slot, protocol).map(Box::new);
+                pool.refresh_open(slot, protocol);
+            }
+        }
         pool
     }
 
@@ -147,7 +170,12 @@ impl ExternalPool {
         let address = self.address_of(slot)?;
         let like = (self.udp_parity && inside.protocol == Protocol::Udp).then_some(inside.endpoint.port());
         let random = self.random(inside);
-        let port = self.states(slot, inside.protocol).find(range, like, random)?;
+        let fresh = match &self.change {
+            Some(change) if self.slots[slot].stale => self.fresh_states(change, slot, inside.protocol),
+            _ => None,
+        };
+        let states = fresh.as_ref().unwrap_or_else(|| self.states(slot, inside.protocol));
+        let port = states.find(range, like, random)?;
         Some(Choice { external: SocketAddrV4::new(address, port), slot: slot as u32 })
     }
 
@@ -183,6 +211,9 @@ impl ExternalPool {
             return false;
         }
         debug_assert_eq!(self.address_of(slot), Some(*choice.external.ip()), "a choice of this numbering");
+        if self.slots[slot].stale {
+            self.freshen(slot);
+        }
         let states = match &mut self.slots[slot].states[protocol.index()] {
             Some(states) => states,
             // Looked at first, so that a reserved port of an unused address does not cost it its states.
@@ -303,49 +334,101 @@ impl ExternalPool {
         }
     }
 
-    /// Brings a new plan into force: addresses come and go, newly reserved ports get no new mapping. What is
+    /// Brings a new plan into force: addresses come and go, newly reserved ports get no new mapping. Of each address only its
+    /// place changes here; what is reserved on it follows when it is used next, or with [`ExternalPool::reserve`]. What is
     /// no longer reserved stays so until [`ExternalPool::unreserve`], because mappings of the rules that
-    /// reserved it may still be there. Costs a few microseconds for each address whose reservations change.
-    pub fn reconfigure(&mut self, old: &NatPlan, new: &NatPlan) {
+    /// reserved it may still be there.
+    pub fn reconfigure(&mut self, old: &Arc<NatPlan>, new: &Arc<NatPlan>) {
+        while !self.reserve(usize::MAX) {}
         let mut before = std::mem::take(&mut self.slots);
-        let spans = std::mem::take(&mut self.spans);
+        let (spans, open_before) = (std::mem::take(&mut self.spans), std::mem::take(&mut self.open));
         self.template = templates(new);
         self.lay_out(new);
         self.numbering ^= NUMBERING;
         self.renumbered = vec![NO_SLOT; before.len()];
+        let open_template =
+            self.template.each_ref().map(|states| PortRange::ALL.map(|r| states.available(r) > 0));
+        self.open = std::array::from_fn(|_| [(); 2].map(|()| vec![0; self.slots.len().div_ceil(64)]));
+        let stale = !new.reserves_all_like(old);
         for slot in 0..self.slots.len() {
             let Some(address) = self.address_of(slot) else { continue };
-            match slot_in(&spans, address).and_then(|at| before.get_mut(at).map(|kept| (at, kept))) {
-                Some((old_slot, kept)) => {
-                    self.renumbered[old_slot] = slot as u16;
-                    self.slots[slot] = std::mem::take(kept);
-                    if !new.reserves_like(old, address) {
-                        self.reserve_changed(old, new, slot, address);
-                    }
+            let old_slot = slot_in(&spans, address);
+            if let Some((old_slot, kept)) = old_slot.and_then(|at| before.get_mut(at).map(|kept| (at, kept)))
+            {
+                self.renumbered[old_slot] = slot as u16;
+                self.slots[slot] = std::mem::take(kept);
+                self.slots[slot].stale = stale;
+            } else {
+                self.slots[slot].stale = new.reserves_somewhere();
+            }
+            // The states themselves are not looked at: there are many, and each look waits for memory.
+            for (protocol, states) in self.slots[slot].states.iter().enumerate() {
+                for range in 0..2 {
+                    let open = match old_slot {
+                        Some(at) if states.is_some() => {
+                            open_before[protocol][range][at / 64] >> (at % 64) & 1
+                        }
+                        _ => u64::from(open_template[protocol][range]),
+                    };
+                    self.open[protocol][range][slot / 64] |= open << (slot % 64);
                 }
-                None => self.reserve_own(new, slot),
             }
         }
         self.round = None;
-        self.recompute_open();
+        self.change = Some(Change { old: Arc::clone(old), new: Arc::clone(new), next: 0, gone: before });
     }
 
-    /// Reserves on a kept address what the new plan adds, and notes what it takes back.
-    fn reserve_changed(&mut self, old: &NatPlan, new: &NatPlan, slot: usize, address: Ipv4Addr) {
-        for protocol in Protocol::ALL {
-            let bit = 1 << protocol.index();
-            match &mut self.slots[slot].states[protocol.index()] {
-                Some(states) => {
-                    let mut added = new.reserved_mask(protocol, Some(address));
-                    let before = old.reserved_mask(protocol, Some(address));
-                    added.iter_mut().zip(before.iter()).for_each(|(bits, before)| *bits &= !before);
-                    states.reserve(&added);
-                    self.slots[slot].pending |= bit;
+    /// Goes on with a change of plan, on at most `addresses_max` addresses. True when all have seen it.
+    pub fn reserve(&mut self, addresses_max: usize) -> bool {
+        let Some(change) = &mut self.change else { return true };
+        let first = change.next;
+        let last = first.saturating_add(addresses_max.max(1)).min(self.slots.len());
+        change.next = last;
+        let left = change.gone.len().saturating_sub(addresses_max.max(1));
+        change.gone.truncate(left);
+        (first..last).for_each(|slot| self.freshen(slot));
+        let ended = left == 0 && last == self.slots.len();
+        if ended {
+            self.change = None;
+        }
+        ended
+    }
+
+    /// Reserves on an address what the new plan adds, and notes what it takes back.
+    fn freshen(&mut self, slot: usize) {
+        let Some(change) = self.change.take() else { return };
+        if std::mem::take(&mut self.slots[slot].stale) {
+            for protocol in Protocol::ALL {
+                if let Some(fresh) = self.fresh_states(&change, slot, protocol) {
+                    let states = &mut self.slots[slot].states[protocol.index()];
+                    let was_used = states.replace(Box::new(fresh)).is_some();
+                    self.slots[slot].pending |= u8::from(was_used) << protocol.index();
                 }
-                // Nothing is taken here; the states that the new plan gives are right at once.
-                None => self.reserve_own_of(new, slot, protocol, address),
+                self.refresh_open(slot, protocol);
             }
         }
+        self.change = Some(change);
+    }
+
+    /// The states of an address as the new plan would have them; none if they are so already.
+    fn fresh_states(&self, change: &Change, slot: usize, protocol: Protocol) -> Option<PortStates> {
+        let Change { old, new, .. } = change;
+        let Some(states) = &self.slots[slot].states[protocol.index()] else {
+            return self.own_states(new, slot, protocol);
+        };
+        let address = self.address_of(slot).filter(|address| !new.reserves_like(old, *address))?;
+        let mut added = new.reserved_mask(protocol, Some(address));
+        let before = old.reserved_mask(protocol, Some(address));
+        added.iter_mut().zip(before.iter()).for_each(|(bits, before)| *bits &= !before);
+        let mut fresh = PortStates::clone(states);
+        fresh.reserve(&added);
+        Some(fresh)
+    }
+
+    /// The states of an address without mappings, if a plan has reservations of its own for it.
+    fn own_states(&self, plan: &NatPlan, slot: usize, protocol: Protocol) -> Option<PortStates> {
+        let address = self.address_of(slot).filter(|address| plan.has_own_reservations(*address))?;
+        Some(PortStates::new(&plan.reserved_mask(protocol, Some(address))))
     }
 
     /// Gives back what the plan before reserved and this one does not, on `addresses_max` addresses from
@@ -384,20 +467,6 @@ impl ExternalPool {
         self.udp_parity = plan.settings().udp_parity;
     }
 
-    fn reserve_own(&mut self, plan: &NatPlan, slot: usize) {
-        let Some(address) = self.address_of(slot) else { return };
-        for protocol in Protocol::ALL {
-            self.reserve_own_of(plan, slot, protocol, address);
-        }
-    }
-
-    fn reserve_own_of(&mut self, plan: &NatPlan, slot: usize, protocol: Protocol, address: Ipv4Addr) {
-        if plan.has_own_reservations(address) {
-            let states = PortStates::new(&plan.reserved_mask(protocol, Some(address)));
-            self.slots[slot].states[protocol.index()] = Some(Box::new(states));
-        }
-    }
-
     fn slot_of(&self, address: Ipv4Addr) -> Option<usize> {
         slot_in(&self.spans, address)
     }
@@ -424,15 +493,6 @@ impl ExternalPool {
             let open = self.states(slot, protocol).available(range) > 0;
             let word = &mut self.open[protocol.index()][range as usize][slot / 64];
             *word = *word & !(1 << (slot % 64)) | u64::from(open) << (slot % 64);
-        }
-    }
-
-    fn recompute_open(&mut self) {
-        for set in self.open.iter_mut().flatten() {
-            *set = vec![0; self.slots.len().div_ceil(64)];
-        }
-        for slot in 0..self.slots.len() {
-            Protocol::ALL.into_iter().for_each(|protocol| self.refresh_open(slot, protocol));
         }
     }
 }

@@ -126,6 +126,8 @@ struct Sweep {
 
 #[derive(Clone, Copy, Debug)]
 enum Stage {
+    /// Reserving ports that the plan before did not reserve, and letting go of addresses that left.
+    Reserving,
     /// Naming the mappings that fall, from this slot on.
     Mappings(usize),
     /// Waiting until their sessions have ended.
@@ -440,7 +442,7 @@ impl NatState {
         }
         self.pool.reconfigure(&self.plan, &plan);
         let previous = std::mem::replace(&mut self.plan, plan);
-        self.sweep = Some(Sweep { previous, stage: Stage::Mappings(0) });
+        self.sweep = Some(Sweep { previous, stage: Stage::Reserving });
         // The arena was sized without them, so they lie on plain pages. Without memory nobody begins a session from outside.
         let _ =
             Arena::anonymous(Contacts::bytes_for(self.contacts_max)).and_then(|own| self.make_contacts(&own));
@@ -453,6 +455,10 @@ impl NatState {
     pub fn sweep(&mut self, slots_max: usize, falling: &mut Vec<MappingId>) -> bool {
         let Some(Sweep { previous, stage }) = self.sweep.take() else { return true };
         let next = match stage {
+            Stage::Reserving => {
+                let done = self.pool.reserve(slots_max / 16);
+                Some(if done { Stage::Mappings(0) } else { Stage::Reserving })
+            }
             Stage::Mappings(slot) => {
                 let first = falling.len();
                 let (rows, next) = self.mappings.page(slot, slots_max);

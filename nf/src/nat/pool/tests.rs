@@ -9,8 +9,8 @@ fn settings(addresses: u32) -> NatSettings {
     NatSettings { pool: vec![pool], ..NatSettings::default() }
 }
 
-fn plan(settings: NatSettings) -> NatPlan {
-    NatPlan::new(settings).expect("valid settings")
+fn plan(settings: NatSettings) -> Arc<NatPlan> {
+    Arc::new(NatPlan::new(settings).expect("valid settings"))
 }
 
 /// The pool, with addresses for choices and pairings.
@@ -218,6 +218,34 @@ fn a_change_keeps_what_it_does_not_concern() {
     assert!(pool.take(Protocol::Tcp, at(1, 3_000)) && !pool.take(Protocol::Tcp, at(2, 3_000)));
     // Two addresses of ten ports, of which four are reserved and three are taken.
     assert_eq!(pool.available(Protocol::Tcp), 20 - 8 - 3);
+}
+
+/// A change reaches a few addresses at a time; who asks for one before that sees what is reserved there all the same.
+#[test]
+fn a_change_reaches_addresses_in_slices() {
+    let (old, new) = (plan(settings(64)), plan(NatSettings { ports: (32_768, 65_535), ..settings(65) }));
+    let mut pool = Pool::new(&old, Secret::from_key([1, 2]));
+    let at = |host: u8, port| SocketAddrV4::new([192, 0, 2, host].into(), port);
+    for host in 1..=64 {
+        assert!(pool.take(Protocol::Udp, at(host, 2_000)));
+    }
+    pool.reconfigure(&old, &new);
+    let stale = |pool: &Pool| pool.slots.iter().filter(|slot| slot.stale).count();
+    assert_eq!(stale(&pool), 64, "the change itself looks at no ports");
+    for host in 1..=65_u8 {
+        for port in [5_000, 5_001] {
+            let tuple = inside(host.into(), port, Protocol::Udp);
+            let found = pool.peek(&tuple, Some(*at(host, 0).ip())).expect("ports are free");
+            assert!(found.port() >= 32_768, "{found}");
+        }
+    }
+    assert!(!pool.take(Protocol::Udp, at(5, 2_001)) && pool.take(Protocol::Udp, at(6, 40_000)));
+    assert_eq!(stale(&pool), 62);
+    assert!(!pool.reserve(10));
+    assert_eq!(stale(&pool), 64 - 10);
+    let slices = (0..).take_while(|_| !pool.reserve(10)).count();
+    assert_eq!((slices, stale(&pool)), (5, 0));
+    assert_eq!(pool.available(Protocol::Udp), 65 * 32_768 - 1);
 }
 
 /// A pairing outlives the addresses' places, as long as the address is in the pool.
