@@ -116,6 +116,8 @@ pub struct Engine<S: SlowPath> {
     config: EngineConfig,
     counters: EngineCounters,
     events: Vec<Event>,
+    /// The packet for whose place and record memory is still to be asked, see [`Self::prefetch_miss`].
+    half_asked: Option<usize>,
 }
 
 impl<S: SlowPath> std::fmt::Debug for Engine<S> {
@@ -123,6 +125,9 @@ impl<S: SlowPath> std::fmt::Debug for Engine<S> {
         f.debug_struct("Engine").field("counters", &self.counters).finish_non_exhaustive()
     }
 }
+
+/// The words of a key, none if the packet can't be cached; and their hash.
+type Hashed<'a> = (&'a [u64], u64);
 
 enum Lookup {
     Hit(Slot),
@@ -149,6 +154,7 @@ impl<S: SlowPath> Engine<S> {
             config,
             counters: EngineCounters::default(),
             events: Vec::with_capacity(1024),
+            half_asked: None,
         };
         engine.schemas.resize_with(ports, || None);
         (0..ports).for_each(|port| engine.compile_schema(PortId(port as u16)));
@@ -338,8 +344,9 @@ impl<S: SlowPath> Engine<S> {
         misses
     }
 
-    /// If packet `at` missed, asks for what its walk will touch, as the `ahead`-th from now: some twenty lines, for each of which a
-    /// walk alone would wait. `walks`: how many more will be admitted.
+    /// If packet `at` missed, asks for what its walk will touch, as the `ahead`-th from now: some fifteen lines, for each of which a
+    /// walk alone would wait. As many at once would wait for each other, so those that the walk needs last are asked for after
+    /// the walk of the packet at hand. `walks`: how many more will be admitted.
     #[cold]
     #[inline(never)]
     fn prefetch_miss(
@@ -356,16 +363,28 @@ impl<S: SlowPath> Engine<S> {
             return;
         };
         let may_walk = *walks > 0;
-        if may_walk {
-            *walks -= 1;
-            state.sessions.prefetch_free(ahead);
-            if lane.words != 0 {
-                state.cache.prefetch_place(lane.hash);
-            }
-        }
         let gather = gather_of(schemas, port, &lane.layout);
         let miss = Miss { bytes: packet.bytes(), layout: lane.layout, port, gather, now };
         slow.prefetch(&miss, may_walk, state);
+        if may_walk {
+            *walks -= 1;
+            // Where packets hit, no walk came in between.
+            self.prefetch_rest(ahead.saturating_sub(1));
+            self.half_asked = Some(at);
+            if ahead < AHEAD {
+                self.prefetch_rest(ahead);
+            }
+        }
+    }
+
+    /// Asks for the record and the place of the packet that was half asked for, as the `ahead`-th from now.
+    #[inline(always)]
+    fn prefetch_rest(&mut self, ahead: usize) {
+        let Some(lane) = self.half_asked.take().and_then(|at| self.lanes.get(at)) else { return };
+        self.state.sessions.prefetch_free(ahead);
+        if lane.words != 0 {
+            self.state.cache.prefetch_place(lane.hash);
+        }
     }
 
     /// Takes the packet to its output if all is as usual: its entry is valid, its guards hold, and its program blends an image
@@ -477,7 +496,7 @@ impl<S: SlowPath> Engine<S> {
     #[cold]
     #[inline(never)]
     fn walk(&mut self, i: usize, port: PortId, packet: Packet, pool: &mut Pool, now: Time, alone: bool) {
-        let Lane { layout, words, .. } = self.lanes[i];
+        let Lane { layout, words, hash, .. } = self.lanes[i];
         if self.budget.is_limited() {
             let Self { budget, slow, state, schemas, .. } = self;
             let gather = gather_of(schemas, port, &layout);
@@ -488,25 +507,26 @@ impl<S: SlowPath> Engine<S> {
         }
         let key = self.lanes[i].key;
         let start = self.budget.is_sample().then(std::time::Instant::now);
-        self.decide_and_apply(layout, &key[..usize::from(words)], port, packet, pool, now, alone);
+        self.decide_and_apply(layout, (&key[..usize::from(words)], hash), port, packet, pool, now, alone);
         if let Some(start) = start {
             self.budget.measured(u64::try_from(start.elapsed().as_nanos()).unwrap_or(u64::MAX));
         }
         self.finish_wakes(pool, now);
+        self.prefetch_rest(AHEAD - 1);
     }
 
     #[allow(clippy::too_many_arguments)]
     fn decide_and_apply(
         &mut self,
         layout: Layout,
-        key: &[u64],
+        key: Hashed<'_>,
         port: PortId,
         packet: Packet,
         pool: &mut Pool,
         now: Time,
         alone: bool,
     ) {
-        if alone || key.is_empty() {
+        if alone || key.0.is_empty() {
             self.counters.alone += 1;
         } else {
             self.counters.misses += 1;
@@ -543,7 +563,7 @@ impl<S: SlowPath> Engine<S> {
     }
 
     /// A walked packet leaves as later ones of its flow do: by its program, through the same trackers (R4).
-    fn leave(&mut self, key: &[u64], packet: Packet, pool: &mut Pool, now: Time, alone: bool) {
+    fn leave(&mut self, key: Hashed<'_>, packet: Packet, pool: &mut Pool, now: Time, alone: bool) {
         let Self { state, decision, outputs, .. } = self;
         let program = &mut decision.program;
         if let (Some(owner), Some(tracked)) = (decision.owner, &decision.tracked) {
@@ -557,13 +577,13 @@ impl<S: SlowPath> Engine<S> {
         if let Some(owner) = decision.owner {
             state.sessions.touch(owner.session, owner.reply, now);
         }
-        let stored = if decision.cacheable && !alone && !key.is_empty() {
+        let stored = if decision.cacheable && !alone && !key.0.is_empty() {
             state.remember(key, program, decision.owner, &decision.watches, now)
         } else {
             None
         };
         if let Some(slot) = stored {
-            self.hit(slot, key.len(), packet, pool, now.as_millis() as u32);
+            self.hit(slot, key.0.len(), packet, pool, now.as_millis() as u32);
         } else {
             if let Some(owner) = decision.owner {
                 state.credit(owner, packet.len(), now);
@@ -595,6 +615,9 @@ impl<S: SlowPath> Engine<S> {
     /// Waits ended: what is to be dropped is, what is to walk again stands in line.
     fn note_wakes(&mut self, pool: &mut Pool) {
         let Self { decision, holds, outputs, .. } = self;
+        if decision.wakes.is_empty() {
+            return;
+        }
         for wake in decision.wakes.drain(..) {
             match wake {
                 Wake::Discard(token, reason) => {
@@ -611,6 +634,9 @@ impl<S: SlowPath> Engine<S> {
     /// overtakes them: they are at most as many as can wait. One that waits again and is woken again, by turns with another,
     /// stays in line for the next call.
     fn finish_wakes(&mut self, pool: &mut Pool, now: Time) {
+        if self.holds.count() == 0 {
+            return;
+        }
         for _ in 0..self.holds.capacity() {
             let Some((packet, port)) = self.holds.take_ready() else { return };
             self.walk_again(port, packet, pool, now);
@@ -624,11 +650,10 @@ impl<S: SlowPath> Engine<S> {
         };
         let mut key = [0; KEY_WORDS_MAX];
         let words = gather_of(&self.schemas, port, &layout).map_or(0, |g| g.gather(packet.bytes(), &mut key));
-        let known = words > 0 && {
-            let hash = self.state.cache.hash(&key[..words]);
-            self.state.cache.find(hash, &key[..words]).is_some()
-        };
-        self.decide_and_apply(layout, &key[..words], port, packet, pool, now, known);
+        let key = &key[..words];
+        let hash = self.state.cache.hash(key);
+        let known = words > 0 && self.state.cache.find(hash, key).is_some();
+        self.decide_and_apply(layout, (key, hash), port, packet, pool, now, known);
     }
 
     /// A slice of housekeeping, bounded in objects: timers of sessions and functions, folding of counters.

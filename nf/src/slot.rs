@@ -135,6 +135,11 @@ impl<F: FlowFunction> Stage for FunctionSlot<F> {
             }
             Event::Ended(ended) => {
                 if let Some(&part) = ended.parts.get(self.part) {
+                    for (reply, traffic) in [false, true].into_iter().zip(ended.untold) {
+                        if traffic.packets > 0 {
+                            self.function.account(part, reply, traffic);
+                        }
+                    }
                     self.function.ended(part, &ended.tuples, now);
                 }
             }

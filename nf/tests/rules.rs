@@ -774,7 +774,8 @@ fn r16_keyed_hashes() {
     let kept = |mut state: FlowState| {
         let mut program = program.clone();
         for key in &keys {
-            state.remember(key, &mut program, None, &Watches::default(), Time(0)).unwrap();
+            let hash = state.cache.hash(key);
+            state.remember((key, hash), &mut program, None, &Watches::default(), Time(0)).unwrap();
         }
         state.cache.count()
     };

@@ -146,7 +146,9 @@ impl Difference {
     }
 
     fn delta(&self) -> u16 {
-        checksum::delta(self.old, self.new)
+        // Bytes were summed in little-endian order; folded, a sum is turned to the order of memory by swapping its bytes.
+        let folded = |sum: u64| u64::from(checksum::fold(sum).to_le());
+        checksum::delta(folded(self.old), folded(self.new))
     }
 
     /// The delta of an IPv4 header whose TTL, if it has an offset, is decremented. IPv6 has no checksum to apply it to.
@@ -172,13 +174,12 @@ fn put_sixteen(bytes: &mut [u8; SCRATCH_BYTES], at: usize, value: u128) {
     }
 }
 
-/// The unfolded sum of 16 bytes as they lie in memory; `odd`: they start at an odd place of what is summed.
+/// The unfolded sum of 16 bytes as they lie in memory, in little-endian order; `odd`: they start at an odd place of what is summed.
 fn sum_sixteen(bytes: u128, odd: bool) -> u64 {
     // What starts at an odd place is no longer than 15 bytes.
     let bytes = if odd { bytes << 8 } else { bytes };
     let (low, high) = (bytes as u64, (bytes >> 64) as u64);
-    let sum = (low & 0xffff_ffff) + (low >> 32) + (high & 0xffff_ffff) + (high >> 32);
-    u64::from(checksum::fold(sum).to_le())
+    (low & 0xffff_ffff) + (low >> 32) + (high & 0xffff_ffff) + (high >> 32)
 }
 
 /// Builds a [`Program`] from edits in the order in which they were made.

@@ -72,6 +72,13 @@ pub struct Traffic {
     pub bytes: u64,
 }
 
+impl std::ops::AddAssign for Traffic {
+    fn add_assign(&mut self, other: Self) {
+        self.packets += other.packets;
+        self.bytes += other.bytes;
+    }
+}
+
 /// What hits touch: one cache line.
 #[derive(Clone, Copy, Debug)]
 #[repr(C, align(64))]
@@ -183,6 +190,8 @@ pub struct Ended {
     pub tuples: [Tuple; 2],
     /// The functions' words.
     pub parts: arrayvec::ArrayVec<u64, PARTS_MAX>,
+    /// Traffic of both directions of which the functions were not told.
+    pub untold: [Traffic; 2],
 }
 
 impl SessionTable {
@@ -386,13 +395,13 @@ impl SessionTable {
             self.wheel.skip_to(now.0 / 1_000_000_000);
         }
         self.count += 1;
-        let deadline = now + self.timeout(id);
-        self.arm(id.0, deadline);
+        let slot = self.slot_for(now + self.timeout(id));
+        self.records[id.0 as usize].hot.timer = self.wheel.arm(id.0, slot);
         Ok(id)
     }
 
-    /// Removes a session that has no entries left.
-    pub(super) fn remove(&mut self, id: SessionId) -> Ended {
+    /// Removes a session that has no entries left, with traffic that was credited but not told.
+    pub(super) fn remove(&mut self, id: SessionId, untold: [Traffic; 2]) -> Ended {
         debug_assert_eq!(self.record(id).hot.entries, NONE);
         self.index_remove(id, false);
         self.index_remove(id, true);
@@ -401,7 +410,7 @@ impl SessionTable {
         self.free[self.free_count] = id.0;
         self.free_count += 1;
         self.count -= 1;
-        Ended { id, tuples: self.tuples(id), parts: self.parts_of(id) }
+        Ended { id, tuples: self.tuples(id), parts: self.parts_of(id), untold }
     }
 
     /// A session that may give way to a new one: not assured, found within a bounded number of looks.
@@ -442,11 +451,15 @@ impl SessionTable {
 
     /// Moves a session's timer to the second of `deadline`.
     fn arm(&mut self, id: u32, deadline: Time) {
-        let slot = self.wheel.slot_for(deadline.0.div_ceil(1_000_000_000));
+        let slot = self.slot_for(deadline);
         if !self.wheel.is_in(self.records[id as usize].hot.timer, slot) {
             self.disarm(id);
             self.records[id as usize].hot.timer = self.wheel.arm(id, slot);
         }
+    }
+
+    fn slot_for(&self, deadline: Time) -> u16 {
+        self.wheel.slot_for(deadline.0.div_ceil(1_000_000_000))
     }
 
     fn disarm(&mut self, id: u32) {
@@ -519,8 +532,7 @@ impl SessionTable {
             hot.last_seen = last_seen;
         }
         let mine = &mut sides[usize::from(reply)].traffic;
-        mine.packets += traffic.packets;
-        mine.bytes += traffic.bytes;
+        *mine += traffic;
     }
 
     /// The line that hits touch.
@@ -673,7 +685,7 @@ mod tests {
         }
         assert_eq!(table.insert(&tuple(5000), &tuple(5000).inverse(), Time(0)), Err(InsertError::Full));
         assert_eq!(table.insert(&tuple(3), &tuple(9999), Time(0)), Err(InsertError::Taken));
-        let ended = table.remove(ids[7]);
+        let ended = table.remove(ids[7], [Traffic::default(); 2]);
         assert_eq!(ended.tuples[0], tuple(7));
         assert_eq!(table.find(&tuple(7)), None);
         assert_eq!(table.insert(&tuple(5000), &tuple(5000).inverse(), Time(0)), Ok(ids[7]));
@@ -709,7 +721,7 @@ mod tests {
         assert!(table.due(Time::from_secs(399)).0.is_empty());
         assert_eq!(table.due(Time::from_secs(401)).0[..], [id]);
         assert!(!table.rearm(id, Time::from_secs(401)));
-        table.remove(id);
+        table.remove(id, [Traffic::default(); 2]);
         assert!(table.due(Time::from_secs(100_000)).0.is_empty());
     }
 
@@ -727,7 +739,7 @@ mod tests {
             }
         }
         assert_eq!(now, 100_000);
-        table.remove(id);
+        table.remove(id, [Traffic::default(); 2]);
     }
 
     #[test]
@@ -743,7 +755,7 @@ mod tests {
                 assert_eq!(table.find(&tuple(i).inverse()), Some((id, true)));
             }
             for &id in &ids {
-                table.remove(id);
+                table.remove(id, [Traffic::default(); 2]);
             }
             assert!(table.index.is_empty());
         }

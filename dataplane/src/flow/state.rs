@@ -25,7 +25,7 @@ const ROUND_MILLIS: u64 = 60_000;
 /// What the functions have to be told, in the order in which it happened.
 #[derive(Clone, Debug)]
 pub enum Event {
-    /// Traffic that the cache carried for a session since it was last told.
+    /// Traffic that the cache carried for a session since it was last told; what it carried last comes with its end.
     Traffic {
         /// The session's domain.
         domain: u16,
@@ -128,17 +128,33 @@ impl FlowState {
 
     /// Ends a session: its entries fall first, then its tuples and number are free (R8).
     pub fn end_session(&mut self, id: SessionId) {
-        self.kill_entries(id);
-        let ended = self.sessions.remove(id);
+        self.end(id, [Traffic::default(); 2]);
+    }
+
+    /// The same for a session of which `folded` was just folded.
+    fn end(&mut self, id: SessionId, folded: [Traffic; 2]) {
+        let mut untold = self.take_entries(id);
+        (0..2).for_each(|direction| untold[direction] += folded[direction]);
+        let ended = self.sessions.remove(id, untold);
         self.events.push(Event::Ended(ended));
     }
 
     /// Invalidates the entries of a session; it stays, and its next packet walks.
     pub fn kill_entries(&mut self, id: SessionId) {
+        let counted = self.take_entries(id);
+        self.tell(id, counted);
+    }
+
+    /// Takes all entries of a session away: what they had counted, of both directions.
+    fn take_entries(&mut self, id: SessionId) -> [Traffic; 2] {
+        let mut counted = [Traffic::default(); 2];
         while let Some(slot) = self.first_entry(id) {
-            let folded = self.cache.invalidate(slot, &mut self.sessions);
-            self.report(folded);
+            if let Some((owner, traffic)) = self.cache.invalidate(slot, &mut self.sessions) {
+                counted[usize::from(owner.reply)] += traffic;
+            }
+            self.release_watches();
         }
+        counted
     }
 
     fn first_entry(&mut self, id: SessionId) -> Option<Slot> {
@@ -148,22 +164,44 @@ impl FlowState {
 
     /// Brings a session's counters and last-seen up to date.
     pub fn fold_session(&mut self, id: SessionId) {
+        let counted = self.fold(id);
+        self.tell(id, counted);
+    }
+
+    /// What a session's entries counted goes to its counters: how much that was, of both directions.
+    fn fold(&mut self, id: SessionId) -> [Traffic; 2] {
+        let mut counted = [Traffic::default(); 2];
         let mut at = self.sessions.hot(id).entries;
         while at != NONE {
             let slot = Slot(at);
             at = self.cache.next(slot);
-            let folded = self.cache.fold(slot, &mut self.sessions);
-            self.report(folded);
+            if let Some((owner, traffic)) = self.cache.fold(slot, &mut self.sessions) {
+                counted[usize::from(owner.reply)] += traffic;
+            }
+        }
+        counted
+    }
+
+    /// The functions are to be told of traffic of both directions.
+    fn tell(&mut self, session: SessionId, counted: [Traffic; 2]) {
+        for (reply, traffic) in [false, true].into_iter().zip(counted) {
+            if traffic.packets > 0 {
+                self.push_traffic(Owner { session, reply }, traffic);
+            }
         }
     }
 
     /// After entries may have fallen: gives back what they named, and notes what they had counted.
     fn report(&mut self, folded: Option<(Owner, Traffic)>) {
-        while let Some(watches) = self.cache.take_released() {
-            self.validity.release(&watches);
-        }
+        self.release_watches();
         if let Some((owner, traffic)) = folded {
             self.push_traffic(owner, traffic);
+        }
+    }
+
+    fn release_watches(&mut self) {
+        while let Some(watches) = self.cache.take_released() {
+            self.validity.release(&watches);
         }
     }
 
@@ -179,10 +217,10 @@ impl FlowState {
         self.push_traffic(owner, traffic);
     }
 
-    /// Stores a decision. False if it can't be.
+    /// Stores a decision under a key with its hash. None if it can't be.
     pub fn remember(
         &mut self,
-        key: &[u64],
+        (key, hash): (&[u64], u64),
         program: &mut Program,
         owner: Option<Owner>,
         watches: &Watches,
@@ -196,7 +234,6 @@ impl FlowState {
             self.cache.refuse();
             return None;
         };
-        let hash = self.cache.hash(key);
         let entry = NewEntry {
             key,
             program,
@@ -234,9 +271,11 @@ impl FlowState {
                 // Memory is asked for little by little: all at once would take as long as it takes to come.
                 next.iter().skip(at).step_by(due.len()).for_each(|id| self.sessions.prefetch_record(id.0));
                 due.get(at + AHEAD).into_iter().for_each(|&id| self.prefetch_end(id));
-                self.fold_session(id);
-                if !self.sessions.rearm(id, now) {
-                    self.end_session(id);
+                let folded = self.fold(id);
+                if self.sessions.rearm(id, now) {
+                    self.tell(id, folded);
+                } else {
+                    self.end(id, folded);
                 }
             }
             left -= due.len();
@@ -416,7 +455,9 @@ mod tests {
     fn remember(state: &mut FlowState, key: u64, watch: Watch) -> Slot {
         let mut watches = Watches::default();
         watches.add(watch);
-        state.remember(&[key, key], &mut Program::default(), None, &watches, Time(0)).unwrap()
+        let key = [key, key];
+        let hash = state.cache.hash(&key);
+        state.remember((&key, hash), &mut Program::default(), None, &watches, Time(0)).unwrap()
     }
 
     fn is_valid(state: &FlowState, slot: Slot) -> bool {

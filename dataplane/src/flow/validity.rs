@@ -208,7 +208,8 @@ impl Scoped<'_> {
 #[derive(Debug)]
 pub struct Validity {
     places: HashMap<Watch, u32, Keyed>,
-    /// Decisions of one time name the same objects; a place is right if its object is still this one.
+    /// Decisions of one time name the same objects; a place is right if its object is still this one: a free place is of
+    /// none that can be asked for.
     recent: Box<[u32; RECENT]>,
     objects: Vec<Object>,
     free: Vec<u32>,
@@ -323,15 +324,18 @@ impl Validity {
     /// Gives the objects of a decision that is stored their places.
     pub(super) fn hold(&mut self, watches: &Watches) -> PackedWatches {
         let mut packed = PackedWatches { overflow: u8::from(watches.overflow), ..PackedWatches::default() };
+        let mut free = packed.places.iter_mut();
         for &watch in &watches.objects {
             match self.place(watch) {
                 Some(place) => {
-                    packed.places[usize::from(packed.count)] = place;
-                    packed.count += 1;
+                    if let Some(next) = free.next() {
+                        *next = place;
+                    }
                 }
                 None => packed.overflow = 1,
             }
         }
+        packed.count = (WATCHES_MAX - free.len()) as u8;
         // An entry without names for all its objects must see every change: it keeps the epoch moving.
         if packed.overflow != 0 {
             self.objects[EVERYTHING as usize].entries += 1;
@@ -345,7 +349,6 @@ impl Validity {
         let place = self.recent[recent];
         if let Some(object) = self.objects.get_mut(place as usize)
             && object.watch == watch
-            && (object.entries > 0 || object.queued)
         {
             object.entries += 1;
             return Some(place);
@@ -385,6 +388,7 @@ impl Validity {
         object.queued = false;
         if object.entries == 0 {
             self.places.remove(&object.watch);
+            object.watch = Watch::EVERYTHING;
             self.free.push(place);
         }
     }
