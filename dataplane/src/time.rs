@@ -29,17 +29,22 @@ impl Time {
     }
 }
 
+/// Nanoseconds of a duration, at most as many as there are points in time.
+pub(crate) const fn nanos(duration: Duration) -> u64 {
+    duration.as_secs().saturating_mul(1_000_000_000).saturating_add(duration.subsec_nanos() as u64)
+}
+
 impl Add<Duration> for Time {
     type Output = Self;
     fn add(self, duration: Duration) -> Self {
-        Self(self.0.saturating_add(u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX)))
+        Self(self.0.saturating_add(nanos(duration)))
     }
 }
 
 impl Sub<Duration> for Time {
     type Output = Self;
     fn sub(self, duration: Duration) -> Self {
-        Self(self.0.saturating_sub(u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX)))
+        Self(self.0.saturating_sub(nanos(duration)))
     }
 }
 

@@ -17,7 +17,7 @@ pub use super::tuple::Tuple;
 use super::tuple_index::{End, Homes, TupleIndex};
 use super::wheel::{Timer, TimerWheel};
 use crate::memory::{Arena, ArenaError, ArenaSlice, Pod, prefetch};
-use crate::time::Time;
+use crate::time::{Time, nanos};
 use std::time::Duration;
 
 /// No session, no entry, end of a list.
@@ -487,10 +487,9 @@ impl SessionTable {
 
     /// Puts a session's timer to where its last traffic says, or answers false if it has run out.
     pub(super) fn rearm(&mut self, id: SessionId, now: Time) -> bool {
-        let idle = self.idle(id, now);
-        let timeout = self.timeout(id);
-        let over = u64::try_from(idle.saturating_sub(timeout).as_nanos()).unwrap_or(u64::MAX);
-        let deadline = Time(now.0.saturating_sub(over)) + timeout.saturating_sub(idle);
+        let (idle, timeout) = (nanos(self.idle(id, now)), nanos(self.timeout(id)));
+        let over = idle.saturating_sub(timeout);
+        let deadline = Time(now.0.saturating_sub(over).saturating_add(timeout.saturating_sub(idle)));
         // In whole seconds, as the wheel turns: whether it was looked at before makes no difference to when it ends.
         if deadline.0.div_ceil(1_000_000_000) <= now.0 / 1_000_000_000 {
             return false;

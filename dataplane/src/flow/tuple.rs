@@ -1,10 +1,11 @@
 //! Tuples: what a session is found by, one for each direction of a connection.
 
+use std::hash::{Hash, Hasher};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 /// One direction of a connection as received: addresses, ports (of echo messages: the identifier, twice), protocol, and the
 /// domain in which they are unique (a chain, a bridge domain, a tenant).
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug)]
 #[repr(C)]
 pub struct Tuple {
     /// Source address; IPv4 as IPv4-mapped IPv6.
@@ -83,7 +84,7 @@ impl Tuple {
         self.source_address().is_ipv4()
     }
 
-    /// All of it in words, for hashing.
+    /// All of it in words.
     #[inline(always)]
     pub(super) fn words(&self) -> [u64; 5] {
         let [a, b] = words_of(self.source);
@@ -97,6 +98,22 @@ impl Tuple {
 fn words_of(address: [u8; 16]) -> [u64; 2] {
     let all = u128::from_ne_bytes(address);
     [all as u64, (all >> 64) as u64]
+}
+
+impl PartialEq for Tuple {
+    #[inline(always)]
+    fn eq(&self, other: &Self) -> bool {
+        let (mine, theirs) = (self.words(), other.words());
+        mine.iter().zip(theirs).fold(0, |bits, (mine, theirs)| bits | mine ^ theirs) == 0
+    }
+}
+
+impl Eq for Tuple {}
+
+impl Hash for Tuple {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        self.words().hash(state);
+    }
 }
 
 impl Default for Tuple {
