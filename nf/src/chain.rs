@@ -27,7 +27,7 @@ use millrace_dataplane::port::PortId;
 use millrace_dataplane::slow_path::{Decision, Fate, Miss, Tracked};
 use millrace_dataplane::time::Time;
 use reshape::Retired;
-use std::net::IpAddr;
+use std::net::Ipv4Addr;
 
 /// What a chain did.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -727,7 +727,9 @@ fn session_reads() -> Reads {
     ])
 }
 
-/// The tuple of a regular packet by its layout alone, before its headers are read; only for prefetching.
+/// The tuple of a regular packet by its layout alone, before its headers are read; only for prefetching and for telling what is
+/// known.
+#[inline]
 fn tuple_of(miss: &Miss<'_>, domain: u16) -> Option<Tuple> {
     let Miss { bytes, layout, .. } = miss;
     let (l3, l4) = (usize::from(layout.l3), usize::from(layout.l4));
@@ -736,19 +738,27 @@ fn tuple_of(miss: &Miss<'_>, domain: u16) -> Option<Tuple> {
         L4::Udp => 17,
         _ => return None,
     };
-    let (source, destination): (IpAddr, IpAddr) = match layout.shape.l3() {
+    // As whole numbers: arrays would be moved byte by byte.
+    let (source, destination) = match layout.shape.l3() {
         L3::Ipv4 => {
-            let addresses: &[u8; 8] = bytes.get(l3 + 12..)?.first_chunk()?;
-            let [a, b, c, d, w, x, y, z] = *addresses;
-            ([a, b, c, d].into(), [w, x, y, z].into())
+            let addresses = u64::from_be_bytes(*bytes.get(l3 + 12..)?.first_chunk()?);
+            let mapped = |address: u32| Ipv4Addr::from(address).to_ipv6_mapped().to_bits();
+            (mapped((addresses >> 32) as u32), mapped(addresses as u32))
         }
         L3::Ipv6 => {
             let (addresses, _) = bytes.get(l3 + 8..)?.first_chunk::<32>()?.as_chunks::<16>();
-            (addresses[0].into(), addresses[1].into())
+            (u128::from_be_bytes(addresses[0]), u128::from_be_bytes(addresses[1]))
         }
         L3::Arp | L3::Other => return None,
     };
-    let &[a, b, c, d] = bytes.get(l4..)?.first_chunk()?;
-    let (from, to) = (u16::from_be_bytes([a, b]), u16::from_be_bytes([c, d]));
-    Some(Tuple::new(domain, protocol, (source, from), (destination, to)))
+    let ports = u32::from_be_bytes(*bytes.get(l4..)?.first_chunk()?);
+    Some(Tuple {
+        source: source.to_be_bytes(),
+        destination: destination.to_be_bytes(),
+        source_port: (ports >> 16) as u16,
+        destination_port: ports as u16,
+        domain,
+        protocol,
+        zero: 0,
+    })
 }

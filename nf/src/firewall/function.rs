@@ -363,7 +363,7 @@ impl FlowFunction for Firewall {
         let this = Traffic { packets: 1, bytes: staged.bytes };
         match staged.outcome {
             Outcome::Admitted(word) => {
-                let before = Word::unpack(commit.part()).map(|word| word.rule);
+                let before = Word::rule_of(commit.part());
                 counters.hits += u64::from(before != Some(staged.rule));
                 if commit.session.is_some() {
                     commit.set_part(word.pack());
@@ -413,8 +413,8 @@ impl FlowFunction for Firewall {
     }
 
     fn account(&mut self, part: u64, _reply: bool, traffic: Traffic) {
-        if let Some(word) = Word::unpack(part) {
-            self.counters.of(&self.policy, word.rule).carry(traffic);
+        if let Some(rule) = Word::rule_of(part) {
+            self.counters.of(&self.policy, rule).carry(traffic);
         }
     }
 

@@ -81,6 +81,11 @@ impl Word {
         })
     }
 
+    /// The rule alone.
+    pub(super) fn rule_of(word: u64) -> Option<RuleSlot> {
+        (word != 0).then_some(RuleSlot::of((word >> 32) as u32))
+    }
+
     pub(super) fn pack(self) -> u64 {
         u64::from(self.rule.bits()) << 32
             | if self.turns { TURNS_BIT } else { 0 }
