@@ -34,6 +34,7 @@ pub const SLICES_MAX: usize = 256;
 pub type Slices = ArrayVec<Watch, SLICES_MAX>;
 
 /// The decision used the rules for these addresses and, if it has one, this service: IP protocol and destination port.
+#[inline(always)]
 pub fn depend_on_rules(walk: &mut Walk<'_>, source: IpAddr, destination: IpAddr, service: Option<(u8, u16)>) {
     walk.depend(wide(ObjectKind::RulesByDestination));
     walk.depend(cell(ObjectKind::RulesByDestination, destination));

@@ -424,7 +424,7 @@ impl FlowFunction for Firewall {
 }
 
 /// The decision depends on the rules for these ends.
-#[inline]
+#[inline(always)]
 fn depend(walk: &mut Walk<'_>, ends: &Ends) {
     let (source, destination): (IpAddr, IpAddr) = match ends.addresses {
         Addresses::V4 { source, destination } => (source.into(), destination.into()),
@@ -454,7 +454,7 @@ fn ends_of(walk: &mut Walk<'_>, reply: bool) -> Option<Ends> {
 }
 
 /// Ports, or ICMP type and code: of an echo in a session, those of the request that opened it.
-#[inline]
+#[inline(always)]
 fn transport_of(headers: &mut Headers, protocol: u8, in_session: bool) -> Transport {
     match protocol {
         protocol::TCP | protocol::UDP => headers

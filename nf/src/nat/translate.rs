@@ -250,6 +250,7 @@ impl Work {
 }
 
 /// Protocol and port (of echo messages: identifier) of one side; none for what NAPT can't tell apart.
+#[inline]
 fn endpoint(headers: &mut Headers, source: bool) -> Option<(Protocol, u16)> {
     let protocol = Protocol::from_ip(headers.protocol()?)?;
     let port = match (protocol, source) {
@@ -269,6 +270,7 @@ fn local_or(walk: &mut Walk<'_>, reason: DropReason) -> Answer {
     if walk.to_zone() == Some(ZoneId::LOCAL) { (Verdict::Continue, None) } else { drop(reason) }
 }
 
+#[inline]
 fn set_source(headers: &mut Headers, (address, port): (Ipv4Addr, Option<u16>)) {
     headers.set_source(address.into());
     if let Some(port) = port {

@@ -352,6 +352,7 @@ impl Interfaces {
     }
 
     /// What an address of a packet on `interface` is to the router.
+    #[inline]
     pub fn classify(&self, interface: InterfaceId, address: IpAddr) -> AddressClass {
         let by_form = match address {
             IpAddr::V4(address) => classify_v4(address),

@@ -425,6 +425,19 @@ fn ids_of_the_dead_name_nobody() {
     assert!(!bench.table.remove(LAN, peer(), &mut bench.actions));
 }
 
+/// The slot that was found last may be free by now, or another neighbour's.
+#[test]
+fn the_one_found_last_is_found_while_it_lives() {
+    let mut bench = Bench::new(1, 8);
+    bench.solicitation(peer(), MAC_A);
+    assert_eq!(bench.view(peer()).mac, Some(MAC_A));
+    assert_eq!(bench.table.lookup(InterfaceId(1), peer(), bench.now).id, None);
+    assert!(bench.table.remove(LAN, peer(), &mut bench.actions));
+    assert_eq!(bench.view(peer()).id, None);
+    bench.solicitation(host(2), MAC_B);
+    assert_eq!((bench.view(peer()).id, bench.view(host(2)).mac), (None, Some(MAC_B)));
+}
+
 #[test]
 fn an_interface_takes_its_neighbours_along() {
     let mut bench = Bench::new(64, 8);
