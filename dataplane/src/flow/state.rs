@@ -451,6 +451,31 @@ mod tests {
         assert_eq!((events(&mut state).len(), state.sessions.count()), (1, 3));
     }
 
+    /// Functions are told once of all that the cache carried: before the end, or with it.
+    #[test]
+    fn the_last_traffic_comes_with_the_end() {
+        let mut state = state(16);
+        let session = open(&mut state, &tuple(1)).unwrap();
+        let slots = [false, true].map(|reply| {
+            let key = [u64::from(reply), 7];
+            let hash = state.cache.hash(&key);
+            let owner = Some(Owner { session, reply });
+            let watches = Watches::default();
+            state.remember((&key, hash), &mut Program::default(), owner, &watches, Time(0)).unwrap()
+        });
+        state.cache.hit(slots[0], 2, 60, 0);
+        state.fold_session(session);
+        assert!(matches!(events(&mut state)[..], [Event::Traffic { reply: false, traffic, .. }]
+            if traffic == Traffic { packets: 1, bytes: 60 }));
+        state.cache.hit(slots[1], 2, 70, 0);
+        state.cache.hit(slots[1], 2, 70, 0);
+        assert!(state.expire(Time::from_secs(1000), 10));
+        let ended = events(&mut state);
+        let [Event::Ended(ended)] = &ended[..] else { panic!("{ended:?}") };
+        assert_eq!(ended.untold, [Traffic::default(), Traffic { packets: 2, bytes: 140 }]);
+        assert_eq!(state.cache.count(), 0);
+    }
+
     /// Stores a decision that used `watch`.
     fn remember(state: &mut FlowState, key: u64, watch: Watch) -> Slot {
         let mut watches = Watches::default();
