@@ -62,6 +62,8 @@ pub struct Supervised {
     due: Option<Instant>,
     /// Signs of life up to the last look, and when the last new one was seen.
     seen: (u64, Instant),
+    /// Signs of life before the current thread.
+    before: u64,
 }
 
 impl fmt::Debug for Supervised {
@@ -89,6 +91,7 @@ impl Supervised {
             left_behind: Vec::new(),
             due: None,
             seen: (0, Instant::now()),
+            before: 0,
         };
         supervised.spawn()?;
         Ok(supervised)
@@ -98,7 +101,8 @@ impl Supervised {
         let generation = self.shared.generation.fetch_add(1, Ordering::Relaxed) + 1;
         let pulse = Pulse { shared: Arc::clone(&self.shared), generation };
         let body = Arc::clone(&self.body);
-        self.seen = (self.shared.beats.load(Ordering::Relaxed), Instant::now());
+        self.before = self.shared.beats.load(Ordering::Relaxed);
+        self.seen = (self.before, Instant::now());
         self.thread = Some(Builder::new().name(self.name.to_owned()).spawn(move || body(&pulse))?);
         Ok(())
     }
@@ -136,6 +140,13 @@ impl Supervised {
         tracing::error!(thread = self.name, ?silence, "a control thread stalls; another takes its place");
         self.left_behind.push(thread);
         self.due = Some(now);
+    }
+
+    /// True if the thread lived at the last look: it gave a sign of life since it was started, and within its patience; or it is
+    /// done with its work.
+    pub fn is_alive(&self) -> bool {
+        let lives = self.seen.0 != self.before && self.seen.1.elapsed() <= self.patience;
+        self.due.is_none() && (self.thread.is_none() || lives)
     }
 
     /// Tells the thread to end and waits a moment for it. Says whether it has ended.
@@ -200,7 +211,9 @@ mod tests {
             }
         };
         let mut supervised = Supervised::start("tested", PATIENCE, body).unwrap();
+        assert!(!supervised.is_alive());
         wait_for(&mut supervised, "started again after a panic", || starts.load(Ordering::Relaxed) == 2);
+        assert!(!supervised.is_alive(), "it gave no sign of life");
         wait_for(&mut supervised, "replaced when it stalls", || turns.load(Ordering::Relaxed) > 0);
         wake.send(()).unwrap();
         let left = supervised.left_behind.pop().unwrap();
@@ -208,6 +221,7 @@ mod tests {
         // One that lives is left alone, however long.
         let before = turns.load(Ordering::Relaxed);
         wait_for(&mut supervised, "goes on", || turns.load(Ordering::Relaxed) > before + 100);
+        assert!(supervised.is_alive());
         assert_eq!(starts.load(Ordering::Relaxed), 3);
         assert!(supervised.end());
     }
@@ -230,6 +244,7 @@ mod tests {
             std::thread::sleep(LOOK_EVERY);
         }
         assert_eq!(starts.load(Ordering::Relaxed), 1 + LEFT_BEHIND_MAX);
+        assert!(!supervised.is_alive());
         assert!(!supervised.end());
         end.store(true, Ordering::Relaxed);
     }
@@ -248,5 +263,6 @@ mod tests {
             std::thread::sleep(LOOK_EVERY);
         }
         assert_eq!(starts.load(Ordering::Relaxed), 1);
+        assert!(supervised.is_alive());
     }
 }

@@ -2,10 +2,13 @@
 
 pub mod check;
 mod lines;
+mod live;
+pub mod log;
 pub mod manage;
 pub mod replay;
 mod rule_log;
 pub mod run;
+pub mod top;
 mod values;
 
 use std::path::Path;
@@ -13,12 +16,15 @@ use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 
-use crate::config::{self, Config, Host};
+use crate::config::{self, Config, Host, Log};
 
 /// A userspace packet-processing data plane: decide once per flow, replay per packet.
 #[derive(Debug, Parser)]
 #[command(name = "millrace", version, max_term_width = 110)]
 pub struct Cli {
+    /// What is logged, and how.
+    #[command(flatten)]
+    pub log: log::Arguments,
     /// What to do.
     #[command(subcommand)]
     pub command: Command,
@@ -35,22 +41,29 @@ pub enum Command {
     Replay(replay::Arguments),
     /// Show what a running instance does.
     Show(manage::Show),
+    /// Show what a running instance does in tables that update: ports, workers, chains, drops.
+    Top(top::Arguments),
     /// End sessions of a running instance.
     Clear(manage::Clear),
     /// Change a running instance to another configuration, whole or not at all.
     Apply(manage::Apply),
 }
 
-impl Command {
+impl Cli {
     /// Runs the command; the status is 0 when all went well and 1 otherwise (2 is clap's, for usage).
     pub fn run(self) -> ExitCode {
-        match self {
-            Self::Check(arguments) => check::run(&arguments),
-            Self::Run(arguments) => run::run(&arguments),
-            Self::Replay(arguments) => replay::run(&arguments),
-            Self::Show(arguments) => manage::show(&arguments),
-            Self::Clear(arguments) => manage::clear(&arguments),
-            Self::Apply(arguments) => manage::apply(&arguments),
+        let Self { log, command } = self;
+        // The configuration of `run` says what is logged.
+        let logging = !matches!(command, Command::Run(_));
+        let _logging = logging.then(|| log.start(&Log::default()));
+        match command {
+            Command::Check(arguments) => check::run(&arguments),
+            Command::Run(arguments) => run::run(&arguments, &log),
+            Command::Replay(arguments) => replay::run(&arguments),
+            Command::Show(arguments) => manage::show(&arguments),
+            Command::Top(arguments) => top::run(&arguments),
+            Command::Clear(arguments) => manage::clear(&arguments),
+            Command::Apply(arguments) => manage::apply(&arguments),
         }
     }
 }

@@ -11,16 +11,19 @@ use clap::Args;
 use signal_hook::consts::{SIGINT, SIGTERM};
 use signal_hook::flag;
 
+use super::live::{self, Shown};
 use super::values::duration;
-use super::{lines, load_or_report, rule_log};
+use super::{load_or_report, log, rule_log};
 use crate::config::units::show_size;
 use crate::config::{Config, Host, Management, Metrics, PortKind};
 use crate::instance::accounting::Accounting;
 use crate::instance::thread::WorkerThread;
 use crate::instance::{Control, Instance, InstanceError, Options};
+use crate::live::screen::restore;
 use crate::management::server::Server;
 use crate::management::socket::Socket;
 use crate::metrics;
+use crate::notify::{Notifier, Watchdog};
 use crate::supervised::Supervised;
 
 /// How often the main thread looks for signals and the worker's end.
@@ -32,9 +35,13 @@ const LOOK_EVERY: Duration = Duration::from_millis(50);
 pub struct Arguments {
     /// The configuration, a TOML file.
     pub config: PathBuf,
-    /// Time between the periodic lines, in seconds or with a unit, as 500ms; 0 for none.
-    #[arg(long, value_name = "TIME", default_value = "5", value_parser = duration)]
-    pub interval: Duration,
+    /// Time between the periodic lines, or between two pictures of the table that a terminal shows, in seconds or with a unit, as
+    /// 500ms; 0 for neither. Without this lines come every 5 seconds and pictures every second.
+    #[arg(long, value_name = "TIME", value_parser = duration)]
+    pub interval: Option<Duration>,
+    /// Print lines also on a terminal.
+    #[arg(long)]
+    pub plain: bool,
     /// Ends after so long: seconds, or with a unit, as 90s, 5m or 2h.
     #[arg(long, value_name = "TIME", value_parser = duration)]
     pub duration: Option<Duration>,
@@ -44,10 +51,12 @@ pub struct Arguments {
 }
 
 /// Status 0 when all went well: see `conclude`.
-pub fn run(arguments: &Arguments) -> ExitCode {
+pub fn run(arguments: &Arguments, log: &log::Arguments) -> ExitCode {
     let Some(config) = load_or_report(&arguments.config, &Host::probe().running_now()) else {
         return ExitCode::FAILURE;
     };
+    // Until all is told.
+    let _logging = log.start(&config.log);
     match serve(config, arguments) {
         Ok(accounting) => conclude(&accounting, arguments.json),
         Err(error) => {
@@ -94,9 +103,12 @@ fn serve(config: Config, arguments: &Arguments) -> Result<Accounting, InstanceEr
     // The socket first: of two instances the second ends here, before it takes any interface.
     let socket = open_socket(&config.management)?;
     let ends = ends_by_itself(&config);
+    let status = format!("running: {} ports, {} chains", config.ports.len(), config.chains.len());
     let config_metrics = config.metrics.clone();
+    let notifier = Arc::new(Notifier::from_environment().map_err(system("NOTIFY_SOCKET"))?);
     let Instance { worker, control } = Instance::build(config, Options::default())?;
     let control = Arc::new(control);
+    control.notify(Arc::clone(&notifier));
     tell_memory(&control);
     let worker = WorkerThread::start(worker, control.core(), Arc::clone(&stop), ends)?;
     let mut server = socket
@@ -104,27 +116,38 @@ fn serve(config: Config, arguments: &Arguments) -> Result<Accounting, InstanceEr
         .transpose()
         .map_err(system("start the management thread"))?;
     let mut metrics = open_metrics(&config_metrics, &control)?;
-    let interval = arguments.interval;
-    let mut lines = (!interval.is_zero())
-        .then(|| lines::start(Arc::clone(&control), interval, arguments.json))
-        .transpose()
-        .map_err(system("start the thread of the periodic lines"))?;
-    let mut log =
+    let shown = Shown {
+        title: format!("millrace  {}", arguments.config.display()),
+        interval: arguments.interval,
+        plain: arguments.plain,
+        json: arguments.json,
+    };
+    let mut shown = live::start(Arc::clone(&control), shown, Arc::clone(&stop))
+        .map_err(system("start the thread that shows what happens"))?;
+    let mut rule_log =
         rule_log::start(Arc::clone(&control)).map_err(system("start the thread of the rules' log"))?;
     tracing::info!("running");
+    notifier.ready(&status);
+    let mut watchdog = Watchdog::from_environment();
     let started = Instant::now();
     let in_time = || arguments.duration.is_none_or(|duration| started.elapsed() < duration);
     while !stop.load(Ordering::Relaxed) && !worker.has_ended() && in_time() {
         server.iter_mut().for_each(|server| server.thread().look());
         metrics.iter_mut().for_each(|server| server.thread().look());
-        lines.iter_mut().for_each(Supervised::look);
-        log.look();
+        shown.iter_mut().for_each(Supervised::look);
+        rule_log.look();
+        let serving = server.iter_mut().map(|server| server.thread().is_alive());
+        let serving = serving.chain(metrics.iter_mut().map(|server| server.thread().is_alive()));
+        let alive = serving.fold(rule_log.is_alive(), |all, alive| all && alive);
+        watchdog.look(&notifier, Instant::now(), control.timings().turns(), alive);
         std::thread::sleep(LOOK_EVERY);
     }
+    notifier.stopping();
+    // The terminal is given back first, and no line comes after the accounting, unless nobody reads them.
+    drop(shown);
+    restore();
     let accounting = worker.finish();
-    // No line after the accounting, unless nobody reads them.
-    drop(lines);
-    drop(log);
+    drop(rule_log);
     while rule_log::print(&control) {}
     drop(server);
     drop(metrics);

@@ -50,7 +50,7 @@ pub use self::host::Host;
 pub use self::plan::Plan;
 pub use self::ports::{Port, PortKind};
 pub use self::router::Router;
-pub use self::settings::{Management, Memory, Metrics, Sessions, VerifyChecksums, Workers};
+pub use self::settings::{Log, Management, Memory, Metrics, Sessions, VerifyChecksums, Workers};
 
 use self::context::{Context, Finding};
 use self::places::{Places, join};
@@ -71,6 +71,8 @@ pub struct Config {
     pub management: Management,
     /// Where metrics are served.
     pub metrics: Metrics,
+    /// What is logged.
+    pub log: Log,
     /// Ports in the order of the file.
     pub ports: Vec<Port>,
     /// Chains in the order of the file.
@@ -183,6 +185,7 @@ fn read<'a>(context: &'a Context<'a>, document: &'a DeTable<'a>, host: &Host, wh
         verify_checksums: settings::read_checksums(&root),
         management: settings::read_management(&root),
         metrics: settings::read_metrics(&root),
+        log: settings::read_log(&root),
         ports,
         chains,
         functions,

@@ -23,7 +23,7 @@ macro_rules! schemas {
 
 schemas! {
     ROOT: "top level" => [
-        "memory", "workers", "sessions", "checksums", "management", "metrics", "ports", "chains",
+        "memory", "workers", "sessions", "checksums", "management", "metrics", "log", "ports", "chains",
         "functions",
     ];
     MEMORY: "memory" => ["size", "hugepages", "reserve_hugepages", "frames", "frame_bytes"];
@@ -33,6 +33,7 @@ schemas! {
     CHECKSUMS: "checksums" => ["verify"];
     MANAGEMENT: "management" => ["socket", "group"];
     METRICS: "metrics" => ["listen"];
+    LOG: "log" => ["levels", "format"];
     AF_XDP: "ports.NAME, af_xdp" => [
         "kind", "interface", "queues", "mode", "attach", "rx_ring", "tx_ring", "promiscuous", "fault",
     ];

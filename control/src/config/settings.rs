@@ -1,4 +1,4 @@
-//! Settings of the whole instance: memory, workers, sessions, checksums, management, metrics.
+//! Settings of the whole instance: memory, workers, sessions, checksums, management, metrics, log.
 
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
@@ -11,6 +11,7 @@ use super::context::Finding;
 use super::schema;
 use super::section::{Invalid, Scalar, Section, narrow};
 use super::units::{duration, show_duration, show_size, size};
+use crate::logging::{Format, Levels};
 
 /// Which pages the packet memory is made of.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -167,6 +168,15 @@ impl Default for Metrics {
     }
 }
 
+/// `[log]`: what is logged unless the command line or `RUST_LOG` says something else.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Log {
+    /// Levels by module.
+    pub levels: Levels,
+    /// How lines are written.
+    pub format: Format,
+}
+
 pub(crate) fn read_memory(root: &Section<'_>) -> Memory {
     let Some(section) = root.section("memory", &schema::MEMORY) else { return Memory::default() };
     let default = Memory::default();
@@ -319,4 +329,15 @@ pub(crate) fn read_metrics(root: &Section<'_>) -> Metrics {
         )),
     });
     listen.map_or_else(Metrics::default, |listen| Metrics { listen })
+}
+
+pub(crate) fn read_log(root: &Section<'_>) -> Log {
+    let Some(section) = root.section("log", &schema::LOG) else { return Log::default() };
+    let valid = "a level (off, error, warn, info, debug, trace), and MODULE=LEVEL for modules, as \"info,millrace_nf=debug\"";
+    let levels = section.parsed("levels", |scalar| match scalar {
+        Scalar::Text(text) => text.parse::<Levels>().map_err(|why| Invalid::new(why, valid)),
+        Scalar::Number(_) => Err(Invalid::new("expected a string, found a number", valid)),
+    });
+    let format = section.choice("format", &[("text", Format::Text), ("json", Format::Json)]);
+    Log { levels: levels.unwrap_or_default(), format: format.unwrap_or_default() }
 }

@@ -18,6 +18,7 @@ const BASE: &str = r#"
 [checksums]
 [management]
 [metrics]
+[log]
 [ports.lan]
 kind = "af_xdp"
 interface = "lo"
@@ -81,6 +82,7 @@ const TABLES: &[(&str, &[&str])] = &[
     ("checksums", &["checksums"]),
     ("management", &["management"]),
     ("metrics", &["metrics"]),
+    ("log", &["log"]),
     ("ports.NAME, af_xdp", &["ports", "lan"]),
     ("ports.NAME, af_packet", &["ports", "raw"]),
     ("ports.NAME, tap", &["ports", "host"]),

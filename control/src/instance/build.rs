@@ -1,7 +1,7 @@
 //! From a configuration to an instance that is ready to run.
 
 use std::collections::HashMap;
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, OnceLock};
 
 use millrace_dataplane::affinity;
 use millrace_dataplane::budget::BudgetConfig;
@@ -119,6 +119,7 @@ impl Instance {
             seed: options.seed,
             logs,
             timings,
+            notifier: OnceLock::new(),
             changing: Mutex::new(()),
             running: Mutex::new(Arc::new(running)),
         };

@@ -1,7 +1,7 @@
 //! What control threads hold of a running instance.
 
 use std::collections::HashMap;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 use millrace_dataplane::memory::Arena;
 use millrace_dataplane::port::PortId;
@@ -15,6 +15,7 @@ use super::ports::Opener;
 use super::rule_logs::RuleLogs;
 use super::timings::Timings;
 use crate::config::Config;
+use crate::notify::Notifier;
 
 /// What an instance was last configured with.
 #[derive(Debug)]
@@ -40,6 +41,8 @@ pub struct Control {
     pub(crate) seed: Option<u64>,
     pub(crate) logs: RuleLogs,
     pub(crate) timings: Timings,
+    /// Who is told of changes.
+    pub(crate) notifier: OnceLock<Arc<Notifier>>,
     /// One change at a time.
     pub(crate) changing: Mutex<()>,
     /// Never held for long: others ask for names.
@@ -70,6 +73,12 @@ impl Control {
     /// How long bursts take.
     pub fn timings(&self) -> &Timings {
         &self.timings
+    }
+
+    /// Tells a service manager when a change begins and when it is over.
+    pub fn notify(&self, notifier: Arc<Notifier>) {
+        // The first one stays.
+        let _ = self.notifier.set(notifier);
     }
 
     /// The name of a port, or its number if it is gone.

@@ -8,6 +8,7 @@ use millrace_dataplane::affinity;
 
 use super::accounting::Accounting;
 use super::{InstanceError, NfWorker};
+use crate::logging;
 use crate::supervised::panic_message;
 
 /// A worker at work. It ends, with its ports closed, at the latest when this is dropped.
@@ -36,6 +37,7 @@ impl WorkerThread {
             {
                 tracing::warn!(core, %error, "the worker could not be pinned to its core");
             }
+            logging::on_packet_path();
             worker.run(&told, until_exhausted);
             Accounting::close(&mut worker)
         };

@@ -9,6 +9,7 @@ use millrace_dataplane::worker::PortReport;
 use super::exposition::{Exposition, Format};
 use super::families::{self, Family};
 use super::reading::Reading;
+use crate::logging;
 
 /// The only worker.
 const WORKER: &str = "0";
@@ -20,6 +21,10 @@ pub fn tell(reading: &Reading, start: SystemTime, format: Format) -> String {
     let start = start.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
     let start = u64::try_from(start.as_nanos()).unwrap_or(u64::MAX);
     text.family(&families::START_TIME).add_nanos(&[], start);
+    let (lost, suppressed) = logging::left_out();
+    let mut lines = text.family(&families::LOG_LINES);
+    lines.add(&["full"], lost);
+    lines.add(&["rate"], suppressed);
     tell_ports(&mut text, &reading.report.ports);
     tell_worker(&mut text, reading);
     tell_chains(&mut text, reading);

@@ -14,6 +14,7 @@ pub(super) fn check(old: &Config, new: &Config) -> Vec<Problem> {
         ("checksums.verify", old.verify_checksums == new.verify_checksums),
         ("management", old.management == new.management),
         ("metrics", old.metrics == new.metrics),
+        ("log", old.log == new.log),
     ];
     let problem = |key: String| Problem::new(key, "this can't be changed while the instance runs");
     let mut problems: Vec<_> = (fixed.iter().filter(|(_, same)| !same))

@@ -54,6 +54,7 @@ impl Control {
         if !problems.is_empty() {
             return Err(refused(&problems));
         }
+        let _reloading = self.notifier.get().map(|notifier| notifier.reloading());
         self.settle()?;
         let planned = plan::make(self, &running, &new).map_err(|problems| refused(&problems))?;
         let plan::Planned { plan, numbers, facts, policies, said } = planned;
