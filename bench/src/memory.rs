@@ -101,6 +101,6 @@ pub fn measure(flows: usize, flows_per_host: u32) -> BenchResult<MemoryReport> {
         total_bytes,
         bytes_each: total_bytes as f64 / connections.max(1) as f64,
         bound_bytes: BOUND_BYTES,
-        cache_bytes: FlowCache::bytes_for(flows, 20),
+        cache_bytes: FlowCache::bytes_for(flows, 17),
     })
 }

@@ -115,8 +115,8 @@ impl Rig {
                 timeouts: config.timeouts,
             },
             cache_entries: config.cache_entries,
-            key_words: 8,
-            operand_words: 12,
+            key_words: 9,
+            operand_words: 8,
         };
         let frames = PoolConfig::for_mtu(RING_FRAMES + 512, config.frame_bytes as u16);
         let bytes = flow.bytes() + frames.frames * frames.frame_bytes + (64 << 20);

@@ -1,28 +1,28 @@
 //! The engine: a burst in, bursts per output out.
 //!
-//! Four short passes over the burst, each asking for the memory of the next: parse and hash; match tags; compare keys; replay.
-//! Misses are walked where they stand (R5): whatever a walk changes, the packets behind it look up again.
+//! Short passes over the burst, each asking for the memory of the next: parse and hash; match tags; find trackers; compare and
+//! replay. Misses are walked where they stand (R5): whatever a walk changes, the packets behind it look up again.
+
+mod passes;
 
 use crate::budget::{BudgetConfig, MissBudget};
 use crate::drops::DropReason;
 use crate::flow::cache::{Owner, Slot};
-use crate::flow::key::{KEY_WORDS_MAX, Key, KeySchema};
-use crate::flow::replay::{blend, replay};
+use crate::flow::key::{Gather, KEY_WORDS_MAX, KeySchema};
+use crate::flow::replay::replay;
 use crate::flow::state::{Event, FlowState};
 use crate::flow::tcp::{Segment, TcpVerdict};
-use crate::flow::template::IMAGE_BYTES;
 use crate::flow::template::Template;
 use crate::hold::{HoldLimits, Holds};
-use crate::limits::BURST_PACKETS_MAX;
 use crate::memory::Pool;
 pub use crate::outputs::{Outputs, Sums};
-use crate::packet::parse::{parse, parse_usual};
-use crate::packet::{Burst, Flags, L4, Layout, Packet, Shape, Verify};
+use crate::packet::parse::parse;
+use crate::packet::{Burst, Drain, Layout, Packet, Verify};
 use crate::port::PortId;
 use crate::slow_path::{Decision, Fate, Miss, SlowPath, Wake};
 use crate::time::Time;
+use passes::{LANE, LANES, Lane, Lanes, NO_SLOT, Parsed};
 
-const NO_SLOT: u32 = u32::MAX;
 /// How many packets ahead a miss asks for its memory: about as long as memory takes, in walks.
 const AHEAD: usize = 8;
 /// Most packets that wait for the control plane.
@@ -63,40 +63,6 @@ pub struct Punt {
     pub port: PortId,
 }
 
-/// What the passes leave for each other of one packet. A usual key is in the first cache line with the rest.
-#[derive(Clone, Copy)]
-#[repr(C, align(64))]
-struct Lane {
-    hash: u64,
-    slot: u32,
-    /// First line of the entry at `slot`.
-    line: u32,
-    layout: Layout,
-    /// Words of the key; 0: none, the packet can't be cached.
-    words: u8,
-    error: Option<DropReason>,
-    key: Key,
-}
-
-const LANE: Lane = Lane {
-    hash: 0,
-    slot: NO_SLOT,
-    line: 0,
-    layout: Layout { shape: Shape(0), flags: Flags(0), l3: 0, l4: 0, end: 0, ttl: 0 },
-    words: 0,
-    error: None,
-    key: [0; KEY_WORDS_MAX],
-};
-
-impl Lane {
-    #[inline(always)]
-    fn key(&self) -> &[u64] {
-        self.key.get(..usize::from(self.words)).unwrap_or(&[])
-    }
-}
-
-type Lanes = [Lane; BURST_PACKETS_MAX];
-
 /// One worker's way from a burst to its outputs.
 pub struct Engine<S: SlowPath> {
     /// Cache, sessions, validity, templates.
@@ -129,6 +95,14 @@ impl<S: SlowPath> std::fmt::Debug for Engine<S> {
 /// The words of a key, none if the packet can't be cached; and their hash.
 type Hashed<'a> = (&'a [u64], u64);
 
+/// For which misses of a burst memory was asked.
+struct Asked {
+    /// The lane to go on with.
+    next: usize,
+    /// How many more walks will be admitted.
+    walks: usize,
+}
+
 enum Lookup {
     Hit(Slot),
     /// An entry is there, but this packet may not take it.
@@ -145,7 +119,7 @@ impl<S: SlowPath> Engine<S> {
             outputs: Outputs::new(ports),
             schemas: Vec::new(),
             generation: 0,
-            lanes: Box::new([LANE; BURST_PACKETS_MAX]),
+            lanes: Box::new([LANE; LANES]),
             decision: Decision::default(),
             holds: Holds::new(config.holds),
             punts: Vec::new(),
@@ -214,160 +188,91 @@ impl<S: SlowPath> Engine<S> {
     /// The same for packets that are here already: they come from a packet function, by its logical port.
     pub fn process_again(&mut self, port: PortId, burst: &mut Burst, pool: &mut Pool, now: Time) {
         let count = burst.len();
-        if count == 0 {
-            return;
-        }
-        self.parse_and_hash(port, burst);
-        self.match_tags(count);
-        let mutations = self.state.cache.mutations();
-        let misses = self.compare_keys(count);
         self.budget.begin(now, count);
-        let mut walks = self.budget.allowance(misses);
-        if misses > 0 {
-            let first = burst.iter().take(AHEAD).enumerate();
-            first.for_each(|(at, packet)| self.prefetch_miss(at, port, packet, at, &mut walks, now));
-        }
         let hits_before = self.counters.hits;
-        let now_millis = now.as_millis() as u32;
-        let (mut drain, mut next) = (burst.drain_all(), 0);
-        while let Some(packet) = drain.next() {
-            let i = next;
-            next += 1;
-            if misses > 0
-                && let Some(packet) = drain.rest().get(AHEAD - 1)
-            {
-                self.prefetch_miss(i + AHEAD, port, packet, AHEAD, &mut walks, now);
-            }
-            if let Some(reason) = self.lanes[i].error {
-                self.outputs.drop_packet(packet, reason, pool);
-                continue;
-            }
-            let fresh = self.state.cache.mutations() == mutations;
-            let packet = if fresh {
-                match self.express(i, packet, now_millis) {
-                    None => continue,
-                    Some(packet) => packet,
-                }
-            } else {
-                packet
-            };
-            match self.look_up(i, fresh, packet.bytes()) {
-                Lookup::Hit(slot) => {
-                    self.counters.hits += 1;
-                    let words = usize::from(self.lanes[i].words);
-                    self.hit(slot, words, packet, pool, now_millis);
-                }
-                Lookup::Alone => self.walk(i, port, packet, pool, now, true),
-                Lookup::Miss => self.walk(i, port, packet, pool, now, false),
-            }
+        let mut drain = burst.drain_all();
+        while !drain.rest().is_empty() {
+            self.process_part(port, &mut drain, pool, now);
         }
         self.budget.observe((self.counters.hits - hits_before) as usize, count);
     }
 
-    #[inline(always)]
-    fn parse_and_hash(&mut self, port: PortId, burst: &Burst) {
-        let Self { lanes, schemas, state, config, .. } = self;
+    /// The next packets, as many as there are lanes.
+    fn process_part(&mut self, port: PortId, drain: &mut Drain<'_>, pool: &mut Pool, now: Time) {
+        let Self { lanes, state, schemas, config, .. } = self;
         let schema = schemas.get(usize::from(port.0)).and_then(Option::as_ref);
-        for (lane, packet) in lanes.iter_mut().zip(burst) {
-            let bytes = packet.bytes();
-            let layout = match parse_usual(bytes, config.verify) {
-                Some(layout) => layout,
-                None => match parse(bytes, config.verify) {
-                    Ok(layout) => layout,
-                    Err(reason) => {
-                        (lane.error, lane.words) = (Some(reason), 0);
-                        continue;
-                    }
-                },
-            };
-            (lane.layout, lane.error) = (layout, None);
-            let Some(gather) = schema.and_then(|schema| schema.gather(layout.shape)) else {
-                lane.words = 0;
-                continue;
-            };
-            let (words, hash) = gather.gather_and_hash(bytes, &mut lane.key, state.cache.hasher());
-            (lane.words, lane.hash) = (words as u8, hash);
-            state.cache.prefetch_tags(lane.hash);
+        let count = drain.rest().len().min(lanes.len());
+        passes::parse_and_hash(lanes, drain.rest(), schema, &state.cache, config.verify);
+        let misses = passes::match_tags(lanes, count, &state.cache);
+        if state.templates.any_tracks_tcp() {
+            let first = lanes.iter().take(count.min(passes::TRACKERS_AHEAD));
+            first.for_each(|lane| passes::prefetch_tracker(lane, &state.cache, &state.sessions));
+        }
+        let mutations = self.state.cache.mutations();
+        let mut asked = Asked { next: 0, walks: self.budget.allowance(misses) };
+        if misses > 0 {
+            let part = drain.rest().get(..count).unwrap_or(&[]);
+            (0..AHEAD).for_each(|ahead| self.prefetch_miss(&mut asked, port, part, 0, ahead, now));
+        }
+        let now_millis = now.as_millis() as u32;
+        let mut next = 0;
+        while next < count {
+            let fresh = self.state.cache.mutations() == mutations;
+            if fresh {
+                let Self { lanes, state, schemas, outputs, counters, .. } = self;
+                let schema = schemas.get(usize::from(port.0)).and_then(Option::as_ref);
+                let lanes = lanes.get(next..count).unwrap_or(&[]);
+                let tracks = state.templates.any_tracks_tcp();
+                let express = if tracks { passes::express::<true> } else { passes::express::<false> };
+                let taken =
+                    schema.map_or(0, |schema| express(lanes, drain, schema, state, outputs, now_millis));
+                counters.hits += taken as u64;
+                next += taken;
+            }
+            if next == count {
+                break;
+            }
+            if self.lanes[next].misses() {
+                let part = drain.rest().get(..count - next).unwrap_or(&[]);
+                self.prefetch_miss(&mut asked, port, part, next, AHEAD, now);
+            }
+            let Some(packet) = drain.next() else { break };
+            self.one_by_one(next, fresh, port, packet, pool, now);
+            next += 1;
         }
     }
 
-    #[inline(always)]
-    fn match_tags(&mut self, count: usize) {
-        let Self { lanes, state, .. } = self;
-        let mut unmatched = 0;
-        for lane in lanes.iter_mut().take(count) {
-            let candidate = if lane.words == 0 { None } else { state.cache.candidate(lane.hash) };
-            (lane.slot, lane.line) = candidate.map_or((NO_SLOT, 0), |found| (found.slot.0, found.line));
-            unmatched += usize::from(candidate.is_none());
-        }
-        if unmatched > 0 {
-            self.match_second_tags(count);
-        }
-    }
-
-    /// The second homes, for those that the first ones don't have.
-    #[inline(never)]
-    fn match_second_tags(&mut self, count: usize) {
-        let Self { lanes, state, .. } = self;
-        for lane in lanes.iter_mut().take(count).filter(|lane| lane.slot == NO_SLOT && lane.words != 0) {
-            if let Some(found) = state.cache.second_candidate(lane.hash) {
-                (lane.slot, lane.line) = (found.slot.0, found.line);
-            }
-        }
-    }
-
-    #[inline(always)]
-    fn compare_keys(&mut self, count: usize) -> usize {
-        let Self { lanes, state, .. } = self;
-        let tracks_tcp = state.templates.any_tracks_tcp();
-        let mut misses = 0;
-        for lane in lanes.iter_mut().take(count) {
-            if lane.slot == NO_SLOT {
-                misses += 1;
-                continue;
-            }
-            if !state.cache.has_key_at(lane.line, lane.key()) {
-                let Some(found) = state.cache.find(lane.hash, lane.key()) else {
-                    lane.slot = NO_SLOT;
-                    misses += 1;
-                    continue;
-                };
-                (lane.slot, lane.line) = (found.0, state.cache.line_of(found));
-            }
-            if tracks_tcp
-                && lane.layout.shape.l4() == L4::Tcp
-                && let Some(owner) = state.cache.header(Slot(lane.slot)).owner()
-            {
-                state.sessions.prefetch_hot(owner.session.0);
-            }
-        }
-        misses
-    }
-
-    /// If packet `at` missed, asks for what its walk will touch, as the `ahead`-th from now: some fifteen lines, for each of which a
-    /// walk alone would wait. As many at once would wait for each other, so those that the walk needs last are asked for after
-    /// the walk of the packet at hand. `walks`: how many more will be admitted.
+    /// Asks for what the next walk that was not asked for will touch, as the `ahead`-th from now: some fifteen lines, for each of
+    /// which a walk alone would wait. As many at once would wait for each other, so those that the walk needs last are asked for
+    /// after the walk of the packet at hand. The first of `packets` is that of lane `first`.
     #[cold]
     #[inline(never)]
     fn prefetch_miss(
         &mut self,
-        at: usize,
+        asked: &mut Asked,
         port: PortId,
-        packet: &Packet,
+        packets: &[Packet],
+        first: usize,
         ahead: usize,
-        walks: &mut usize,
         now: Time,
     ) {
         let Self { lanes, state, slow, schemas, .. } = self;
-        let Some(lane) = lanes.get(at).filter(|lane| lane.slot == NO_SLOT && lane.error.is_none()) else {
+        let from = asked.next.max(first);
+        let rest = packets.get(from - first..).unwrap_or(&[]);
+        let mut missing =
+            lanes.iter().skip(from).zip(rest).enumerate().filter(|(_, (lane, _))| lane.misses());
+        let Some((at, (lane, packet))) = missing.next() else {
+            asked.next = from + rest.len();
             return;
         };
-        let may_walk = *walks > 0;
+        asked.next = from + at + 1;
+        let at = from + at;
+        let may_walk = asked.walks > 0;
         let gather = gather_of(schemas, port, &lane.layout);
         let miss = Miss { bytes: packet.bytes(), layout: lane.layout, port, gather, now };
         slow.prefetch(&miss, may_walk, state);
         if may_walk {
-            *walks -= 1;
+            asked.walks -= 1;
             // Where packets hit, no walk came in between.
             self.prefetch_rest(ahead.saturating_sub(1));
             self.half_asked = Some(at);
@@ -382,77 +287,53 @@ impl<S: SlowPath> Engine<S> {
     fn prefetch_rest(&mut self, ahead: usize) {
         let Some(lane) = self.half_asked.take().and_then(|at| self.lanes.get(at)) else { return };
         self.state.sessions.prefetch_free(ahead);
-        if lane.words != 0 {
+        if lane.is_keyed() {
             self.state.cache.prefetch_place(lane.hash);
         }
     }
 
-    /// Takes the packet to its output if all is as usual: its entry is valid, its guards hold, and its program blends an image
-    /// and leaves by one port. Else gives it back, with nothing changed.
-    #[inline(always)]
-    fn express(&mut self, i: usize, mut packet: Packet, now_millis: u32) -> Option<Packet> {
-        let Self { lanes, state, outputs, counters, .. } = self;
-        let lane = &lanes[i];
-        if lane.slot == NO_SLOT {
-            return Some(packet);
+    /// Takes packet `i` of its burst to its output, whatever it needs.
+    #[inline(never)]
+    fn one_by_one(
+        &mut self,
+        i: usize,
+        fresh: bool,
+        port: PortId,
+        packet: Packet,
+        pool: &mut Pool,
+        now: Time,
+    ) {
+        let lane = self.lanes[i];
+        if let Parsed::Wrong(reason) = lane.parsed {
+            return self.outputs.drop_packet(packet, reason, pool);
         }
-        let FlowState { cache, templates, validity, sessions, .. } = state;
-        let (Some(mut entry), layout) = (cache.entry_at(lane.line), &lane.layout) else {
-            return Some(packet);
-        };
-        let header = entry.header();
-        let Some(usual) = templates.usual(header.template) else { return Some(packet) };
-        let unusual = !usual.applies
-            | (header.stamp != validity.epoch())
-            | layout.flags.intersects(usual.guards)
-            | (layout.ttl < usual.ttl_min)
-            | (layout.end - layout.l3 > header.length_max)
-            | (packet.len() < IMAGE_BYTES);
-        let Some(image) = entry.body.get(usize::from(lane.words)..).and_then(<[u64]>::first_chunk) else {
-            return Some(packet);
-        };
-        if unusual {
-            return Some(packet);
-        }
-        if usual.tracks_tcp
-            && let Some(owner) = header.owner()
-        {
-            let segment = Segment::read(packet.bytes(), layout);
-            // SYN, FIN and RST are guarded, so the options are not looked at.
-            let tracker = &mut sessions.hot(owner.session).tcp;
-            if tracker.segment(owner.reply, &segment, &[]) != TcpVerdict::Valid {
-                return Some(packet);
+        let mut key = [0; KEY_WORDS_MAX];
+        let gather = gather_of(&self.schemas, port, &lane.layout);
+        let words = gather.map_or(0, |gather| gather.gather(packet.bytes(), &mut key));
+        let key = &key[..words];
+        match self.look_up(&lane, key, fresh, packet.bytes()) {
+            Lookup::Hit(slot) => {
+                self.counters.hits += 1;
+                self.hit(slot, words, packet, pool, now.as_millis() as u32);
             }
+            Lookup::Alone => self.walk(lane.layout, (key, lane.hash), port, packet, pool, now, true),
+            Lookup::Miss => self.walk(lane.layout, (key, lane.hash), port, packet, pool, now, false),
         }
-        entry.count(packet.len(), now_millis);
-        counters.hits += 1;
-        blend(usual, image, (header.l3_delta, header.l4_delta), &mut packet);
-        outputs.send(usual.port, packet);
-        None
     }
 
-    /// Finds the entry of packet `i` and checks validity, guards and trackers. `fresh`: nothing changed since
-    /// [`Self::compare_keys`].
-    #[inline(always)]
-    fn look_up(&mut self, i: usize, fresh: bool, bytes: &[u8]) -> Lookup {
-        let slot = if fresh {
-            self.lanes[i].slot
-        } else if self.lanes[i].words == 0 {
-            NO_SLOT
-        } else {
-            let lane = &self.lanes[i];
-            self.state.cache.find(lane.hash, lane.key()).map_or(NO_SLOT, |slot| slot.0)
-        };
-        if slot == NO_SLOT {
+    /// Finds the entry of a packet and checks validity, guards and trackers. `fresh`: nothing changed since
+    /// [`passes::match_tags`].
+    fn look_up(&mut self, lane: &Lane, key: &[u64], fresh: bool, bytes: &[u8]) -> Lookup {
+        if key.is_empty() || fresh && lane.slot == NO_SLOT {
             return Lookup::Miss;
         }
-        let slot = Slot(slot);
+        let Some(slot) = self.state.cache.find(lane.hash, key) else { return Lookup::Miss };
         let header = self.state.cache.header(slot);
         if header.stamp != self.state.validity.epoch() && !self.revalidate(slot, header.stamp) {
             return Lookup::Miss;
         }
         let Some(template) = self.state.templates.get(header.template) else { return Lookup::Miss };
-        let layout = &self.lanes[i].layout;
+        let layout = &lane.layout;
         if !guards_hold(template, layout, header.length_max) {
             return Lookup::Alone;
         }
@@ -492,11 +373,20 @@ impl<S: SlowPath> Engine<S> {
         }
     }
 
-    /// Walks packet `i` through the chain, if the budget allows it.
+    /// Walks a packet through the chain, if the budget allows it.
+    #[allow(clippy::too_many_arguments)]
     #[cold]
     #[inline(never)]
-    fn walk(&mut self, i: usize, port: PortId, packet: Packet, pool: &mut Pool, now: Time, alone: bool) {
-        let Lane { layout, words, hash, .. } = self.lanes[i];
+    fn walk(
+        &mut self,
+        layout: Layout,
+        key: Hashed<'_>,
+        port: PortId,
+        packet: Packet,
+        pool: &mut Pool,
+        now: Time,
+        alone: bool,
+    ) {
         if self.budget.is_limited() {
             let Self { budget, slow, state, schemas, .. } = self;
             let gather = gather_of(schemas, port, &layout);
@@ -505,9 +395,8 @@ impl<S: SlowPath> Engine<S> {
                 return self.outputs.drop_packet(packet, DropReason::MissBudget, pool);
             }
         }
-        let key = self.lanes[i].key;
         let start = self.budget.is_sample().then(std::time::Instant::now);
-        self.decide_and_apply(layout, (&key[..usize::from(words)], hash), port, packet, pool, now, alone);
+        self.decide_and_apply(layout, key, port, packet, pool, now, alone);
         if let Some(start) = start {
             self.budget.measured(u64::try_from(start.elapsed().as_nanos()).unwrap_or(u64::MAX));
         }
@@ -710,11 +599,7 @@ fn guards_hold(template: &Template, layout: &Layout, length_max: u16) -> bool {
         & (layout.end - layout.l3 <= length_max)
 }
 
-fn gather_of<'a>(
-    schemas: &'a [Option<KeySchema>],
-    port: PortId,
-    layout: &Layout,
-) -> Option<&'a crate::flow::key::Gather> {
+fn gather_of<'a>(schemas: &'a [Option<KeySchema>], port: PortId, layout: &Layout) -> Option<&'a Gather> {
     schemas.get(usize::from(port.0)).and_then(Option::as_ref).and_then(|schema| schema.gather(layout.shape))
 }
 

@@ -1,4 +1,4 @@
-//! Comparing all words of a cache line at once: what look-ups in buckets are made of.
+//! Comparing many words at once: what look-ups are made of.
 #![allow(unsafe_code)]
 
 /// Which of a line's words are `value` under `mask`: a bit each, that of the first word lowest.
@@ -52,9 +52,124 @@ pub fn matching_twelve(tags: &[u16; 12], tag: u16) -> u32 {
     tags.iter().enumerate().fold(0, |bits, (at, &other)| bits | u32::from(other == tag) << at)
 }
 
+/// Which of a bucket's tags are `tag`: two equal bits each, those of the first lowest.
+#[cfg(target_arch = "x86_64")]
+#[inline(always)]
+pub fn matching_tags(bucket: &[u16; 8], tag: u16) -> u32 {
+    use std::arch::x86_64::{_mm_cmpeq_epi16, _mm_loadu_si128, _mm_movemask_epi8, _mm_set1_epi16};
+    // SAFETY: SSE2 is part of x86-64; the load covers the 16 bytes of `bucket`.
+    unsafe {
+        let tags = _mm_loadu_si128(bucket.as_ptr().cast());
+        _mm_movemask_epi8(_mm_cmpeq_epi16(tags, _mm_set1_epi16(tag as i16))) as u32
+    }
+}
+
+/// Which of a bucket's tags are `tag`: two equal bits each, those of the first lowest.
+#[cfg(not(target_arch = "x86_64"))]
+#[inline(always)]
+pub fn matching_tags(bucket: &[u16; 8], tag: u16) -> u32 {
+    bucket.iter().enumerate().fold(0, |bits, (at, &other)| bits | (3 * u32::from(other == tag)) << (2 * at))
+}
+
+/// True if `header` under `mask` is `key`, all as they lie in memory.
+#[cfg(all(target_arch = "x86_64", target_feature = "avx2"))]
+#[inline(always)]
+pub fn equals_masked(header: &[u8; 64], mask: &[u64; 8], key: &[u64; 8]) -> bool {
+    use std::arch::x86_64::{_mm256_and_si256, _mm256_cmpeq_epi64, _mm256_loadu_si256, _mm256_movemask_epi8};
+    // SAFETY: AVX2 is part of the target where this is compiled; all loads, of 32 bytes each, lie within the 64 of their arrays.
+    unsafe {
+        let equal = |at: usize| {
+            let bytes = _mm256_loadu_si256(header.as_ptr().add(32 * at).cast());
+            let mask = _mm256_loadu_si256(mask.as_ptr().add(4 * at).cast());
+            let key = _mm256_loadu_si256(key.as_ptr().add(4 * at).cast());
+            _mm256_cmpeq_epi64(_mm256_and_si256(bytes, mask), key)
+        };
+        _mm256_movemask_epi8(_mm256_and_si256(equal(0), equal(1))) == -1
+    }
+}
+
+/// True if `header` under `mask` is `key`, all as they lie in memory.
+#[cfg(not(all(target_arch = "x86_64", target_feature = "avx2")))]
+#[inline(always)]
+pub fn equals_masked(header: &[u8; 64], mask: &[u64; 8], key: &[u64; 8]) -> bool {
+    let words = header.as_chunks::<8>().0.iter().zip(mask).zip(key);
+    words.fold(0, |bits, ((bytes, mask), key)| bits | ((u64::from_ne_bytes(*bytes) & mask) ^ key)) == 0
+}
+
+/// Sets the bits of `header` that `keep` leaves out to those of `image`, and takes `less` from its words: all as they lie in memory.
+#[cfg(all(target_arch = "x86_64", target_feature = "avx2"))]
+#[inline(always)]
+pub fn blend_words(header: &mut [u8; 64], keep: &[u64; 8], image: &[u64; 8], less: &[u64; 8]) {
+    use std::arch::x86_64::{
+        _mm256_and_si256, _mm256_loadu_si256, _mm256_or_si256, _mm256_storeu_si256, _mm256_sub_epi64,
+    };
+    for half in 0..2 {
+        // SAFETY: AVX2 is part of the target where this is compiled; all accesses, of 32 bytes each, lie within the 64 of their
+        // arrays.
+        unsafe {
+            let bytes = header.as_mut_ptr().add(32 * half).cast();
+            let words = |array: &[u64; 8]| _mm256_loadu_si256(array.as_ptr().add(4 * half).cast());
+            let kept = _mm256_and_si256(_mm256_loadu_si256(bytes), words(keep));
+            let blended = _mm256_sub_epi64(_mm256_or_si256(kept, words(image)), words(less));
+            _mm256_storeu_si256(bytes, blended);
+        }
+    }
+}
+
+/// Sets the bits of `header` that `keep` leaves out to those of `image`, and takes `less` from its words: all as they lie in memory.
+#[cfg(not(all(target_arch = "x86_64", target_feature = "avx2")))]
+#[inline(always)]
+pub fn blend_words(header: &mut [u8; 64], keep: &[u64; 8], image: &[u64; 8], less: &[u64; 8]) {
+    let words = header.as_chunks_mut::<8>().0.iter_mut().zip(keep).zip(image).zip(less);
+    for (((bytes, keep), image), less) in words {
+        *bytes = ((u64::from_ne_bytes(*bytes) & keep) | image).wrapping_sub(*less).to_ne_bytes();
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_blend_keeps_sets_and_takes() {
+        let old: [u8; 64] = std::array::from_fn(|at| (at * 37 + 5) as u8);
+        let mut header = old;
+        let bytes = |word: u64| word.to_ne_bytes();
+        let keep: [u64; 8] = std::array::from_fn(|at| !(0xff00_ff00_0000_0000 >> at));
+        let image: [u64; 8] = std::array::from_fn(|at| 0x1234_5678_9abc_def0 & !keep[at]);
+        let less: [u64; 8] = std::array::from_fn(|at| at as u64);
+        blend_words(&mut header, &keep, &image, &less);
+        for at in 0..8 {
+            let word = u64::from_ne_bytes(std::array::from_fn(|i| old[8 * at + i]));
+            let expected = (word & keep[at] | image[at]).wrapping_sub(at as u64);
+            assert_eq!(header[8 * at..8 * at + 8], bytes(expected), "word {at}");
+        }
+    }
+
+    #[test]
+    fn each_tag_has_two_bits() {
+        let bucket = [7, 8, 7, 0, 0xffff, 7, 9, 0x0707];
+        assert_eq!(matching_tags(&bucket, 7), 0b00_00_11_00_00_11_00_11);
+        assert_eq!(matching_tags(&bucket, 0xffff), 0b11 << 8);
+        assert_eq!(matching_tags(&bucket, 10), 0);
+    }
+
+    #[test]
+    fn every_masked_bit_is_compared_and_no_other() {
+        let mut mask = [0u64; 8];
+        (0..512).filter(|bit| bit % 3 == 0).for_each(|bit| mask[bit / 64] |= 1 << (bit % 64));
+        let header: [u8; 64] = std::array::from_fn(|at| (at * 37) as u8);
+        let words = header.as_chunks::<8>().0;
+        let key = std::array::from_fn(|at| u64::from_ne_bytes(words[at]) & mask[at]);
+        assert!(equals_masked(&header, &mask, &key));
+        for bit in 0..512 {
+            let mut changed = [0u64; 8];
+            changed[bit / 64] = 1 << (bit % 64);
+            let changed: Vec<u8> = changed.iter().flat_map(|word| word.to_ne_bytes()).collect();
+            let changed: [u8; 64] = std::array::from_fn(|at| header[at] ^ changed[at]);
+            assert_eq!(equals_masked(&changed, &mask, &key), bit % 3 != 0, "bit {bit}");
+        }
+    }
 
     #[test]
     fn each_word_has_its_bit() {

@@ -11,7 +11,6 @@
 use crate::cpu::{crc32c, cycles};
 use crate::limits::BURST_PACKETS_MAX;
 use crate::memory::{Arena, ArenaConfig, ArenaError, ArenaSlice, Pod, prefetch_at};
-use std::ptr::NonNull;
 
 /// Packets in a burst.
 const BURST: usize = BURST_PACKETS_MAX;
@@ -242,9 +241,7 @@ impl Tables {
 
 #[inline(always)]
 fn prefetch<T>(address: *const T) {
-    if let Some(address) = NonNull::new(address.cast_mut().cast()) {
-        prefetch_at(address);
-    }
+    prefetch_at(address.cast());
 }
 
 /// Addresses, ports and protocol of an IPv4 packet without options.

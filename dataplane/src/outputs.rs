@@ -1,6 +1,7 @@
 //! Where packets go when a program ends: a burst for each port, and the counts that make the sums (R13).
 
 use crate::drops::{DropCounters, DropReason};
+use crate::limits::BURST_PACKETS_MAX;
 use crate::memory::Pool;
 use crate::packet::{Burst, Packet};
 use crate::port::PortId;
@@ -89,6 +90,14 @@ impl Outputs {
             }
             _ => self.send_rarely(port, packet),
         }
+    }
+
+    /// Where packets for `port` go, if there is room and none waits already. Whoever puts one there counts it in
+    /// [`Sums::sent`].
+    #[inline(always)]
+    pub fn open_burst(&mut self, port: PortId) -> Option<&mut Burst> {
+        let output = self.ports.get_mut(usize::from(port.0))?;
+        (output.overflow.is_empty() && output.burst.len() < BURST_PACKETS_MAX).then_some(&mut output.burst)
     }
 
     #[cold]

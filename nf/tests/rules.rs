@@ -770,7 +770,7 @@ fn r16_keyed_hashes() {
     builder.finish().unwrap();
     let chooser = KeyedHash::seeded(1);
     let keys: Vec<_> =
-        (0..).map(|n| [n, 7, n << 32]).filter(|key| is_home(chooser.hash(key))).take(100).collect();
+        (0..).map(|n| [n, 7, n << 32]).filter(|key| is_home(chooser.hash_key(key))).take(100).collect();
     let kept = |mut state: FlowState| {
         let mut program = program.clone();
         for key in &keys {

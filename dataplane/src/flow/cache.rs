@@ -4,24 +4,33 @@
 //! a million flows fit the last-level cache, and a tag leads to its entry without another load. A key has two homes; eight
 //! ways each is as far as any probe goes (R16).
 //!
-//! An entry is a few cache lines of words: four of header, then the key, then the program's operands. It is only a
-//! cache: losing an entry costs one walk. Eviction takes the least recently seen of the home's entries, those that saw a
+//! An entry is a few cache lines of words: counts and what names the program, with the key's first word; then the rest of the key,
+//! which is one line for all but few; then the program's operands, of which a usual image is one line. It is only a cache: losing
+//! an entry costs one walk. Eviction takes the least recently seen of the home's entries, those that saw a
 //! single packet first, so that a flood of new flows displaces itself.
 //!
 //! Thread-safety: none needed; a cache belongs to one worker.
 
 use super::hash::KeyedHash;
+use super::key::{NEAR_KEY_WORDS, NEAR_WORDS};
 use super::program::Program;
 use super::session::{NONE, SessionId, SessionTable, Traffic};
-use super::template::TemplateId;
+use super::template::{IMAGE_WORDS, TemplateId};
 use super::validity::PackedWatches;
+use crate::lanes::matching_tags;
 use crate::memory::{Arena, ArenaError, ArenaSlice, Pod, prefetch};
 
 const WAYS: usize = 8;
-const HEADER_WORDS: usize = 4;
+/// Words in front of the key. So its first word ends a line, and what is compared and blended by vectors lies in whole lines.
+const HEADER_WORDS: usize = 7;
 const LINE_WORDS: usize = 8;
+const _: () = assert!(
+    (HEADER_WORDS + 1).is_multiple_of(LINE_WORDS) && NEAR_WORDS == LINE_WORDS && IMAGE_WORDS == LINE_WORDS
+);
 /// Cache lines of an entry, least and most. Odd numbers, so that entries spread over all sets of the caches.
-const LINES: [usize; 3] = [3, 5, 9];
+const LINES: [usize; 3] = [USUAL_LINES, 5, 9];
+/// Lines of an entry with a near key and a usual image.
+const USUAL_LINES: usize = 3;
 const REPLY_BIT: u32 = 1 << 31;
 const PROVEN_BIT: u32 = 1 << 30;
 const SESSION_MASK: u32 = PROVEN_BIT - 1;
@@ -30,15 +39,6 @@ const NO_SESSION: u32 = SESSION_MASK;
 /// An entry's place.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Slot(pub u32);
-
-/// A place whose tag matches, with the number of its first line.
-#[derive(Clone, Copy, Debug)]
-pub struct Candidate {
-    /// The place.
-    pub slot: Slot,
-    /// Its first line.
-    pub line: u32,
-}
 
 /// The session that an entry belongs to, and which direction of it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -117,34 +117,46 @@ pub struct Header {
     pub l4_delta: u16,
 }
 
-/// The words of an entry: its header, then key and operands.
+/// The lines of an entry with a near key and a usual image.
 #[derive(Debug)]
-pub struct EntryWords<'a> {
-    header: &'a mut [u64; HEADER_WORDS],
-    /// The key's words, then the operands.
-    pub body: &'a [u64],
+pub struct UsualEntry<'a> {
+    head: &'a mut [u64; LINE_WORDS],
+    /// The key, but for its first word.
+    pub near: &'a [u64; NEAR_WORDS],
+    /// The first operands.
+    pub image: &'a [u64; IMAGE_WORDS],
 }
 
-impl EntryWords<'_> {
+impl UsualEntry<'_> {
     /// The header, unpacked.
     #[inline(always)]
     pub fn header(&self) -> Header {
-        Header::unpack(self.header)
+        Header::unpack(self.head)
+    }
+
+    /// The key's first word.
+    #[inline(always)]
+    pub fn identity(&self) -> u64 {
+        self.head[HEADER_WORDS]
     }
 
     /// Counts a packet.
     #[inline(always)]
     pub fn count(&mut self, bytes: usize, now_millis: u32) {
-        let words = &mut *self.header;
-        words[1] = u64::from(words[1] as u32) | u64::from(now_millis) << 32;
-        words[2] = words[2].wrapping_add(1);
-        words[3] += bytes as u64;
+        count(self.head, bytes, now_millis);
     }
+}
+
+#[inline(always)]
+fn count(head: &mut [u64; LINE_WORDS], bytes: usize, now_millis: u32) {
+    head[1] = u64::from(head[1] as u32) | u64::from(now_millis) << 32;
+    head[2] = head[2].wrapping_add(1);
+    head[3] += bytes as u64;
 }
 
 impl Header {
     #[inline(always)]
-    fn unpack(words: &[u64; HEADER_WORDS]) -> Self {
+    fn unpack(words: &[u64; LINE_WORDS]) -> Self {
         Self {
             session: words[0] as u32,
             template: TemplateId((words[0] >> 32) as u16),
@@ -242,7 +254,7 @@ impl FlowCache {
     /// The hash of a key.
     #[inline(always)]
     pub fn hash(&self, key: &[u64]) -> u64 {
-        self.hash.hash(key)
+        self.hash.hash_key(key)
     }
 
     /// The hash function, to compute hashes while keys are gathered.
@@ -253,7 +265,8 @@ impl FlowCache {
 
     #[inline(always)]
     fn tag(hash: u64) -> u16 {
-        ((hash >> 48) as u16).max(1)
+        // Never 0, which says that a place is free.
+        (hash >> 48) as u16 | 1
     }
 
     #[inline(always)]
@@ -264,69 +277,36 @@ impl FlowCache {
     /// Asks for the tags of a hash.
     #[inline(always)]
     pub fn prefetch_tags(&self, hash: u64) {
-        if let Some(bucket) = self.tags.get(hash as usize & self.mask) {
-            prefetch(bucket);
-        }
-    }
-
-    /// The ways whose tag matches, as two masks of a bit in 16 for each way. The lowest bit of a mask is exact; those above it may be
-    /// wrong by a borrow.
-    #[inline(always)]
-    fn match_tags(bucket: &[u16; WAYS], tag: u16) -> [u64; 2] {
-        const ONES: u64 = 0x0001_0001_0001_0001;
-        let half = |at: usize| {
-            let tags = u64::from(bucket[at])
-                | u64::from(bucket[at + 1]) << 16
-                | u64::from(bucket[at + 2]) << 32
-                | u64::from(bucket[at + 3]) << 48;
-            let different = tags ^ (u64::from(tag) * ONES);
-            different.wrapping_sub(ONES) & !different & (ONES << 15)
-        };
-        [half(0), half(4)]
-    }
-
-    /// The first way whose tag matches; 8 if there is none.
-    #[inline(always)]
-    fn first_way(bucket: &[u16; WAYS], tag: u16) -> usize {
-        let [low, high] = Self::match_tags(bucket, tag);
-        if low != 0 {
-            (low.trailing_zeros() / 16) as usize
-        } else {
-            4 + (high.trailing_zeros() / 16) as usize
-        }
+        self.tags.prefetch(hash as usize & self.mask);
     }
 
     /// The first place in one of the homes whose tag matches, with its lines asked for. Only a candidate: see [`Self::find`].
     #[inline(always)]
-    fn candidate_in(&self, home: usize, tag: u16) -> Option<Candidate> {
-        let way = Self::first_way(self.tags.get(home)?, tag);
-        if way >= WAYS {
+    fn candidate_in(&self, home: usize, tag: u16) -> Option<Slot> {
+        let ways = matching_tags(self.tags.get(home)?, tag);
+        if ways == 0 {
             return None;
         }
-        let slot = home * WAYS + way;
+        let slot = home * WAYS + ways.trailing_zeros() as usize / 2;
         let first = slot * self.stride;
-        let lines = self.lines.get(first..first + self.stride)?;
-        for line in &lines[..self.lines_used.min(lines.len())] {
-            prefetch(line);
-        }
-        Some(Candidate { slot: Slot(slot as u32), line: first as u32 })
+        (0..USUAL_LINES).for_each(|line| self.lines.prefetch(first + line));
+        (USUAL_LINES..self.lines_used).for_each(|line| self.lines.prefetch(first + line));
+        Some(Slot(slot as u32))
     }
 
     /// A candidate in the first home, where most are; else the tags of the second are asked for.
     #[inline(always)]
-    pub fn candidate(&self, hash: u64) -> Option<Candidate> {
+    pub fn candidate(&self, hash: u64) -> Option<Slot> {
         let [first, second] = self.homes(hash);
         let found = self.candidate_in(first, Self::tag(hash));
-        if found.is_none()
-            && let Some(bucket) = self.tags.get(second)
-        {
-            prefetch(bucket);
+        if found.is_none() {
+            self.tags.prefetch(second);
         }
         found
     }
 
     /// A candidate in the second home.
-    pub fn second_candidate(&self, hash: u64) -> Option<Candidate> {
+    pub fn second_candidate(&self, hash: u64) -> Option<Slot> {
         self.candidate_in(self.homes(hash)[1], Self::tag(hash))
     }
 
@@ -348,27 +328,14 @@ impl FlowCache {
         prefetch(&self.tags[slot.0 as usize / WAYS]);
     }
 
-    /// The number of an entry's first line.
-    pub fn line_of(&self, slot: Slot) -> u32 {
-        (slot.0 as usize * self.stride) as u32
-    }
-
     /// True if the entry at `slot` has this key.
-    pub fn has_key(&self, slot: Slot, key: &[u64]) -> bool {
-        self.has_key_at(self.line_of(slot), key)
-    }
-
-    /// The same, for who knows its first line.
     #[inline(always)]
-    pub fn has_key_at(&self, line: u32, key: &[u64]) -> bool {
-        let first = line as usize;
-        let Some(words) = self.lines.get(first..first + self.stride) else { return false };
-        let words = words.as_flattened();
-        let Some(mine) = words.get(HEADER_WORDS..HEADER_WORDS + key.len()) else { return false };
-        // Keys are a few words: the first four at once, the rest one by one, and no call.
-        match (mine.split_first_chunk::<4>(), key.split_first_chunk::<4>()) {
+    fn has_key(&self, slot: Slot, key: &[u64]) -> bool {
+        let mine = self.words(slot).get(HEADER_WORDS..HEADER_WORDS + key.len());
+        // Keys are a few words: the least at once, the rest one by one, and no call.
+        match (mine.and_then(<[u64]>::split_first_chunk::<NEAR_KEY_WORDS>), key.split_first_chunk()) {
             (Some((a, a_rest)), Some((b, b_rest))) => a == b && equal(a_rest, b_rest),
-            _ => equal(mine, key),
+            _ => mine == Some(key),
         }
     }
 
@@ -377,15 +344,14 @@ impl FlowCache {
         let tag = Self::tag(hash);
         for home in self.homes(hash) {
             let bucket = &self.tags[home];
-            // Most often no tag matches at all.
-            if Self::match_tags(bucket, tag) == [0; 2] {
-                continue;
-            }
-            for (way, &candidate) in bucket.iter().enumerate() {
+            let mut ways = matching_tags(bucket, tag);
+            while ways != 0 {
+                let way = ways.trailing_zeros() as usize / 2;
                 let slot = Slot((home * WAYS + way) as u32);
-                if candidate == tag && self.has_key(slot, key) {
+                if self.has_key(slot, key) {
                     return Some(slot);
                 }
+                ways &= !(3 << (2 * way));
             }
         }
         None
@@ -406,27 +372,21 @@ impl FlowCache {
     /// The header of the entry at `slot`.
     #[inline(always)]
     pub fn header(&self, slot: Slot) -> Header {
-        let words = self.words(slot);
-        Header::unpack(words.first_chunk().unwrap_or(&[0; HEADER_WORDS]))
+        Header::unpack(&self.lines[slot.0 as usize * self.stride])
     }
 
     /// Counts a packet of `bytes` on the entry, and gives its operands; `key_words` is the length of its key.
     #[inline(always)]
     pub fn hit(&mut self, slot: Slot, key_words: usize, bytes: usize, now_millis: u32) -> &[u64] {
-        let words = self.words_mut(slot);
-        words[1] = u64::from(words[1] as u32) | u64::from(now_millis) << 32;
-        words[2] = words[2].wrapping_add(1);
-        words[3] += bytes as u64;
-        words.get(HEADER_WORDS + key_words..).unwrap_or(&[])
+        count(&mut self.lines[slot.0 as usize * self.stride], bytes, now_millis);
+        self.words(slot).get(HEADER_WORDS + key_words..).unwrap_or(&[])
     }
 
-    /// All words of the entry with this first line: see [`EntryWords`].
+    /// The lines of the entry at `slot`, as they are if it has a near key and a usual image.
     #[inline(always)]
-    pub fn entry_at(&mut self, line: u32) -> Option<EntryWords<'_>> {
-        let first = line as usize;
-        let words = self.lines.get_mut(first..first + self.stride)?.as_flattened_mut();
-        let (header, body) = words.split_first_chunk_mut()?;
-        Some(EntryWords { header, body })
+    pub fn usual_entry(&mut self, slot: Slot) -> Option<UsualEntry<'_>> {
+        let [head, near, image] = self.lines.get_mut(slot.0 as usize * self.stride..)?.first_chunk_mut()?;
+        Some(UsualEntry { head, near, image })
     }
 
     /// The entry is valid up to this epoch.
@@ -594,11 +554,6 @@ impl FlowCache {
     /// When the entry was last hit, in milliseconds of the clock.
     pub fn last_seen_millis(&self, slot: Slot) -> u32 {
         (self.words(slot)[1] >> 32) as u32
-    }
-
-    /// The key's first words, for people; `count` of them.
-    pub fn key(&self, slot: Slot, count: usize) -> &[u64] {
-        self.words(slot).get(HEADER_WORDS..HEADER_WORDS + count).unwrap_or(&[])
     }
 
     /// Packets and bytes since the last fold.

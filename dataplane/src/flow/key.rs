@@ -1,8 +1,9 @@
 //! The flow key: exactly the bits that the functions of a port's chain declared to read (R2).
 //!
-//! For each shape the schema is compiled to a *gather*: a few 8-byte windows of the header with a mask each. A key is
-//! one word naming ingress port, shape and generation of the schema, then the masked windows. Two packets with one key differ in nothing
-//! that a decision may depend on, but for what is guarded (R3).
+//! For each shape the schema is compiled to a *gather*: a mask of the header. A key is one word naming ingress port, shape and
+//! generation of the schema, then the header's first 64 bytes under the mask, then masked windows of 8 bytes of what lies further
+//! back, which few shapes have. So a usual packet's key is never written down: its header is hashed and compared where it lies, by
+//! whole vectors. Two packets with one key differ in nothing that a decision may depend on, but for what is guarded (R3).
 
 use super::field::{Field, Reads};
 use super::hash::{HASH_WORDS_MAX, KeyedHash};
@@ -13,6 +14,12 @@ use crate::port::PortId;
 pub const KEY_WORDS_MAX: usize = HASH_WORDS_MAX;
 /// Bytes of a header that key and programs can name.
 pub const HEADER_BYTES_MAX: usize = 128;
+/// Bytes of a header that a key holds as they lie.
+pub const NEAR_BYTES: usize = 64;
+/// The same in words.
+pub const NEAR_WORDS: usize = NEAR_BYTES / 8;
+/// Words of a key without far windows.
+pub const NEAR_KEY_WORDS: usize = 1 + NEAR_WORDS;
 
 /// A key: [`Gather::words`] words are used.
 pub type Key = [u64; KEY_WORDS_MAX];
@@ -59,20 +66,42 @@ fn windows(mask: &[u8], header_bytes: usize) -> impl Iterator<Item = Window> + '
     })
 }
 
+/// A key that the first bytes of a header are all of.
+#[derive(Clone, Copy, Debug)]
+#[repr(C, align(64))]
+pub struct Near {
+    /// Bits taken, as they lie in memory.
+    pub mask: [u64; NEAR_WORDS],
+    /// [`Gather::identity`]; 0: there is no such key, and no entry has this.
+    pub identity: u64,
+}
+
+const NOT_NEAR: Near = Near { mask: [0; NEAR_WORDS], identity: 0 };
+
+impl Near {
+    /// The hash of the key of a packet that begins with `head`.
+    #[inline(always)]
+    pub fn hash(&self, head: &[u8; NEAR_BYTES], hash: &KeyedHash) -> u64 {
+        let mut state = hash.begin_key(self.identity);
+        hash.absorb_header(&mut state, head, &self.mask);
+        hash.finish_key(state)
+    }
+}
+
 /// How the key of one shape is gathered.
 #[derive(Clone, Debug)]
 pub struct Gather {
-    /// The first `count` are used; the others have no mask.
-    windows: [Window; KEY_WORDS_MAX],
-    count: u8,
-    first: u64,
-    covered: [u8; HEADER_BYTES_MAX + 16],
+    /// What is taken of the first bytes.
+    near: Near,
+    /// What is taken behind them.
+    far: Box<[Window]>,
+    covered: Box<[u8; HEADER_BYTES_MAX + 16]>,
 }
 
 impl Gather {
     fn compile(port: PortId, generation: u32, shape: Shape, reads: &Reads) -> Option<Self> {
         let header_bytes = shape.header_bytes();
-        let mut covered = [0u8; HEADER_BYTES_MAX + 16];
+        let mut covered = Box::new([0u8; HEADER_BYTES_MAX + 16]);
         // What the shape leaves open about the protocol is always keyed.
         let implied = [
             (Field::EtherType, shape.l3() == L3::Other),
@@ -88,71 +117,54 @@ impl Gather {
                 covered[location.offset + i] |= bytes[16 - location.bytes + i];
             }
         }
-        let mut gather = Self {
-            windows: [Window::default(); KEY_WORDS_MAX],
-            count: 0,
-            first: u64::from(port.0)
-                | u64::from(shape.0) << 16
-                | u64::from(generation & 0x7fff_ffff) << 32
-                | 1 << 63,
-            covered,
-        };
-        for window in windows(&covered[..HEADER_BYTES_MAX], header_bytes) {
-            *gather.windows[..KEY_WORDS_MAX - 1].get_mut(usize::from(gather.count))? = window;
-            gather.count += 1;
-        }
-        Some(gather)
+        let words = covered.as_chunks::<8>().0;
+        let mask = std::array::from_fn(|at| u64::from_ne_bytes(words[at]));
+        let mut behind = [0; HEADER_BYTES_MAX];
+        behind[NEAR_BYTES..].copy_from_slice(&covered[NEAR_BYTES..HEADER_BYTES_MAX]);
+        let far: Box<[Window]> = windows(&behind, header_bytes).collect();
+        let identity = u64::from(port.0)
+            | u64::from(shape.0) << 16
+            | u64::from(generation & 0x7fff_ffff) << 32
+            | 1 << 63;
+        let near = Near { mask, identity };
+        (NEAR_KEY_WORDS + far.len() <= KEY_WORDS_MAX).then_some(Self { near, far, covered })
     }
 
     /// Words of the key.
     #[inline]
     pub fn words(&self) -> usize {
-        usize::from(self.count) + 1
+        NEAR_KEY_WORDS + self.far.len()
     }
 
-    /// Tells this gather from all others of an engine: port, shape and generation of the schema.
-    #[inline]
+    /// Tells this gather from all others of an engine: port, shape and generation of the schema. The first word of the key.
+    #[inline(always)]
     pub fn identity(&self) -> u64 {
-        self.first
+        self.near.identity
     }
 
     /// Writes the key of a packet with this gather's shape to `key`, and returns its words.
-    #[inline]
     pub fn gather(&self, bytes: &[u8], key: &mut Key) -> usize {
-        key[0] = self.first;
-        let count = usize::from(self.count);
-        for (at, word) in key[1..].iter_mut().enumerate().take(count) {
-            *word = self.word(bytes, at);
+        key[0] = self.near.identity;
+        let mut head = [0; NEAR_BYTES];
+        let near = bytes.len().min(NEAR_BYTES);
+        head[..near].copy_from_slice(&bytes[..near]);
+        let (near, far) = key[1..].split_at_mut(NEAR_WORDS);
+        for ((word, bytes), mask) in near.iter_mut().zip(head.as_chunks::<8>().0).zip(&self.near.mask) {
+            *word = u64::from_ne_bytes(*bytes) & mask;
         }
-        count + 1
+        for (word, window) in far.iter_mut().zip(&self.far) {
+            // The shape fixes the header's length and the parser checked it, so the window is inside.
+            let eight = bytes.get(usize::from(window.offset)..).and_then(<[u8]>::first_chunk);
+            *word = u64::from_ne_bytes(*eight.unwrap_or(&[0; 8])) & window.mask;
+        }
+        self.words()
     }
 
-    /// As [`Self::gather`], with the hash of the key, which is computed while its words are at hand.
-    #[inline(always)]
-    pub fn gather_and_hash(&self, bytes: &[u8], key: &mut Key, hash: &KeyedHash) -> (usize, u64) {
-        let count = usize::from(self.count).min(KEY_WORDS_MAX - 1);
-        let mut state = hash.begin();
-        let first = self.word(bytes, 0);
-        (key[0], key[1]) = (self.first, first);
-        hash.absorb(&mut state, 0, self.first, first);
-        let (mut at, mut pair) = (1, 1);
-        while at < count {
-            let (low, high) = (self.word(bytes, at), self.word(bytes, at + 1));
-            (key[at + 1], key[(at + 2) % KEY_WORDS_MAX]) = (low, high);
-            hash.absorb(&mut state, pair, low, high);
-            (at, pair) = (at + 2, pair + 1);
-        }
-        (count + 1, hash.finish(state))
-    }
-
-    /// The word of a window; zero of one that is not used.
-    #[inline(always)]
-    fn word(&self, bytes: &[u8], at: usize) -> u64 {
-        let window = self.windows[at % KEY_WORDS_MAX];
-        let from = usize::from(window.offset);
-        let eight = bytes.get(from..from + 8).and_then(|slice| slice.first_chunk());
-        // The shape fixes the header's length and the parser checked it, so the window is inside.
-        u64::from_ne_bytes(*eight.unwrap_or(&[0; 8])) & window.mask
+    /// The hash of a packet's key.
+    pub fn hash(&self, bytes: &[u8], hash: &KeyedHash) -> u64 {
+        let mut key = [0; KEY_WORDS_MAX];
+        let words = self.gather(bytes, &mut key);
+        hash.hash_key(&key[..words])
     }
 
     /// True if all bits of `mask` are part of the key: 16 bytes from `offset` on, in memory order, the first lowest.
@@ -167,6 +179,8 @@ impl Gather {
 /// The key schema of one port: fixed by its chain's configuration.
 #[derive(Clone, Debug)]
 pub struct KeySchema {
+    /// By shape. Apart from the gathers, so that a usual packet touches these only.
+    near: Box<[Near; Shape::COUNT]>,
     gathers: Box<[Option<Gather>]>,
     reads: Reads,
     port: PortId,
@@ -176,22 +190,31 @@ impl KeySchema {
     /// Compiles what the functions behind `port` declared to read. Keys of different generations never match, so a
     /// changed schema leaves the entries of the old one unreachable at once; they are evicted in time.
     pub fn new(port: PortId, generation: u32, reads: Reads) -> Self {
-        let gathers = (0..Shape::COUNT as u16)
-            .map(|bits| {
-                let shape = Shape(bits);
-                let possible = shape.tags() < 3
-                    && shape.is_regular()
-                    && (matches!(shape.l3(), L3::Ipv4 | L3::Ipv6) || shape.l4() == L4::Other);
-                possible.then(|| Gather::compile(port, generation, shape, &reads)).flatten()
-            })
-            .collect();
-        Self { gathers, reads, port }
+        let gather_of = |bits| {
+            let shape = Shape(bits);
+            let possible = shape.tags() < 3
+                && shape.is_regular()
+                && (matches!(shape.l3(), L3::Ipv4 | L3::Ipv6) || shape.l4() == L4::Other);
+            possible.then(|| Gather::compile(port, generation, shape, &reads)).flatten()
+        };
+        let gathers: Box<[_]> = (0..Shape::COUNT as u16).map(gather_of).collect();
+        let mut near = Box::new([NOT_NEAR; Shape::COUNT]);
+        for (near, gather) in near.iter_mut().zip(&gathers) {
+            *near =
+                gather.as_ref().filter(|gather| gather.far.is_empty()).map_or(NOT_NEAR, |gather| gather.near);
+        }
+        Self { near, gathers, reads, port }
     }
 
     /// How to key packets of this shape; none if they walk the slow path alone.
-    #[inline]
     pub fn gather(&self, shape: Shape) -> Option<&Gather> {
         self.gathers.get(usize::from(shape.0)).and_then(Option::as_ref)
+    }
+
+    /// The key of packets of this shape, if their first bytes are all of it; else one without identity.
+    #[inline(always)]
+    pub fn near(&self, shape: Shape) -> &Near {
+        self.near.get(usize::from(shape.0)).unwrap_or(&NOT_NEAR)
     }
 
     /// What was declared.
@@ -229,9 +252,19 @@ mod tests {
     }
 
     #[test]
-    fn a_usual_key_fits_half_a_line() {
-        assert_eq!(schema().gather(Shape::new(0, L3::Ipv4, L4::Udp)).unwrap().words(), 4);
-        assert_eq!(schema().gather(Shape::new(0, L3::Ipv6, L4::Tcp)).unwrap().words(), 7);
+    fn only_a_doubly_tagged_key_reaches_beyond_the_first_64_bytes() {
+        for (tags, l3) in [(0, L3::Ipv4), (0, L3::Ipv6), (1, L3::Ipv6), (2, L3::Ipv4)] {
+            let schema = schema();
+            let shape = Shape::new(tags, l3, L4::Udp);
+            let gather = schema.gather(shape).unwrap();
+            assert_eq!((gather.words(), schema.near(shape).identity), (NEAR_KEY_WORDS, gather.identity()));
+        }
+        let (schema, shape) = (schema(), Shape::new(2, L3::Ipv6, L4::Tcp));
+        assert_eq!(
+            (schema.gather(shape).unwrap().words(), schema.near(shape).identity),
+            (NEAR_KEY_WORDS + 1, 0)
+        );
+        assert_eq!(schema.near(shape.irregular()).identity, 0);
     }
 
     #[test]
@@ -242,27 +275,38 @@ mod tests {
     proptest! {
         /// R2: a bit of the header changes the key exactly if it was declared.
         #[test]
-        fn the_key_is_what_was_declared(mut bytes in proptest::collection::vec(any::<u8>(), 64..64 + 1), bit in 0usize..62 * 8, v6: bool) {
-            bytes.resize(80, 0);
-            let shape = Shape::new(0, if v6 { L3::Ipv6 } else { L3::Ipv4 }, L4::Udp);
+        fn the_key_is_what_was_declared(
+            mut bytes in proptest::collection::vec(any::<u8>(), 128..129),
+            bit in 0usize..74 * 8,
+            v6: bool,
+            tags in 0usize..3,
+        ) {
+            let shape = Shape::new(tags, if v6 { L3::Ipv6 } else { L3::Ipv4 }, L4::Udp);
             let (schema, mut before, mut after) = (schema(), [0; KEY_WORDS_MAX], [0; KEY_WORDS_MAX]);
             let gather = schema.gather(shape).unwrap();
             gather.gather(&bytes, &mut before);
             bytes[bit / 8] ^= 1 << (bit % 8);
             gather.gather(&bytes, &mut after);
-            let declared = match bit / 8 {
+            let (l3, byte) = (shape.l3_offset(), bit / 8);
+            let declared = match byte {
                 0..6 => true,
-                22..62 if v6 => bit / 8 < 58,
-                26..38 if !v6 => true,
-                _ => false,
+                _ if v6 => (l3 + 8..l3 + 44).contains(&byte),
+                _ => (l3 + 12..l3 + 24).contains(&byte),
             };
             prop_assert_eq!(before != after, declared);
             let hash = KeyedHash::seeded(1);
-            let mut alike = [7; KEY_WORDS_MAX];
-            let (words, hashed) = gather.gather_and_hash(&bytes, &mut alike, &hash);
-            prop_assert_eq!(words, gather.words());
-            prop_assert_eq!(&alike[..words], &after[..words]);
-            prop_assert_eq!(hashed, hash.hash(&after[..words]));
+            let words = gather.words();
+            prop_assert!(after[words..].iter().all(|&word| word == 0));
+            prop_assert_eq!(gather.hash(&bytes, &hash), hash.hash_key(&after[..words]));
+            if words == NEAR_KEY_WORDS {
+                let near = schema.near(shape).hash(bytes.first_chunk().unwrap(), &hash);
+                prop_assert_eq!(near, hash.hash_key(&after[..words]));
+            }
+            prop_assert_eq!(hash.hash_key(&before[..words]) != hash.hash_key(&after[..words]), declared);
+            // A frame that ends with its header has the same key.
+            let mut short = [0; KEY_WORDS_MAX];
+            gather.gather(&bytes[..shape.header_bytes()], &mut short);
+            prop_assert_eq!(short, after);
         }
 
         #[test]

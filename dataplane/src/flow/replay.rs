@@ -7,6 +7,7 @@ use super::template::{
     CombineEcn, Dynamic, Exit, Fixup, IMAGE_BYTES, IMAGE_WORDS, L4Checksum, Segment, Splice, Template, Usual,
 };
 use crate::drops::DropReason;
+use crate::lanes;
 use crate::memory::Pool;
 use crate::outputs::Outputs;
 use crate::packet::{Packet, checksum};
@@ -143,37 +144,42 @@ fn blend_words(bytes: &mut [u8], mask: &[u64], image: &[u64]) {
     }
 }
 
-/// The usual form of [`replay`]: blends the image into the header and updates what depends on it. The packet has at least
-/// [`IMAGE_BYTES`]; false if it has not, and nothing was done.
+/// The usual form of [`replay`]: blends the image into the packet's head and updates the checksums. False if the frame has no
+/// room for a whole image, and nothing was done.
 #[inline(always)]
 pub fn blend(usual: &Usual, image: &[u64; IMAGE_WORDS], deltas: (u16, u16), packet: &mut Packet) -> bool {
-    let bytes = packet.bytes_mut();
-    let Some(header) = bytes.first_chunk_mut::<IMAGE_BYTES>() else { return false };
-    // All of it is read before any is written, so that it goes by whole vectors.
-    let (words, _) = header.as_chunks::<8>();
-    let blended: [u64; IMAGE_WORDS] =
-        std::array::from_fn(|at| (u64::from_ne_bytes(words[at]) & usual.keep[at]) | image[at]);
-    for (word, new) in header.as_chunks_mut::<8>().0.iter_mut().zip(blended) {
-        *word = new.to_ne_bytes();
+    // The old checksums are read before the wide store, and the new ones written behind it: a narrow load would wait for the one, a
+    // wide load for the others. No image sets a checksum.
+    let bytes = packet.reach_mut();
+    let l4_at = usize::from(usual.l4_checksum);
+    let Some(&[a, b]) = bytes.get(l4_at..l4_at + 2) else { return false };
+    let l4_new = updated_l4(u16::from_ne_bytes([a, b]), deltas.1, usual.udp);
+    let Some(head) = bytes.first_chunk_mut::<IMAGE_BYTES>() else { return false };
+    // The offset is below the image's length: see `Usual`.
+    let l3_at = usize::from(usual.l3_checksum) % (IMAGE_BYTES / 2);
+    let l3_old = u16::from_ne_bytes(head.as_chunks::<2>().0[l3_at]);
+    lanes::blend_words(head, &usual.keep, image, &usual.less);
+    if l3_at != 0 {
+        head.as_chunks_mut::<2>().0[l3_at] = checksum::apply(l3_old, deltas.0).to_ne_bytes();
     }
-    // Offsets are below the image's length: see `Usual`.
-    if usual.ttl != 0 {
-        let ttl = &mut header[usize::from(usual.ttl) % IMAGE_BYTES];
-        *ttl = ttl.wrapping_sub(1);
-    }
-    if usual.l3_checksum != 0 {
-        let at = usize::from(usual.l3_checksum).min(IMAGE_BYTES - 2);
-        let field = u16::from_ne_bytes([header[at], header[at + 1]]);
-        [header[at], header[at + 1]] = checksum::apply(field, deltas.0).to_ne_bytes();
-    }
-    if usual.l4_checksum != 0 {
-        update_l4(
-            bytes,
-            L4Checksum { offset: usual.l4_checksum, udp: usual.udp, icmp: usual.icmp },
-            deltas.1,
-        );
+    if l4_at != 0 {
+        bytes[l4_at..l4_at + 2].copy_from_slice(&l4_new.to_ne_bytes());
+        if usual.icmp && l4_new == 0 {
+            settle_icmp_zero(packet.bytes_mut(), l4_at);
+        }
     }
     true
+}
+
+/// A transport checksum after `delta`, as it lies in memory.
+#[inline(always)]
+fn updated_l4(old: u16, delta: u16, udp: bool) -> u16 {
+    let new = checksum::apply(old, delta);
+    match udp {
+        true if old == 0 => 0,
+        true if new == 0 => 0xffff,
+        _ => new,
+    }
 }
 
 /// The change of the checksum is part of the segment's delta.
@@ -197,16 +203,7 @@ fn update_l4(bytes: &mut [u8], checksum_field: L4Checksum, delta: u16) {
     let at = usize::from(checksum_field.offset);
     if let Some(field) = bytes.get_mut(at..at + 2) {
         let old = u16::from_ne_bytes([field[0], field[1]]);
-        let mut new = checksum::apply(old, delta);
-        if checksum_field.udp {
-            new = if old == 0 {
-                0
-            } else if new == 0 {
-                0xffff
-            } else {
-                new
-            };
-        }
+        let new = updated_l4(old, delta, checksum_field.udp);
         field.copy_from_slice(&new.to_ne_bytes());
         if checksum_field.icmp && new == 0 {
             settle_icmp_zero(bytes, at);

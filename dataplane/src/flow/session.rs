@@ -541,7 +541,7 @@ impl SessionTable {
     }
 
     /// Asks for the line that hits touch.
-    #[inline]
+    #[inline(always)]
     pub fn prefetch_hot(&self, id: u32) {
         if let Some(record) = self.records.get(id as usize) {
             prefetch(&record.hot);

@@ -162,7 +162,7 @@ fn be32(bytes: &[u8], at: usize) -> u32 {
 
 impl Segment {
     /// Reads the segment of a TCP packet with this layout.
-    #[inline]
+    #[inline(always)]
     pub fn read(bytes: &[u8], layout: &Layout) -> Self {
         let l4 = usize::from(layout.l4);
         let Some(header) = bytes.get(l4..l4 + 20) else { return Self::default() };
@@ -226,17 +226,23 @@ impl TcpTracker {
         copy.segment(reply, segment, header)
     }
 
+    /// The usual case of [`Self::segment`]: a segment of an established connection that neither opens nor ends it. False if it is
+    /// none, or not valid; nothing has changed then.
+    #[inline(always)]
+    pub fn usual(&mut self, reply: bool, segment: &Segment) -> bool {
+        let plain =
+            segment.flags & (SYN | FIN | RST | ACK) == ACK && self.state == TcpState::Established as u8;
+        let valid = plain && self.in_window(reply, segment);
+        if valid {
+            self.advance(reply, segment);
+        }
+        valid
+    }
+
     /// Takes a segment into account. `reply`: it comes from the responder. `header` is its TCP header with options.
-    #[inline]
     pub fn segment(&mut self, reply: bool, segment: &Segment, header: &[u8]) -> TcpVerdict {
         if segment.flags & (SYN | FIN | RST) == 0 && self.state == TcpState::Established as u8 {
-            // The usual case: one segment of an established connection.
-            return if segment.flags & ACK != 0 && self.in_window(reply, segment) {
-                self.advance(reply, segment);
-                TcpVerdict::Valid
-            } else {
-                TcpVerdict::Invalid
-            };
+            return if self.usual(reply, segment) { TcpVerdict::Valid } else { TcpVerdict::Invalid };
         }
         self.control(reply, segment, header)
     }
@@ -407,7 +413,7 @@ impl TcpTracker {
 
     /// The four checks: data not beyond what was allowed nor long past; acknowledgment not of what was not sent, nor
     /// long past.
-    #[inline]
+    #[inline(always)]
     fn in_window(&self, reply: bool, segment: &Segment) -> bool {
         let me = usize::from(reply);
         let (mine, other) = (&self.sides[me], &self.sides[1 - me]);
@@ -419,7 +425,7 @@ impl TcpTracker {
         data && ack
     }
 
-    #[inline]
+    #[inline(always)]
     fn advance(&mut self, reply: bool, segment: &Segment) {
         let me = usize::from(reply);
         let end = segment.end();
@@ -433,7 +439,7 @@ impl TcpTracker {
     }
 
     /// `segment` allows side `to` to send up to its window.
-    #[inline]
+    #[inline(always)]
     fn allow(&mut self, to: usize, segment: &Segment) {
         let from = &mut self.sides[1 - to];
         let scale = if segment.flags & SYN != 0 { 0 } else { from.scale };

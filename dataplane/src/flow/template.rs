@@ -222,34 +222,35 @@ impl Template {
     }
 }
 
-/// The part of a template that usual packets need, in two cache lines: one segment that blends an image, updates checksums
+/// The part of a template that usual packets need, in three cache lines: one segment that blends an image, updates checksums
 /// and leaves by one port.
 #[derive(Clone, Debug)]
 #[repr(C, align(64))]
 pub struct Usual {
     /// Bits of the header that stay, as they lie in memory.
     pub keep: [u64; IMAGE_WORDS],
+    /// A one at the TTL or hop limit to decrement, as it lies in memory. It is at least one there, so that nothing is borrowed.
+    pub less: [u64; IMAGE_WORDS],
     /// [`Template::guards`].
     pub guards: Flags,
     /// [`Template::ttl_min`].
     pub ttl_min: u8,
-    /// The program is of this form.
-    pub applies: bool,
     /// [`Trackers::tcp`].
     pub tracks_tcp: bool,
     /// [`L4Checksum::udp`].
     pub udp: bool,
     /// [`L4Checksum::icmp`].
     pub icmp: bool,
-    /// Offset of the TTL; 0: none.
-    pub ttl: u8,
-    /// Offset of the IPv4 checksum; 0: none.
+    /// Offset of the IPv4 checksum in steps of 2 bytes; 0: none.
     pub l3_checksum: u8,
     /// Offset of the transport checksum; 0: none.
     pub l4_checksum: u16,
-    /// Where it leaves.
+    /// Where it leaves; a port that does not exist if the program is not of this form.
     pub port: PortId,
 }
+
+/// No port has this number: there are [`crate::limits::PORTS_MAX`] at most.
+const NO_PORT: PortId = PortId(u16::MAX);
 
 impl Usual {
     fn of(template: &Template) -> Self {
@@ -258,22 +259,27 @@ impl Usual {
             Exit::Output(port, more) if more.is_empty() && template.more.is_empty() => Some(*port),
             _ => None,
         };
-        let near = usize::from(first.ttl) < IMAGE_BYTES && usize::from(first.l3_checksum) < IMAGE_BYTES - 1;
+        let near = usize::from(first.ttl) < IMAGE_BYTES && usize::from(first.l3_checksum) < IMAGE_BYTES;
+        let even = first.l3_checksum.is_multiple_of(2);
+        let ttl_holds = first.ttl == 0 || template.ttl_min > 0;
+        let whole = usize::from(first.image_words) == IMAGE_WORDS;
+        let applies = whole && first.is_plain() && near && even && ttl_holds;
+        let mut less = [0; IMAGE_BYTES];
+        if first.ttl != 0 && near {
+            less[usize::from(first.ttl)] = 1;
+        }
+        let less = less.as_chunks::<8>().0;
         Self {
             keep: std::array::from_fn(|word| !first.mask[word]),
+            less: std::array::from_fn(|word| u64::from_ne_bytes(less[word])),
             guards: template.guards,
             ttl_min: template.ttl_min,
-            applies: usize::from(first.image_words) == IMAGE_WORDS
-                && first.is_plain()
-                && near
-                && port.is_some(),
             tracks_tcp: template.trackers.tcp,
             udp: first.l4_checksum.is_some_and(|field| field.udp),
             icmp: first.l4_checksum.is_some_and(|field| field.icmp),
-            ttl: first.ttl as u8,
-            l3_checksum: first.l3_checksum as u8,
+            l3_checksum: (first.l3_checksum / 2) as u8,
             l4_checksum: first.l4_checksum.map_or(0, |field| field.offset),
-            port: port.unwrap_or_default(),
+            port: port.filter(|_| applies).unwrap_or(NO_PORT),
         }
     }
 }

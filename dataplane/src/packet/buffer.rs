@@ -184,38 +184,28 @@ impl Packet {
         usize::from(self.end).saturating_sub(DATA_OFFSET)
     }
 
-    /// The eight bytes from `offset` (counted from the packet's start) on, in native order.
+    /// The 64 bytes from the packet's start on.
     ///
-    /// The bound is the frame, not the packet: near the end of a short packet the load also returns bytes that
-    /// are behind it, whose value means nothing. `None` if the frame ends before.
-    #[inline]
-    pub fn window(&self, offset: usize) -> Option<u64> {
-        if offset.saturating_add(8) > self.reach() {
-            return None;
-        }
-        // SAFETY: the eight bytes end inside the frame, by the check; they are initialised.
-        Some(unsafe { self.start().add(offset).cast::<u64>().read_unaligned() })
+    /// The bound is the frame, not the packet: of a shorter packet those behind it are whatever the frame held, to be
+    /// masked out. `None` if the frame ends before.
+    #[inline(always)]
+    pub fn head(&self) -> Option<&[u8; 64]> {
+        // SAFETY: the 64 bytes end inside the frame, by the check; they are initialised and ours alone.
+        (self.reach() >= 64).then(|| unsafe { self.start().cast().as_ref() })
     }
 
-    /// Writes `value` in native order to the eight bytes from `offset` (counted from the packet's start) on.
-    /// Bound by the frame like [`Self::window`]; what is written behind the packet is never sent.
-    ///
-    /// # Errors
-    /// [`NoRoom`] if the frame ends before; nothing changed then.
-    #[inline]
-    pub fn set_window(&mut self, offset: usize, value: u64) -> Result<(), NoRoom> {
-        if offset.saturating_add(8) > self.reach() {
-            return Err(NoRoom);
-        }
-        // SAFETY: the eight bytes end inside the frame, by the check; the frame is ours alone.
-        unsafe { self.start().add(offset).cast::<u64>().write_unaligned(value) };
-        Ok(())
+    /// The bytes from the packet's start to its frame's end, to change. What is written behind the packet is never sent.
+    #[inline(always)]
+    pub fn reach_mut(&mut self) -> &mut [u8] {
+        // SAFETY: `reach` bytes lie between the packet's start and the frame's end; they are initialised and ours alone, and
+        // `&mut self` makes the access exclusive.
+        unsafe { std::slice::from_raw_parts_mut(self.start().as_ptr(), self.reach()) }
     }
 
     /// Asks the CPU for the packet's first cache line.
     #[inline]
     pub fn prefetch(&self) {
-        prefetch_at(self.start());
+        prefetch_at(self.start().as_ptr());
     }
 
     /// The port that it came in by.
@@ -281,21 +271,19 @@ mod tests {
     }
 
     #[test]
-    fn windows_end_with_the_frame() {
+    fn a_head_ends_with_the_frame() {
         let mut pool = pool();
         let mut packet = pool.take().unwrap();
         packet.set_contents(&[1, 2, 3, 4, 5, 6, 7, 8, 9]).unwrap();
-        assert_eq!(packet.window(0), Some(u64::from_ne_bytes([1, 2, 3, 4, 5, 6, 7, 8])));
-        assert!(packet.window(320 - 8).is_some());
-        for outside in [320 - 7, 320, usize::MAX - 8, usize::MAX] {
-            assert_eq!(packet.window(outside), None);
-            assert_eq!(packet.set_window(outside, 0), Err(NoRoom));
-        }
-        packet.set_window(1, u64::from_ne_bytes([9; 8])).unwrap();
-        assert_eq!(packet.bytes(), [1, 9, 9, 9, 9, 9, 9, 9, 9]);
-        packet.pull_front(9);
-        assert!(packet.window(320 - 9 - 8).is_some());
-        assert_eq!(packet.window(320 - 9 - 7), None);
+        assert_eq!(packet.head().unwrap()[..9], [1, 2, 3, 4, 5, 6, 7, 8, 9]);
+        packet.reach_mut()[1..64].fill(7);
+        assert_eq!(packet.bytes(), [1, 7, 7, 7, 7, 7, 7, 7, 7]);
+        packet.extend(320 - 9).unwrap();
+        packet.pull_front(320 - 64);
+        assert_eq!(packet.head().unwrap(), packet.bytes());
+        packet.pull_front(1);
+        assert!(packet.head().is_none());
+        assert_eq!(packet.reach_mut().len(), 63);
         pool.put(packet);
     }
 

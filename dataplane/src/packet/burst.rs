@@ -232,6 +232,33 @@ impl Drain<'_> {
         // SAFETY: the elements from `next` to `end` are initialised, and `MaybeUninit` has the layout of what is in it.
         unsafe { std::slice::from_raw_parts(rest.as_ptr().cast(), rest.len()) }
     }
+
+    /// The next packet, to change where it lies.
+    #[inline(always)]
+    pub fn first_mut(&mut self) -> Option<&mut Packet> {
+        if self.next == self.end {
+            return None;
+        }
+        // SAFETY: `next < end <= length`: initialised.
+        Some(unsafe { self.burst.packets[self.next].assume_init_mut() })
+    }
+
+    /// Moves the next packet to the end of `target`; false if there is none, or no room for it.
+    #[inline(always)]
+    pub fn move_first(&mut self, target: &mut Burst) -> bool {
+        if self.next == self.end || target.length >= BURST_PACKETS_MAX {
+            return false;
+        }
+        // SAFETY: `next < end <= length`: initialised, and never read again since `next` moves on. The target's element is
+        // free, and its own by the new length. The two bursts are distinct.
+        unsafe {
+            let from = self.burst.packets.as_ptr().add(self.next);
+            ptr::copy_nonoverlapping(from, target.packets.as_mut_ptr().add(target.length), 1);
+        }
+        self.next += 1;
+        target.length += 1;
+        true
+    }
 }
 
 impl Iterator for Drain<'_> {
@@ -293,6 +320,30 @@ mod tests {
         assert!(burst.is_full());
         pool.put_all(&mut burst);
         assert_eq!(Burst::with_limit(1000).room(), BURST_PACKETS_MAX);
+    }
+
+    #[test]
+    fn packets_move_from_a_drain_while_there_is_room() {
+        let mut pool = pool(67);
+        let (mut from, mut to) = (Burst::new(), Burst::new());
+        assert_eq!(pool.take_bulk(&mut from, 3), 3);
+        assert_eq!(pool.take_bulk(&mut to, 62), 62);
+        for (at, packet) in from.iter_mut().enumerate() {
+            packet.set_port(PortId(at as u16 + 1));
+        }
+        let mut drain = from.drain_all();
+        drain.first_mut().unwrap().set_port(PortId(9));
+        assert!(drain.move_first(&mut to) && drain.move_first(&mut to));
+        assert!(!drain.move_first(&mut to), "it is full");
+        assert_eq!(drain.first_mut().unwrap().port(), PortId(3));
+        pool.put(drain.next().unwrap());
+        assert!(drain.first_mut().is_none() && !drain.move_first(&mut Burst::new()));
+        drop(drain);
+        assert_eq!(ports(&to)[62..], [9, 2]);
+        assert!(from.is_empty());
+        pool.put_all(&mut to);
+        assert_eq!(pool.take_bulk(&mut to, 67), 64, "all came back");
+        pool.put_all(&mut to);
     }
 
     #[test]

@@ -197,82 +197,113 @@ fn array_be16<const N: usize>(bytes: &[u8; N], at: usize) -> usize {
     usize::from(u16::from_be_bytes([bytes[at], bytes[at + 1]]))
 }
 
-/// The usual case of [`parse`]: untagged IPv4 without options or fragments, or IPv6 without extensions, with UDP or TCP in
-/// order. None for anything else, and for what is wrong: [`parse`] tells which.
 #[inline(always)]
-pub fn parse_usual(bytes: &[u8], verify: Verify) -> Option<Layout> {
-    let head = bytes.first_chunk::<42>()?;
+fn array_le32<const N: usize>(bytes: &[u8; N], at: usize) -> u32 {
+    u32::from_le_bytes([bytes[at], bytes[at + 1], bytes[at + 2], bytes[at + 3]])
+}
+
+/// The usual case of [`parse`]: untagged IPv4 without options or fragments, or IPv6 without extensions, with UDP or TCP in
+/// order. None for anything else, and for what is wrong: [`parse`] tells which. `head` begins with the first of `bytes`; what
+/// it holds behind their end is not believed.
+#[inline(always)]
+pub fn parse_usual(head: &[u8; 64], bytes: &[u8], verify: Verify) -> Option<Layout> {
     if verify == Verify::All {
         return None;
     }
-    let flags = Flags((head[0] as u16 & 1) * Flags::MULTICAST.0);
-    match (u16::from_be_bytes([head[12], head[13]]), head[14]) {
-        (ETHER_TYPE_IPV4, 0x45) => {
-            let end = 14 + array_be16(head, 16);
-            if end > bytes.len() || array_be16(head, 20) & 0x3fff != 0 {
-                return None;
-            }
-            if verify == Verify::Ipv4 && !ipv4_checksum_holds(head) {
-                return None;
-            }
-            usual_transport(bytes, head[23], L3::Ipv4, 34, end, head[22], flags)
+    // EtherType, version, header length and type of service, as they lie.
+    let start = array_le32(head, 12);
+    if start & 0x00ff_ffff == 0x0045_0008 {
+        let end = 14 + array_be16(head, 16);
+        // Flags and fragment offset, TTL, protocol.
+        let middle = array_le32(head, 20);
+        if (end > bytes.len()) | (middle & 0xff3f != 0) {
+            return None;
         }
-        (ETHER_TYPE_IPV6, 0x60..=0x6f) => {
-            let end = 54 + array_be16(head, 18);
-            if end > bytes.len() {
-                return None;
-            }
-            usual_transport(bytes, head[20], L3::Ipv6, 54, end, head[21], flags)
+        if verify == Verify::Ipv4 && !ipv4_checksum_holds(head) {
+            return None;
         }
-        _ => None,
+        let (ttl, protocol) = ((middle >> 16) as u8, (middle >> 24) as u8);
+        let transport = Transport { protocol, udp_length: array_be16(head, 38), tcp: [head[46], head[47]] };
+        usual_transport(&transport, 0, 34, end, ttl, head[0])
+    } else if start & 0x00f0_ffff == 0x0060_dd86 {
+        let end = 54 + array_be16(head, 18);
+        if end > bytes.len() {
+            return None;
+        }
+        let tcp = bytes.get(66..68).map_or([0, 0], |two| [two[0], two[1]]);
+        let transport = Transport { protocol: head[20], udp_length: array_be16(head, 58), tcp };
+        usual_transport(&transport, 2, 54, end, head[21], head[0])
+    } else {
+        None
     }
 }
 
 /// The checksum of an untagged IPv4 header of 20 bytes.
 #[inline(always)]
-fn ipv4_checksum_holds(head: &[u8; 42]) -> bool {
-    let word =
-        |at: usize| u64::from(u32::from_ne_bytes([head[at], head[at + 1], head[at + 2], head[at + 3]]));
-    let sum = word(14) + word(18) + word(22) + word(26) + word(30);
-    // Two folds leave at most 17 bits, and no zero: the version is in the sum.
-    let sum = (sum & 0xffff_ffff) + (sum >> 32);
+fn ipv4_checksum_holds(head: &[u8; 64]) -> bool {
+    let word = |at: usize| u64::from(array_le32(head, at));
+    let long = |at: usize| word(at) | word(at + 4) << 32;
+    let (sum, carry) = long(14).overflowing_add(long(22));
+    let (sum, more) = sum.overflowing_add(word(30) + u64::from(carry));
+    // What carries out of a fold is added again; the sum is not zero, since the version is in it.
+    let (sum, carry) = (sum as u32).overflowing_add((sum >> 32) as u32 + u32::from(more));
+    let sum = u64::from(sum) + u64::from(carry);
     let sum = (sum & 0xffff) + (sum >> 16);
     (sum == 0xffff) | (sum == 0x1_fffe)
 }
 
+/// What [`usual_transport`] looks at, wherever it lies: the protocol; if it is UDP, its length; if it is TCP, the two bytes with
+/// data offset and flags.
+struct Transport {
+    protocol: u8,
+    udp_length: usize,
+    tcp: [u8; 2],
+}
+
+/// The layouts of what is usual, but for what differs from packet to packet: IPv4 with UDP, with TCP, then IPv6.
+const USUAL: [Layout; 4] = {
+    const fn layout(l3: L3, l4: L4, at: u16) -> Layout {
+        Layout { shape: Shape::new(0, l3, l4), flags: Flags(0), l3: 14, l4: at, end: 0, ttl: 0 }
+    }
+    [
+        layout(L3::Ipv4, L4::Udp, 34),
+        layout(L3::Ipv4, L4::Tcp, 34),
+        layout(L3::Ipv6, L4::Udp, 54),
+        layout(L3::Ipv6, L4::Tcp, 54),
+    ]
+};
+
+/// The layout of a packet that ends at `end`, which is within its frame. Each protocol's least is checked against the end, so that
+/// what was read is the packet's.
 #[inline(always)]
 fn usual_transport(
-    bytes: &[u8],
-    protocol: u8,
-    l3: L3,
+    transport: &Transport,
+    family: usize,
     l4: usize,
     end: usize,
     ttl: u8,
-    mut flags: Flags,
+    first: u8,
 ) -> Option<Layout> {
-    // The bytes up to `end` are there; the minimum of each protocol is checked against it.
-    let transport = match protocol {
-        17 if end >= l4 + 8 => {
-            let length = usize::from(be16(bytes, l4 + 4));
-            if length < 8 || l4 + length > end {
+    let mut flags = u16::from(first & 1) * Flags::MULTICAST.0;
+    let kind = match transport.protocol {
+        17 => {
+            let length = transport.udp_length;
+            if end < l4 + 8 || length.wrapping_sub(8) > end - l4 - 8 {
                 return None;
             }
-            L4::Udp
+            family
         }
-        6 if end >= l4 + 20 => {
-            let header_bytes = usize::from(bytes[l4 + 12] >> 4) * 4;
-            if header_bytes < 20 || l4 + header_bytes > end {
+        6 => {
+            let header_bytes = usize::from(transport.tcp[0] >> 4) * 4;
+            if (header_bytes < 20) | (l4 + header_bytes > end) {
                 return None;
             }
-            if bytes[l4 + 13] & 0x07 != 0 {
-                flags = flags.union(Flags::TCP_CONTROL);
-            }
-            L4::Tcp
+            flags |= u16::from(transport.tcp[1] & 0x07 != 0) * Flags::TCP_CONTROL.0;
+            family + 1
         }
         _ => return None,
     };
-    let shape = Shape::new(0, l3, transport);
-    Some(Layout { shape, flags, l3: 14, l4: l4 as u16, end: end as u16, ttl })
+    Some(Layout { flags: Flags(flags), end: end as u16, ttl, ..USUAL[kind % USUAL.len()] })
 }
 
 /// Finds shape, offsets and flags of a frame.
@@ -536,6 +567,13 @@ mod tests {
         assert_eq!(parse(&frame, Verify::Ipv4), Err(DropReason::BadIpv4Checksum));
     }
 
+    /// The first 64 bytes where a frame lies, with what an earlier one left behind its end.
+    fn head_of(frame: &[u8], left: &[u8]) -> [u8; 64] {
+        let rest = left.get(frame.len()..).unwrap_or(&[]);
+        let mut bytes = frame.iter().chain(rest).copied().chain(std::iter::repeat(0x45));
+        std::array::from_fn(|_| bytes.next().unwrap_or_default())
+    }
+
     proptest! {
         /// What the short way accepts, the long way accepts alike; and it accepts what is usual.
         #[test]
@@ -548,7 +586,8 @@ mod tests {
             } else {
                 builder.udp(1, 2).write(&mut frame, &[5; 20]).unwrap();
             }
-            let whole = parse_usual(&frame, Verify::Ipv4);
+            let left = frame.clone();
+            let whole = parse_usual(&head_of(&frame, &left), &frame, Verify::Ipv4);
             prop_assert_eq!(whole, parse(&frame, Verify::Ipv4).ok());
             prop_assert!(whole.is_some());
             if changed {
@@ -556,21 +595,25 @@ mod tests {
             }
             frame.truncate(frame.len() - cut.min(frame.len()));
             for verify in [Verify::None, Verify::Ipv4] {
-                if let Some(usual) = parse_usual(&frame, verify) {
+                if let Some(usual) = parse_usual(&head_of(&frame, &left), &frame, verify) {
                     prop_assert_eq!(parse(&frame, verify), Ok(usual));
                 }
             }
         }
 
         #[test]
-        fn any_bytes_are_safe(bytes in proptest::collection::vec(any::<u8>(), 0..200), kind in 0usize..4) {
+        fn any_bytes_are_safe(
+            bytes in proptest::collection::vec(any::<u8>(), 0..200),
+            left in proptest::collection::vec(any::<u8>(), 64),
+            kind in 0usize..4,
+        ) {
             let mut bytes = bytes;
             if bytes.len() > 20 {
                 let (a, b, c) = [(8, 0, 0x45), (0x86, 0xdd, 0x60), (0x81, 0, 0), (8, 6, 0)][kind];
                 (bytes[12], bytes[13], bytes[14]) = (a, b, c);
             }
             for verify in [Verify::None, Verify::Ipv4, Verify::All] {
-                if let Some(usual) = parse_usual(&bytes, verify) {
+                if let Some(usual) = parse_usual(&head_of(&bytes, &left), &bytes, verify) {
                     prop_assert_eq!(parse(&bytes, verify), Ok(usual));
                 }
                 if let Ok(layout) = parse(&bytes, verify) {

@@ -1,0 +1,209 @@
+//! The passes over a burst: what is done for each packet that goes as the others of its flow went.
+//!
+//! Each is a loop of its own, over lanes that hold what the passes tell each other, and asks for the memory that the next one reads.
+//! None of them is inlined: the compiler keeps in registers what can't change within a loop only if it sees, by the arguments, that
+//! nothing else is written.
+
+use crate::drops::DropReason;
+use crate::flow::cache::{FlowCache, Owner, Slot};
+use crate::flow::key::KeySchema;
+use crate::flow::replay::blend;
+use crate::flow::session::SessionTable;
+use crate::flow::state::FlowState;
+use crate::flow::tcp::Segment;
+use crate::lanes::equals_masked;
+use crate::outputs::Outputs;
+use crate::packet::parse::{parse, parse_usual};
+use crate::packet::{Drain, Flags, L4, Layout, Packet, Shape, Verify};
+
+/// No place.
+pub(super) const NO_SLOT: u32 = u32::MAX;
+
+/// What the parse said of a packet.
+#[derive(Clone, Copy)]
+pub(super) enum Parsed {
+    /// It has a key.
+    Keyed,
+    /// It can't be cached.
+    Unkeyed,
+    /// It can't be forwarded.
+    Wrong(DropReason),
+}
+
+/// What the passes leave for each other of one packet: half a cache line.
+#[derive(Clone, Copy)]
+#[repr(C, align(32))]
+pub(super) struct Lane {
+    pub(super) hash: u64,
+    /// Where its entry may be.
+    pub(super) slot: u32,
+    pub(super) layout: Layout,
+    pub(super) parsed: Parsed,
+}
+
+pub(super) const LANE: Lane = Lane {
+    hash: 0,
+    slot: NO_SLOT,
+    layout: Layout { shape: Shape(0), flags: Flags(0), l3: 0, l4: 0, end: 0, ttl: 0 },
+    parsed: Parsed::Unkeyed,
+};
+
+const _: () = assert!(size_of::<Lane>() == 32);
+
+impl Lane {
+    #[inline(always)]
+    pub(super) fn is_keyed(&self) -> bool {
+        matches!(self.parsed, Parsed::Keyed)
+    }
+
+    /// No entry may be its packet's, which is to walk.
+    pub(super) fn misses(&self) -> bool {
+        self.slot == NO_SLOT && !matches!(self.parsed, Parsed::Wrong(_))
+    }
+}
+
+/// How many packets go through the passes together.
+pub(super) const LANES: usize = 32;
+/// The lanes of a burst, or of a part of it.
+pub(super) type Lanes = [Lane; LANES];
+
+/// Parses packets and hashes their keys; asks for the tags.
+#[inline(never)]
+pub(super) fn parse_and_hash(
+    lanes: &mut Lanes,
+    packets: &[Packet],
+    schema: Option<&KeySchema>,
+    cache: &FlowCache,
+    verify: Verify,
+) {
+    for (lane, packet) in lanes.iter_mut().zip(packets) {
+        if let Some(schema) = schema
+            && let Some(head) = packet.head()
+            && let Some(layout) = parse_usual(head, packet.bytes(), verify)
+        {
+            let near = schema.near(layout.shape);
+            if near.identity != 0 {
+                lane.hash = near.hash(head, cache.hasher());
+                cache.prefetch_tags(lane.hash);
+                (lane.layout, lane.parsed) = (layout, Parsed::Keyed);
+                continue;
+            }
+        }
+        *lane = parse_any(packet.bytes(), verify, schema, cache);
+    }
+}
+
+/// The parse of what is not usual.
+#[inline(never)]
+fn parse_any(bytes: &[u8], verify: Verify, schema: Option<&KeySchema>, cache: &FlowCache) -> Lane {
+    match parse(bytes, verify) {
+        Err(reason) => Lane { parsed: Parsed::Wrong(reason), ..LANE },
+        Ok(layout) => match schema.and_then(|schema| schema.gather(layout.shape)) {
+            None => Lane { layout, ..LANE },
+            Some(gather) => {
+                let hash = gather.hash(bytes, cache.hasher());
+                cache.prefetch_tags(hash);
+                Lane { hash, layout, parsed: Parsed::Keyed, ..LANE }
+            }
+        },
+    }
+}
+
+/// Finds where each packet's entry may be, and asks for its lines; how many have none.
+#[inline(never)]
+pub(super) fn match_tags(lanes: &mut Lanes, count: usize, cache: &FlowCache) -> usize {
+    let mut unmatched = false;
+    for lane in lanes.iter_mut().take(count) {
+        let candidate = if lane.is_keyed() { cache.candidate(lane.hash) } else { None };
+        lane.slot = candidate.map_or(NO_SLOT, |slot| slot.0);
+        unmatched |= candidate.is_none();
+    }
+    if unmatched { match_second_tags(lanes, count, cache) } else { 0 }
+}
+
+/// The second homes, for those that the first ones don't have.
+#[inline(never)]
+fn match_second_tags(lanes: &mut Lanes, count: usize, cache: &FlowCache) -> usize {
+    let mut unmatched = 0;
+    for lane in lanes.iter_mut().take(count).filter(|lane| lane.slot == NO_SLOT) {
+        match cache.second_candidate(lane.hash).filter(|_| lane.is_keyed()) {
+            Some(slot) => lane.slot = slot.0,
+            None => unmatched += 1,
+        }
+    }
+    unmatched
+}
+
+/// How many packets ahead a tracker's session is asked for.
+pub(super) const TRACKERS_AHEAD: usize = 8;
+
+/// Asks for the session whose tracker will look at a segment. Its entry's first line was asked for by [`match_tags`].
+#[inline(always)]
+pub(super) fn prefetch_tracker(lane: &Lane, cache: &FlowCache, sessions: &SessionTable) {
+    if lane.layout.shape.l4() == L4::Tcp
+        && lane.slot != NO_SLOT
+        && let Some(owner) = cache.header(Slot(lane.slot)).owner()
+    {
+        sessions.prefetch_hot(owner.session.0);
+    }
+}
+
+/// Takes packets from the front to their outputs, one for each of `lanes`, as long as all is as usual: the key is near and is that of
+/// the entry, the entry is valid, its guards hold, and its program blends an image and leaves by one port. How many it took; with
+/// the next one nothing was done. `TRACKS`: some programs run trackers.
+#[inline(never)]
+pub(super) fn express<const TRACKS: bool>(
+    lanes: &[Lane],
+    drain: &mut Drain<'_>,
+    schema: &KeySchema,
+    state: &mut FlowState,
+    outputs: &mut Outputs,
+    now_millis: u32,
+) -> usize {
+    let FlowState { cache, templates, validity, sessions, .. } = state;
+    let epoch = validity.epoch();
+    let mut taken = 0;
+    let mut ahead =
+        lanes.get(if templates.any_tracks_tcp() { TRACKERS_AHEAD } else { LANES }..).unwrap_or(&[]).iter();
+    for lane in lanes {
+        if let Some(lane) = ahead.next() {
+            prefetch_tracker(lane, cache, sessions);
+        }
+        let Some(packet) = drain.first_mut() else { break };
+        let Layout { shape, flags, l3, end, ttl, .. } = lane.layout;
+        let (Some(head), Some(mut entry)) = (packet.head(), cache.usual_entry(Slot(lane.slot))) else {
+            break;
+        };
+        let (near, header) = (schema.near(shape), entry.header());
+        let Some(usual) = templates.usual(header.template) else { break };
+        let as_usual = (header.stamp == epoch)
+            & (entry.identity() == near.identity)
+            & !flags.intersects(usual.guards)
+            & (ttl >= usual.ttl_min)
+            & (end - l3 <= header.length_max)
+            & equals_masked(head, &near.mask, entry.near);
+        if !as_usual {
+            break;
+        }
+        let Some(output) = outputs.open_burst(usual.port) else { break };
+        if TRACKS
+            && usual.tracks_tcp
+            && let Some(owner) = header.owner()
+            && !track(sessions, owner, packet.bytes(), &lane.layout)
+        {
+            break;
+        }
+        blend(usual, entry.image, (header.l3_delta, header.l4_delta), packet);
+        entry.count(packet.len(), now_millis);
+        drain.move_first(output);
+        taken += 1;
+    }
+    outputs.sums.sent += taken as u64;
+    taken
+}
+
+/// Runs the session's tracker on a usual segment. A call of its own, so that packets that are not tracked don't lack its registers.
+#[inline(never)]
+fn track(sessions: &mut SessionTable, owner: Owner, bytes: &[u8], layout: &Layout) -> bool {
+    sessions.hot(owner.session).tcp.usual(owner.reply, &Segment::read(bytes, layout))
+}
