@@ -55,9 +55,11 @@ pub fn run(arguments: &Arguments, log: &log::Arguments) -> ExitCode {
     let Some(config) = load_or_report(&arguments.config, &Host::probe().running_now()) else {
         return ExitCode::FAILURE;
     };
-    // Until all is told.
-    let _logging = log.start(&config.log);
-    match serve(config, arguments) {
+    let logging = log.start(&config.log);
+    let served = serve(config, arguments);
+    // All is told before the accounting.
+    drop(logging);
+    match served {
         Ok(accounting) => conclude(&accounting, arguments.json),
         Err(error) => {
             eprintln!("error: {error}");
