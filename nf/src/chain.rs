@@ -272,6 +272,12 @@ impl Chain {
         let related = self.find_related(state);
         // Only what lies beyond us on a packet's way can report an error about it: there, where its receiver is.
         let elsewhere = |of: &SessionView| !of.sends_from(of.reply, zone);
+        // An initiator may move, too: if this is where it is reached now, its session is judged anew.
+        let (session, moved) = match session {
+            Some(it) if !it.reply && elsewhere(&it) && self.is_sender_behind(zone) => (None, Some(it.id)),
+            session => (session, None),
+        };
+        self.reopens = self.reopens.or(moved);
         if session.as_ref().is_some_and(elsewhere) || related.as_ref().is_some_and(elsewhere) {
             decision.fate = Fate::Drop(DropReason::WrongZone);
             return;
@@ -388,6 +394,11 @@ impl Chain {
         let attached = ports.get(usize::from(port.0)).copied().flatten().filter(|to| to.chain == chain);
         let logical = self.boundaries.iter().any(|boundary| boundary.ports.contains(&port));
         attached.filter(|_| !logical).map_or(ANYWHERE, |to| to.zone.0)
+    }
+
+    fn is_sender_behind(&self, zone: ZoneId) -> bool {
+        let addresses = self.headers.original().addresses();
+        addresses.is_some_and(|(source, _)| self.forwarder.zones().is_behind(source, zone))
     }
 
     /// The session that an ICMP error is about: that of the packet it quotes, seen from where the error came.

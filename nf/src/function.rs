@@ -14,6 +14,7 @@ use millrace_dataplane::port::PortId;
 use millrace_dataplane::slow_path::HoldToken;
 use millrace_dataplane::time::Time;
 use std::any::Any;
+use std::net::IpAddr;
 
 pub use millrace_dataplane::packet_function::PacketFunction;
 
@@ -116,4 +117,11 @@ pub trait Forwarder: FlowFunction {
     /// The zone that a packet with the headers as they are now would leave to; [`crate::zone::ZoneId::LOCAL`] if it is for
     /// the data plane itself. The look-up names in `walk` what it depends on.
     fn destination_zone(&self, walk: &mut Walk<'_>) -> Option<crate::zone::ZoneId>;
+
+    /// Does a way to this address lead out of `zone`? Where it does, a host that has sessions elsewhere has moved here, and nobody
+    /// speaks in its name.
+    fn is_behind(&self, address: IpAddr, zone: crate::zone::ZoneId) -> bool {
+        let _ = (address, zone);
+        false
+    }
 }

@@ -8,6 +8,7 @@ use millrace_dataplane::flow::session::{PARTS_MAX, Tuple};
 use millrace_dataplane::flow::state::Event;
 use millrace_dataplane::time::Time;
 use std::any::Any;
+use std::net::IpAddr;
 
 /// A function in its place.
 pub(crate) trait Stage: Send {
@@ -166,6 +167,10 @@ impl<F: FlowFunction> Stage for FunctionSlot<F> {
 impl<F: Forwarder> ZoneOf for FunctionSlot<F> {
     fn zone_of(&self, walk: &mut Walk<'_>) -> Option<ZoneId> {
         self.function.destination_zone(walk)
+    }
+
+    fn is_behind(&self, address: IpAddr, zone: ZoneId) -> bool {
+        self.function.is_behind(address, zone)
     }
 }
 

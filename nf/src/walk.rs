@@ -97,6 +97,7 @@ impl Record {
 /// Answers where the destination of the headers is: the chain's forwarder.
 pub(crate) trait ZoneOf {
     fn zone_of(&self, walk: &mut Walk<'_>) -> Option<ZoneId>;
+    fn is_behind(&self, address: IpAddr, zone: ZoneId) -> bool;
 }
 
 /// One packet's walk, as a function sees it.

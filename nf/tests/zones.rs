@@ -16,16 +16,22 @@ use millrace_nf::router::icmp_limit::IcmpLimitConfig;
 use millrace_nf::walk::Walk;
 use millrace_nf::zone::ZoneId;
 use std::any::Any;
+use std::net::IpAddr;
 
 const CLIENT: &str = "10.0.0.5";
 const SERVER: &str = "198.51.100.7";
 const THIRD: u16 = 2;
-/// Which uplink it is.
+/// What is behind which port.
 const UPLINK: Watch = Watch::of(ObjectKind::Other, 1);
 
-/// 10.0.0.0/8 is behind port 0, everything else behind port `uplink`.
+/// 10.0.0.0/8 is behind port `home`, everything else behind port `uplink`.
 struct Uplinks {
+    home: u16,
     uplink: u16,
+}
+
+fn uplinks(uplink: u16) -> Uplinks {
+    Uplinks { home: INSIDE, uplink }
 }
 
 impl FlowFunction for Uplinks {
@@ -50,10 +56,12 @@ impl FlowFunction for Uplinks {
 impl Forwarder for Uplinks {
     fn destination_zone(&self, walk: &mut Walk<'_>) -> Option<ZoneId> {
         let inside = walk.headers.destination()?.to_string().starts_with("10.");
-        if !inside {
-            walk.depend(UPLINK);
-        }
-        Some(ZoneId(if inside { 0 } else { self.uplink as u8 }))
+        walk.depend(UPLINK);
+        Some(ZoneId(if inside { self.home } else { self.uplink } as u8))
+    }
+
+    fn is_behind(&self, address: IpAddr, zone: ZoneId) -> bool {
+        address.to_string().starts_with("10.") && u16::from(zone.0) == self.home
     }
 }
 
@@ -108,8 +116,8 @@ fn answer() -> Vec<u8> {
 #[test]
 fn a_third_zone_can_not_answer() {
     for chain in [
-        chain().function("firewall", firewall()).forwarder("uplinks", Uplinks { uplink: 1 }),
-        chain().function("keeper", Keeper).forwarder("uplinks", Uplinks { uplink: 1 }),
+        chain().function("firewall", firewall()).forwarder("uplinks", uplinks(1)),
+        chain().function("keeper", Keeper).forwarder("uplinks", uplinks(1)),
     ] {
         let mut it = harness(chain);
         assert!(it.passes(INSIDE, &ask()));
@@ -126,7 +134,7 @@ fn a_third_zone_can_not_answer() {
 
 #[test]
 fn a_third_zone_can_not_reset() {
-    let chain = chain().function("firewall", firewall()).forwarder("uplinks", Uplinks { uplink: 1 });
+    let chain = chain().function("firewall", firewall()).forwarder("uplinks", uplinks(1));
     let mut it = harness(chain);
     let (out, back) = ((1000, 80), (80, 1000));
     assert!(it.passes(INSIDE, &tcp(CLIENT, SERVER, out, segment("S", 100, 0))));
@@ -140,7 +148,7 @@ fn a_third_zone_can_not_reset() {
 
 #[test]
 fn a_third_zone_can_not_report_errors() {
-    let chain = chain().function("firewall", firewall()).forwarder("uplinks", Uplinks { uplink: 1 });
+    let chain = chain().function("firewall", firewall()).forwarder("uplinks", uplinks(1));
     let mut it = harness(chain);
     assert!(it.passes(INSIDE, &ask()));
     let error = port_unreachable(SERVER, CLIENT, &ask());
@@ -153,7 +161,7 @@ fn a_third_zone_can_not_report_errors() {
 /// Routes change: the responder's zone is the one that the initiator's packets leave to.
 #[test]
 fn the_responders_zone_follows_the_route() {
-    let chain = chain().function("firewall", firewall()).forwarder("uplinks", Uplinks { uplink: 2 });
+    let chain = chain().function("firewall", firewall()).forwarder("uplinks", uplinks(2));
     let mut it = harness(chain);
     assert_eq!(it.send_one(INSIDE, &ask()), [], "it leaves by the third port");
     assert_eq!(it.send_one(THIRD, &answer()).len(), 1);
@@ -167,5 +175,35 @@ fn the_responders_zone_follows_the_route() {
     let left = it.engine.outputs.burst(PortId(THIRD)).unwrap();
     assert_eq!(left.len(), 1);
     it.pool.put_all(left);
+    it.finish();
+}
+
+/// An initiator that is reached through another zone has moved there: its session is judged anew, and where it was nobody speaks in
+/// its name any more.
+#[test]
+fn the_initiator_may_move() {
+    let moved = |it: &mut Harness| {
+        assert!(it.passes(INSIDE, &ask()));
+        assert!(it.passes(OUTSIDE, &answer()));
+        it.function::<Uplinks>("uplinks").home = THIRD;
+        it.engine.state.validity.change(UPLINK);
+    };
+    let mut it = harness(chain().function("keeper", Keeper).forwarder("uplinks", uplinks(1)));
+    moved(&mut it);
+    for _ in 0..3 {
+        assert_eq!(it.send_one(THIRD, &ask()), [(OUTSIDE, ask())]);
+        assert_eq!(it.send_one(OUTSIDE, &answer()), [], "it leaves by the third port");
+        assert_eq!(it.send_one(INSIDE, &ask()), [], "it is not there any more");
+    }
+    assert_eq!((it.drops(DropReason::WrongZone), it.sessions()), (3, 1));
+    let left = it.engine.outputs.burst(PortId(THIRD)).unwrap();
+    assert_eq!(left.len(), 3);
+    it.pool.put_all(left);
+    it.finish();
+    // Where the rules don't let it out, the old session lives on (R6).
+    let mut it = harness(chain().function("firewall", firewall()).forwarder("uplinks", uplinks(1)));
+    moved(&mut it);
+    assert_eq!(it.send_one(THIRD, &ask()), []);
+    assert_eq!((it.drops(DropReason::FirewallDenied), it.sessions()), (1, 1));
     it.finish();
 }

@@ -18,6 +18,7 @@ use millrace_dataplane::flow::session::{PARTS_MAX, SessionId, Tuple};
 use millrace_dataplane::flow::state::{Event, FlowState};
 use millrace_dataplane::time::Time;
 use std::any::Any;
+use std::net::IpAddr;
 
 /// A word of a function that is gone.
 #[derive(Clone, Copy)]
@@ -69,6 +70,10 @@ impl Stage for Kept {
 impl ZoneOf for Kept {
     fn zone_of(&self, _: &mut Walk<'_>) -> Option<ZoneId> {
         None
+    }
+
+    fn is_behind(&self, _address: IpAddr, _zone: ZoneId) -> bool {
+        false
     }
 }
 

@@ -289,6 +289,12 @@ impl FlowFunction for Router {
 }
 
 impl Forwarder for Router {
+    fn is_behind(&self, address: IpAddr, zone: ZoneId) -> bool {
+        let unicast = self.routes.lookup(address).filter(|route| route.kind == RouteKind::Unicast);
+        let in_zone = |hop: &NextHop| self.interfaces.get(hop.interface).is_some_and(|it| it.zone == zone);
+        unicast.is_some_and(|route| route.next_hops.iter().any(in_zone))
+    }
+
     fn destination_zone(&self, walk: &mut Walk<'_>) -> Option<ZoneId> {
         let ingress = self.interfaces.by_port(walk.port, None)?;
         let destination = walk.headers.destination()?;

@@ -84,6 +84,38 @@ fn errors_from_inside_hide_who_sent_them() {
     }
 }
 
+/// Section 4.2 REQ-5 c: a sender that has an external address of its own appears under that, whomever the session belongs to.
+#[test]
+fn an_error_of_a_one_to_one_host_comes_from_its_own_address() {
+    let mut bench = harness(config(NatSettings { one_to_one: vec![one_to_one()], ..settings() }));
+    let (request, _) = only(OUTSIDE, &bench.send_one(INSIDE, &udp(HOST, REMOTE, (5000, 53), b"question")));
+    let reply = udp(REMOTE, POOL, (53, port_of(&request.source)), b"answer");
+    let (_, arrived) = only(INSIDE, &bench.send_one(OUTSIDE, &reply));
+    let error = port_unreachable("10.0.0.80", REMOTE, &arrived);
+    let (outer, left) = only(OUTSIDE, &bench.send_one(INSIDE, &error));
+    assert_eq!((outer, quoted(&left)), (seen("192.0.2.80:0", "198.51.100.7:0"), read(packet_of(&reply))));
+    bench.finish();
+}
+
+/// The data plane may share an address with its hosts: echo requests to it are its own to answer, whichever identifier they
+/// chose, also one that a host's query has. Replies to that query are the host's.
+#[test]
+fn echo_requests_to_an_own_address_in_the_pool_reach_no_host() {
+    let own = "192.0.2.254";
+    let pool = vec![PoolRange { first: own.parse().unwrap(), last: own.parse().unwrap() }];
+    let mut bench = harness(config(NatSettings { pool, ..settings() }));
+    let (request, _) = only(OUTSIDE, &bench.send_one(INSIDE, &echo(HOST, REMOTE, false, 7, 1)));
+    let id = port_of(&request.source);
+    assert_eq!(request, seen(format!("{own}:{id}"), format!("{REMOTE}:{id}")));
+    for seq in 1..3 {
+        assert!(bench.send_one(OUTSIDE, &echo("198.51.100.8", own, false, id, seq)).is_empty());
+        assert_eq!(bench.engine.outputs.sums.consumed, u64::from(seq), "it is answered here");
+        let (reply, _) = only(INSIDE, &bench.send_one(OUTSIDE, &echo(REMOTE, own, true, id, seq)));
+        assert_eq!(reply, seen("198.51.100.7:7", "10.0.0.5:7"));
+    }
+    bench.finish();
+}
+
 /// The same for a session that came in by a port forward: its responder is inside.
 #[test]
 fn errors_of_forwarded_sessions_are_translated() {
