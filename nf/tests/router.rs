@@ -628,6 +628,33 @@ fn traffic_of_the_cache_keeps_its_neighbour_under_watch() {
     it.finish();
 }
 
+/// RFC 4861 section 7.2.5: an advertisement that contradicts without overriding makes a reachable neighbour doubtful and changes
+/// nothing else; its flows, which only hit the cache, have it probed all the same. The router flag is what it said last.
+#[test]
+fn a_neighbour_that_is_contradicted_is_probed() {
+    let (mut it, frame, address) = (harness(config()), out6(), "2001:db8:2::9");
+    let says = |mac, flags| {
+        discovery(136, (mac, OWN_OUTSIDE), (address, "2001:db8:2::1"), flags, address, Some((2, mac)))
+    };
+    let is_router = |it: &mut Harness| {
+        router(it).neighbours().find(|it| it.address.to_string() == address).unwrap().is_router
+    };
+    it.send_one(INSIDE, &frame);
+    it.send_one(OUTSIDE, &says(SERVER, 0xe0));
+    assert!(it.passes(INSIDE, &frame) && is_router(&mut it));
+    assert!(it.send_one(OUTSIDE, &says([2, 0, 0, 0, 0, 0x99], 0)).is_empty());
+    assert_eq!((state(&mut it, address), is_router(&mut it)), (Some(NeighbourState::Stale), true));
+    assert_eq!(it.send_one(INSIDE, &frame), vec![(OUTSIDE, forwarded(&frame, OWN_OUTSIDE, SERVER))]);
+    assert_eq!(state(&mut it, address), Some(NeighbourState::Delay), "its flow says that it is used");
+    let probes: Sent = (0..6).flat_map(|_| it.advance(1)).collect();
+    assert!(
+        !probes.is_empty() && probes.iter().all(|(port, probe)| *port == OUTSIDE && probe[..6] == SERVER)
+    );
+    it.send_one(OUTSIDE, &says(SERVER, 0x40));
+    assert_eq!((state(&mut it, address), is_router(&mut it)), (Some(NeighbourState::Reachable), false));
+    it.finish();
+}
+
 #[test]
 fn a_flood_of_arp_requests_displaces_no_neighbour_in_use() {
     let mut limits = config();
