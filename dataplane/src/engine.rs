@@ -3,6 +3,7 @@
 //! Short passes over the burst, each asking for the memory of the next: parse and hash; match tags; find trackers; compare and
 //! replay. Misses are walked where they stand (R5): whatever a walk changes, the packets behind it look up again.
 
+mod foresee;
 mod passes;
 
 use crate::budget::{BudgetConfig, MissBudget};
@@ -21,6 +22,7 @@ use crate::packet::{Burst, Drain, Layout, Packet, Verify};
 use crate::port::PortId;
 use crate::slow_path::{Decision, Fate, Miss, SlowPath, Wake};
 use crate::time::Time;
+pub use foresee::Foreseen;
 use passes::{LANE, LANES, Lane, Lanes, NO_SLOT, Parsed};
 
 /// How many packets ahead a miss asks for its memory: about as long as memory takes, in walks.

@@ -4,11 +4,13 @@
 //! compile; commit (R6). Nothing of the functions' state changes before the last.
 
 mod chains;
+mod explain;
 mod reshape;
 
 pub use chains::{Attachment, CHAINS_MAX, Chains};
 
 use crate::compile::{Exits, compile};
+use crate::explain::Onlooker;
 use crate::fragments::{DatagramKey, First, Fragments, Piece, Place};
 use crate::function::{FlowFunction, Forwarder, PacketFunction, Verdict};
 use crate::headers::Headers;
@@ -16,6 +18,7 @@ use crate::slot::{ForwarderSlot, FunctionSlot, Stage};
 use crate::walk::{Commit, Direction, Record, SessionView, Tick, Walk, ends, port_watch};
 use crate::zone::ZoneId;
 use chains::domain_of;
+use explain::Found;
 use millrace_dataplane::drops::DropReason;
 use millrace_dataplane::flow::cache::Owner;
 use millrace_dataplane::flow::field::{Field, Reads};
@@ -270,20 +273,15 @@ impl Chain {
             }
         };
         let related = self.find_related(state);
-        // Only what lies beyond us on a packet's way can report an error about it: there, where its receiver is.
-        let elsewhere = |of: &SessionView| !of.sends_from(of.reply, zone);
-        // An initiator may move, too: if this is where it is reached now, its session is judged anew.
-        let (session, moved) = match session {
-            Some(it) if !it.reply && elsewhere(&it) && self.is_sender_behind(zone) => (None, Some(it.id)),
-            session => (session, None),
+        let session = match self.hold_against_zone(session, related.as_ref(), zone) {
+            Ok(session) => session,
+            Err(reason) => {
+                decision.fate = Fate::Drop(reason);
+                return;
+            }
         };
-        self.reopens = self.reopens.or(moved);
-        if session.as_ref().is_some_and(elsewhere) || related.as_ref().is_some_and(elsewhere) {
-            decision.fate = Fate::Drop(DropReason::WrongZone);
-            return;
-        }
         self.answered = None;
-        let end = self.walk(miss, zone, segment, session.as_ref(), related.as_ref(), state);
+        let end = self.walk(miss, zone, segment, session.as_ref(), related.as_ref(), state, &mut ());
         match end.verdict {
             Verdict::Forward(port) => {
                 let to = self.zone_behind(entry.chain, port, ports);
@@ -320,13 +318,20 @@ impl Chain {
         let Some((key, piece)) = self.datagram(miss.port) else {
             return Err(Fate::Drop(DropReason::FragmentInvalid));
         };
+        let place = self.fragments.place(&key, piece);
+        let taken = self.take_place(place, &key, piece);
+        if let Err(Fate::Hold(_)) = taken {
+            self.fragments.await_first(key, miss.now, |wake| decision.wakes.push(wake));
+        }
+        taken
+    }
+
+    /// What follows from a fragment's place in its datagram.
+    fn take_place(&mut self, place: Place, key: &DatagramKey, piece: Piece) -> Result<(), Fate> {
         let is_later = self.headers.is_later_fragment();
-        match self.fragments.place(&key, piece) {
+        match place {
             Place::New if !is_later => Ok(()),
-            Place::New => {
-                self.fragments.await_first(key, miss.now, |wake| decision.wakes.push(wake));
-                Err(Fate::Hold(self.fragments.token(&key)))
-            }
+            Place::New => Err(Fate::Hold(self.fragments.token(key))),
             Place::Follows(first) if is_later => {
                 self.headers.set_fragment_ports(first.ports);
                 self.segment = first.whole(piece);
@@ -358,14 +363,27 @@ impl Chain {
         miss: &Miss<'_>,
         state: &mut FlowState,
     ) -> Result<Option<(SessionId, bool)>, DropReason> {
+        match self.look_for_session(miss, state)? {
+            Found::Session(id, reply) => {
+                state.fold_session(id);
+                return Ok(Some((id, reply)));
+            }
+            Found::Outlived(id) => state.end_session(id),
+            Found::None => {}
+        }
+        Ok(None)
+    }
+
+    /// The same, of which nothing but scratch memory takes note.
+    #[inline]
+    fn look_for_session(&mut self, miss: &Miss<'_>, state: &FlowState) -> Result<Found, DropReason> {
         self.has_tuple = self.parts > 0 && self.headers.read_tuple(self.domain, &mut self.initiator);
         if !self.has_tuple {
-            return Ok(None);
+            return Ok(Found::None);
         }
-        let Some((id, reply)) = state.sessions.find(&self.initiator) else { return Ok(None) };
+        let Some((id, reply)) = state.sessions.find(&self.initiator) else { return Ok(Found::None) };
         if !self.outlived(id, state) {
-            state.end_session(id);
-            return Ok(None);
+            return Ok(Found::Outlived(id));
         }
         // A connection that nobody tracks has no state that a segment could contradict.
         let tracked = self.headers.protocol() == Some(6) && state.sessions.tcp(id).state() != TcpState::None;
@@ -376,12 +394,11 @@ impl Chain {
                 TcpVerdict::Reopens => {
                     // The old session ends when the new one is certain (R6).
                     self.reopens = Some(id);
-                    return Ok(None);
+                    return Ok(Found::None);
                 }
             }
         }
-        state.fold_session(id);
-        Ok(Some((id, reply)))
+        Ok(Found::Session(id, reply))
     }
 
     fn tcp_header<'a>(&self, bytes: &'a [u8]) -> &'a [u8] {
@@ -394,6 +411,28 @@ impl Chain {
         let attached = ports.get(usize::from(port.0)).copied().flatten().filter(|to| to.chain == chain);
         let logical = self.boundaries.iter().any(|boundary| boundary.ports.contains(&port));
         attached.filter(|_| !logical).map_or(ANYWHERE, |to| to.zone.0)
+    }
+
+    /// The session with which a packet from `zone` goes on.
+    #[inline]
+    fn hold_against_zone(
+        &mut self,
+        session: Option<SessionView>,
+        related: Option<&SessionView>,
+        zone: ZoneId,
+    ) -> Result<Option<SessionView>, DropReason> {
+        // Only what lies beyond us on a packet's way can report an error about it: there, where its receiver is.
+        let elsewhere = |of: &SessionView| !of.sends_from(of.reply, zone);
+        // An initiator may move, too: if this is where it is reached now, its session is judged anew.
+        let (session, moved) = match session {
+            Some(it) if !it.reply && elsewhere(&it) && self.is_sender_behind(zone) => (None, Some(it.id)),
+            session => (session, None),
+        };
+        self.reopens = self.reopens.or(moved);
+        if session.as_ref().is_some_and(elsewhere) || related.is_some_and(elsewhere) {
+            return Err(DropReason::WrongZone);
+        }
+        Ok(session)
     }
 
     fn is_sender_behind(&self, zone: ZoneId) -> bool {
@@ -413,7 +452,8 @@ impl Chain {
         self.outlived(id, state).then(|| SessionView::new(id, reply, state))
     }
 
-    fn walk(
+    #[allow(clippy::too_many_arguments)]
+    fn walk<O: Onlooker>(
         &mut self,
         miss: &Miss<'_>,
         zone: ZoneId,
@@ -421,6 +461,7 @@ impl Chain {
         session: Option<&SessionView>,
         related: Option<&SessionView>,
         state: &FlowState,
+        onlooker: &mut O,
     ) -> WalkEnd {
         let parts = self.parts;
         let Self { functions, forwarder, headers, record, boundaries, answered, responder, domain, .. } =
@@ -449,13 +490,13 @@ impl Chain {
                 record: &mut *record,
                 forwarder: Some(forwarder.zones()),
             };
-            if let Some(end) = walk_functions(functions, first..end, &mut walk) {
+            if let Some(end) = walk_functions(functions, first..end, &mut walk, onlooker) {
                 return end;
             }
             if direction == Direction::Forward && functions[first..end].iter().any(|f| f.hairpins(&mut walk))
             {
                 (walk.direction, walk.hairpin) = (Direction::Backward, true);
-                if let Some(end) = walk_functions(functions, first..end, &mut walk) {
+                if let Some(end) = walk_functions(functions, first..end, &mut walk, onlooker) {
                     return end;
                 }
             }
@@ -492,7 +533,9 @@ impl Chain {
             record,
             forwarder: None,
         };
+        onlooker.before(&last_step);
         let verdict = forwarder.admit(&mut last_step);
+        onlooker.after(&last_step, &**forwarder, verdict);
         WalkEnd { verdict, by: last, first_frame }
     }
 
@@ -509,7 +552,7 @@ impl Chain {
         let exits = Exits { ports, length_max: self.record.length_max, tracks_tcp: self.tracks_tcp() };
         let opens = session.is_none() && self.opens_session();
         self.count_undeclared();
-        let cacheable = self.headers.is_cacheable() && !self.record.uncached && miss.gather.is_some();
+        let cacheable = self.is_cacheable(miss);
         let gather = if cacheable { miss.gather } else { None };
         if compile(&mut decision.program, miss.bytes, &self.headers, gather, exits).is_err() {
             return self.fail(DropReason::NoHeadroom, decision);
@@ -547,6 +590,10 @@ impl Chain {
             return Self::withdraw(reason, owner, state, decision);
         }
         self.remember_fragment(miss, decision);
+    }
+
+    fn is_cacheable(&self, miss: &Miss<'_>) -> bool {
+        self.headers.is_cacheable() && !self.record.uncached && miss.gather.is_some()
     }
 
     fn tracks_tcp(&self) -> bool {
@@ -707,16 +754,19 @@ impl Chain {
 }
 
 /// Walks the functions in the walk's direction, until one ends it.
-fn walk_functions(
+fn walk_functions<O: Onlooker>(
     functions: &mut [Box<dyn Stage>],
     segment: std::ops::Range<usize>,
     walk: &mut Walk<'_>,
+    onlooker: &mut O,
 ) -> Option<WalkEnd> {
     for step in 0..segment.len() {
         let by =
             if walk.direction == Direction::Forward { segment.start + step } else { segment.end - 1 - step };
         let first_frame = walk.record.frames.len();
+        onlooker.before(walk);
         let verdict = functions[by].admit(walk);
+        onlooker.after(walk, &*functions[by], verdict);
         if ends(verdict) {
             return Some(WalkEnd { verdict, by, first_frame });
         }

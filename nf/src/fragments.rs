@@ -193,20 +193,27 @@ impl Fragments {
         hold_token(HoldKind::Fragment, self.tokens.hash_one(key))
     }
 
-    /// What this piece is to its datagram. One that overlaps breaks the datagram.
-    pub fn place(&mut self, key: &DatagramKey, piece: Piece) -> Place {
-        let Some(datagram) = self.datagrams.get_mut(key).filter(|datagram| !datagram.is_complete()) else {
-            return Place::New;
-        };
-        if datagram.is_broken || datagram.has(piece) {
-            return Place::Refused;
+    /// What this piece is to its datagram.
+    pub fn look(&self, key: &DatagramKey, piece: Piece) -> Place {
+        match self.datagrams.get(key).filter(|datagram| !datagram.is_complete()) {
+            None => Place::New,
+            Some(datagram) if datagram.is_broken || datagram.has(piece) || !datagram.takes(piece) => {
+                Place::Refused
+            }
+            Some(datagram) => Place::Follows(datagram.first),
         }
-        if !datagram.takes(piece) {
+    }
+
+    /// The same. A piece that overlaps breaks the datagram.
+    pub fn place(&mut self, key: &DatagramKey, piece: Piece) -> Place {
+        let place = self.look(key, piece);
+        if place == Place::Refused
+            && let Some(datagram) = self.datagrams.get_mut(key).filter(|datagram| !datagram.has(piece))
+        {
             datagram.is_broken = true;
             datagram.pieces = Vec::new();
-            return Place::Refused;
         }
-        Place::Follows(datagram.first)
+        place
     }
 
     /// The first fragment of a new datagram passed; later ones that wait are woken. Where there is no room, the oldest datagram

@@ -6,6 +6,7 @@
 //!
 //! A [`PacketFunction`] works on the bytes of whole bursts: what needs the payload. It splits its chain into segments.
 
+use crate::explain::Notes;
 use crate::walk::{Commit, Direction, Tick, Walk};
 use millrace_dataplane::drops::DropReason;
 use millrace_dataplane::flow::field::Reads;
@@ -58,6 +59,12 @@ pub trait FlowFunction: Send + 'static {
 
     /// Decides on one packet. Pure but for the headers' edits and what `walk` records.
     fn admit(&self, walk: &mut Walk<'_>) -> (Verdict, Option<Self::Staged>);
+
+    /// Says for people what the `admit` that just returned went by: the rule that decided, the mapping, the route. `walk` is as
+    /// that left it, `staged` what it proposed. Only for walks that somebody looks at.
+    fn explain(&self, walk: &Walk<'_>, staged: Option<&Self::Staged>, notes: &mut Notes) {
+        let _ = (walk, staged, notes);
+    }
 
     /// A packet with this tuple, as received, walks soon, in this direction: asks for the memory that `admit` and `commit` will
     /// read ([`millrace_dataplane::memory::prefetch`]), of what is not at hand anyway. Nothing else; what was asked for in vain

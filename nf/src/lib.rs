@@ -6,6 +6,7 @@
 
 pub mod chain;
 pub mod compile;
+pub mod explain;
 pub mod firewall;
 pub mod fragments;
 pub mod function;

@@ -1,5 +1,6 @@
 //! A function's place in a chain: keeps what it proposed between `admit` and `commit`, whatever its type.
 
+use crate::explain::Notes;
 use crate::function::{FlowFunction, Forwarder, Verdict};
 use crate::walk::{Commit, Direction, Tick, Walk, ZoneOf};
 use crate::zone::ZoneId;
@@ -16,6 +17,10 @@ pub(crate) trait Stage: Send {
     fn kind(&self) -> &'static str;
     fn reads(&self) -> Reads;
     fn admit(&mut self, walk: &mut Walk<'_>) -> Verdict;
+    /// What the last `admit` went by.
+    fn explain(&self, walk: &Walk<'_>, notes: &mut Notes) {
+        let _ = (walk, notes);
+    }
     fn prefetch(&self, tuple: &Tuple, direction: Direction);
     fn commit(&mut self, commit: &mut Commit<'_>);
     fn consumed(&mut self);
@@ -87,6 +92,10 @@ impl<F: FlowFunction> Stage for FunctionSlot<F> {
             self.staged[0] = None;
         }
         verdict
+    }
+
+    fn explain(&self, walk: &Walk<'_>, notes: &mut Notes) {
+        self.function.explain(walk, self.staged[usize::from(walk.hairpin)].as_ref(), notes);
     }
 
     fn prefetch(&self, tuple: &Tuple, direction: Direction) {

@@ -1,6 +1,7 @@
 //! The commands of `millrace`, one file each.
 
 pub mod check;
+pub mod explain;
 mod lines;
 mod live;
 pub mod log;
@@ -39,6 +40,8 @@ pub enum Command {
     Run(run::Arguments),
     /// Run the chains of a configuration on capture files, as fast as possible and repeatably.
     Replay(replay::Arguments),
+    /// Tell what would become of a packet, and why, without sending it.
+    Explain(explain::Arguments),
     /// Show what a running instance does.
     Show(manage::Show),
     /// Show what a running instance does in tables that update: ports, workers, chains, drops.
@@ -60,6 +63,7 @@ impl Cli {
             Command::Check(arguments) => check::run(&arguments),
             Command::Run(arguments) => run::run(&arguments, &log),
             Command::Replay(arguments) => replay::run(&arguments),
+            Command::Explain(arguments) => explain::run(&arguments),
             Command::Show(arguments) => manage::show(&arguments),
             Command::Top(arguments) => top::run(&arguments),
             Command::Clear(arguments) => manage::clear(&arguments),

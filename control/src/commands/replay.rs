@@ -22,7 +22,7 @@ use crate::instance::clock::SharedClock;
 use crate::instance::{Instance, InstanceError, NfWorker, Options};
 
 /// The clock when the first packet comes.
-const START: Time = Time::from_secs(1);
+pub(super) const START: Time = Time::from_secs(1);
 /// Timers run this often between packets.
 const STEP: Duration = Duration::from_millis(100);
 /// In longer gaps they run less often: a second after a minute, a minute after an hour.
@@ -37,7 +37,7 @@ const GAP_MAX: Duration = Duration::from_secs(30 * 86_400);
 /// Timers of one step.
 const TIMERS: usize = 1 << 16;
 /// All that is random repeats.
-const SEED: u64 = 0x6d69_6c6c_7261_6365;
+pub(super) const SEED: u64 = 0x6d69_6c6c_7261_6365;
 
 /// Arguments of `replay`.
 #[derive(Debug, Args)]
@@ -68,7 +68,7 @@ fn assignment(text: &str) -> Result<(String, String), String> {
     }
 }
 
-fn mac_assignment(text: &str) -> Result<(String, MacAddress), String> {
+pub(super) fn mac_assignment(text: &str) -> Result<(String, MacAddress), String> {
     let expected = || "expected PORT=MAC, as lan=02:00:00:00:00:01".to_owned();
     let (port, mac) = assignment(text).map_err(|_| expected())?;
     let bytes: Option<Vec<u8>> = mac.split(':').map(|byte| u8::from_str_radix(byte, 16).ok()).collect();
@@ -90,7 +90,7 @@ pub fn run(arguments: &Arguments) -> ExitCode {
 }
 
 fn replay(mut config: Config, arguments: &Arguments) -> Result<Accounting, InstanceError> {
-    replace_ports(&mut config, arguments)?;
+    replace_ports(&mut config, &arguments.input, &arguments.output, &arguments.mac)?;
     let first = first_time(&config)?;
     let ahead_ns = first.map_or(0, |first| first.0.saturating_sub(START.0));
     let clock = SharedClock::default();
@@ -111,10 +111,14 @@ fn file_of(files: &[(String, String)], port: &str) -> Option<PathBuf> {
 }
 
 /// Puts captures and sinks in place of all ports.
-fn replace_ports(config: &mut Config, arguments: &Arguments) -> Result<(), InstanceError> {
-    let macs = arguments.mac.iter().map(|(port, _)| port);
-    let files = arguments.input.iter().chain(&arguments.output).map(|(port, _)| port);
-    for port in files.chain(macs) {
+pub(super) fn replace_ports(
+    config: &mut Config,
+    inputs: &[(String, String)],
+    outputs: &[(String, String)],
+    macs: &[(String, MacAddress)],
+) -> Result<(), InstanceError> {
+    let files = inputs.iter().chain(outputs).map(|(port, _)| port);
+    for port in files.chain(macs.iter().map(|(port, _)| port)) {
         if config.port(port).is_none() {
             let known: Vec<_> = config.ports.iter().map(|port| port.name.as_str()).collect();
             let message = format!("the configuration has no such port; it has {}", known.join(", "));
@@ -123,9 +127,9 @@ fn replace_ports(config: &mut Config, arguments: &Arguments) -> Result<(), Insta
     }
     let mtus: Vec<u16> = config.ports.iter().map(|port| mtu(config, port)).collect();
     for (port, mtu) in config.ports.iter_mut().zip(mtus) {
-        let given = arguments.mac.iter().find(|(name, _)| *name == port.name).map(|(_, mac)| *mac);
+        let given = macs.iter().find(|(name, _)| *name == port.name).map(|(_, mac)| *mac);
         let link = Link { mac: given.or(port.kind.mac()), mtu };
-        let (input, output) = (file_of(&arguments.input, &port.name), file_of(&arguments.output, &port.name));
+        let (input, output) = (file_of(inputs, &port.name), file_of(outputs, &port.name));
         port.fault = None;
         port.kind = if input.is_some() || output.is_some() {
             PortKind::Pcap(Pcap { input, output, link })
@@ -199,7 +203,7 @@ fn live_until(worker: &mut NfWorker, clock: &SharedClock, now: &mut Time, end: T
 }
 
 /// The clock stands at `now`: timers first, then packets that are due, and what came of both is sent.
-fn advance(worker: &mut NfWorker, clock: &SharedClock, now: Time) {
+pub(super) fn advance(worker: &mut NfWorker, clock: &SharedClock, now: Time) {
     clock.set(now);
     worker.engine.housekeeping(&mut worker.pool, now, TIMERS);
     worker.turn();

@@ -81,6 +81,11 @@ impl Control {
         let _ = self.notifier.set(notifier);
     }
 
+    /// What is known of the open ports.
+    pub fn ports(&self) -> Vec<PortFacts> {
+        self.running.lock().unwrap_or_else(PoisonError::into_inner).facts.clone()
+    }
+
     /// The name of a port, or its number if it is gone.
     pub fn port_name(&self, id: PortId) -> String {
         let running = self.running.lock().unwrap_or_else(PoisonError::into_inner);

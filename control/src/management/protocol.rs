@@ -4,6 +4,7 @@ use std::io::{self, BufRead, Read};
 
 use super::topic::Topic;
 use crate::config::Report;
+use crate::explain::{self, Subject};
 use crate::instance::Applied;
 use crate::listing::Listing;
 use serde::{Deserialize, Serialize};
@@ -41,6 +42,13 @@ pub enum Request {
         /// Terms `key=value`; none ends all sessions.
         filter: Vec<String>,
     },
+    /// What would become of a packet, and why. Nothing changes.
+    Explain {
+        /// The port that it comes in by.
+        input: String,
+        /// The packet.
+        subject: Subject,
+    },
     /// Changes the instance to another configuration.
     Apply {
         /// The file's path: for messages, and relative paths in it start there.
@@ -60,6 +68,8 @@ pub enum Answer {
     Done(Vec<String>),
     /// A configuration is in force; what changed.
     Applied(Applied),
+    /// What would become of a packet.
+    Explained(Box<explain::Report>),
     /// It was refused; nothing changed.
     Refused(String),
     /// A configuration was refused; nothing changed.

@@ -10,6 +10,7 @@ use super::protocol::{Answer, REQUEST_BYTES_MAX, Request, read_line};
 use super::socket::Socket;
 use super::{clear, show};
 use crate::connections::{Deadline, Places};
+use crate::explain;
 use crate::instance::{Control, InstanceError};
 use crate::supervised::{Pulse, Supervised, panic_message};
 
@@ -130,6 +131,8 @@ fn handle(control: &Control, request: Request) -> Answer {
             show::show(control, topic, &filter, limit, offset).map(Answer::Rows)
         }
         Request::ClearSessions { filter } => clear::sessions(control, &filter).map(Answer::Done),
+        Request::Explain { input, subject } => explain::look::explain(control, &input, &subject)
+            .map(|report| Answer::Explained(Box::new(report))),
         Request::Apply { path, text } => {
             return match control.apply(path.as_ref(), &text) {
                 Ok(applied) => Answer::Applied(applied),

@@ -5,6 +5,7 @@ use crate::configuration::SINKS;
 use millrace_control::config::settings::Hugepages;
 use millrace_control::config::sizing::Sizing;
 use millrace_control::config::{Host, PortKind, parse};
+use millrace_control::explain::Subject;
 use millrace_control::instance::accounting::Accounting;
 use millrace_control::instance::{Instance, Options};
 use millrace_control::management::protocol::read_line;
@@ -78,6 +79,7 @@ pub fn seeds() -> Vec<(String, Vec<u8>)> {
         let filter = filter.iter().map(|&term| term.to_owned()).collect();
         line(&Request::Show { topic, filter, limit: Some(3), offset: 1 })
     };
+    let explain = |subject| line(&Request::Explain { input: "lan".into(), subject });
     let all = [
         Topic::Ports,
         Topic::Functions,
@@ -99,6 +101,8 @@ pub fn seeds() -> Vec<(String, Vec<u8>)> {
         ("show-all", all.into_iter().map(|topic| show(topic, &[])).collect()),
         ("show-sessions", show(Topic::Sessions, &["source=10.0.0.0/8", "protocol=tcp", "state=established"])),
         ("show-ports", show(Topic::Ports, &["name=lan"])),
+        ("explain-words", explain(Subject::Packet("tcp 10.0.0.2:4000 > 203.0.113.7:443 syn ttl 1".into()))),
+        ("explain-frame", explain(Subject::Frame((0..60).collect()))),
         ("clear", line(&Request::ClearSessions { filter: vec!["port=80".into()] })),
         ("apply-same", apply(SINKS.to_owned())),
         ("apply-rule", changed("action = \"allow\"", "action = \"reject\"")),

@@ -1,6 +1,7 @@
 //! All chains of an instance, the ports that lead to them, and how both change while packets flow (R8).
 
 use super::{Chain, tuple_of};
+use crate::explain::Explanation;
 use crate::function::PacketFunction;
 use crate::headers::Headers;
 use crate::walk::{Direction, port_watch};
@@ -279,6 +280,13 @@ impl Chains {
     /// Most words that any chain keeps in a session.
     pub fn parts(&self) -> usize {
         self.iter().map(|(_, chain)| chain.parts()).max().unwrap_or(0)
+    }
+
+    /// What would become of a packet that walks, and why. Nothing comes true, and nothing is counted (R6); none if the port leads
+    /// to no chain.
+    pub fn explain(&mut self, miss: &Miss<'_>, state: &FlowState) -> Option<Explanation> {
+        let to = self.attachment(miss.port)?;
+        Some(self.chain(to.chain)?.explain(miss, to, state))
     }
 
     /// The functions' declarations changed: what a walk may read follows. The engine compiles the keys anew.

@@ -8,6 +8,7 @@ use super::query::{Addresses, Query, Transport};
 use super::rules::{Action, PROTOCOL_ICMP, PROTOCOL_ICMPV6, Rule, RuleId};
 use super::slots::RuleSlot;
 use super::word::{NOWHERE, Version, Word};
+use crate::explain::Notes;
 use crate::function::{FlowFunction, Verdict};
 use crate::headers::answer::{IcmpError, icmp_error, tcp_reset};
 use crate::headers::{Headers, icmpv4, icmpv6, protocol};
@@ -38,16 +39,16 @@ pub struct Firewall {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Staged {
     /// The rule's place; [`RuleSlot::DEFAULT`] where none matched.
-    rule: RuleSlot,
+    pub(super) rule: RuleSlot,
     /// Bytes of the frame.
     bytes: u64,
-    outcome: Outcome,
+    pub(super) outcome: Outcome,
     /// What to log of it.
     flow: Option<LoggedFlow>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Outcome {
+pub(super) enum Outcome {
     /// The session's word from now on.
     Admitted(Word),
     /// The translated view of a hairpin is admitted too; the session counts for the rule of the other.
@@ -352,6 +353,10 @@ impl FlowFunction for Firewall {
             (Some((id, reply)), Some(word)) => self.admit_known(walk, id, reply, word),
             _ => self.admit_new(walk),
         }
+    }
+
+    fn explain(&self, walk: &Walk<'_>, staged: Option<&Staged>, notes: &mut Notes) {
+        self.say_rule(walk, staged, notes);
     }
 
     fn commit(&mut self, staged: Staged, commit: &mut Commit<'_>) {

@@ -44,6 +44,7 @@
 
 pub mod classifier;
 pub mod counters;
+mod explain;
 pub mod footprint;
 pub mod function;
 pub mod log;

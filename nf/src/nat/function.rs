@@ -17,6 +17,7 @@ use super::secret::Secret;
 use super::state::{Capacity, Hold, NatState, Proposal, ReleaseHashes, SweepPending};
 use super::tuple::{Inside, Protocol};
 use super::word::{End, Share, Word};
+use crate::explain::Notes;
 use crate::function::{FlowFunction, Verdict};
 use crate::walk::{Commit, Direction, Tick, Walk};
 use millrace_dataplane::flow::field::{Field, Reads};
@@ -276,6 +277,10 @@ impl FlowFunction for Nat {
             Some(word) => (self.follow(walk, Word(word)), None),
             None => self.open(walk),
         }
+    }
+
+    fn explain(&self, walk: &Walk<'_>, staged: Option<&Staged>, notes: &mut Notes) {
+        self.say_mappings(walk, staged, notes);
     }
 
     fn commit(&mut self, staged: Staged, commit: &mut Commit<'_>) {

@@ -20,6 +20,7 @@
 //! ([`secret`], R16). A flow that is new in all respects touches a line of each index, as does its end; what it will touch
 //! is known beforehand and asked for ([`crate::function::FlowFunction::prefetch`]).
 
+mod explain;
 pub mod filter;
 pub mod forward;
 pub mod function;

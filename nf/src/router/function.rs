@@ -25,6 +25,7 @@ use super::interface::{AddressClass, InterfaceId, Interfaces};
 use super::lpm::{NextHop, Route, RouteId, RouteKind, RouteTable};
 use super::neighbour::{Action, NeighbourInfo, NeighbourTable};
 use super::{RouterError, neighbour};
+use crate::explain::Notes;
 use crate::function::{FlowFunction, Forwarder, Verdict};
 use crate::headers::{Network, ethernet};
 use crate::slices::depend_on_destination;
@@ -252,6 +253,10 @@ impl FlowFunction for Router {
             Network::V4(_) | Network::V6(_) => self.admit_ip(walk, ingress),
             Network::None => dropped(DropReason::UnsupportedProtocol),
         }
+    }
+
+    fn explain(&self, walk: &Walk<'_>, _: Option<&Staged>, notes: &mut Notes) {
+        self.say_route(walk, notes);
     }
 
     fn commit(&mut self, staged: Staged, commit: &mut Commit<'_>) {

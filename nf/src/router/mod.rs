@@ -7,6 +7,7 @@ pub mod addressing;
 mod change;
 mod config;
 mod effects;
+mod explain;
 mod forward;
 mod function;
 pub mod icmp_limit;

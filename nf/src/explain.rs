@@ -1,0 +1,172 @@
+//! What a walk did, for people: the words in which functions tell what they went by, and the account of a whole walk.
+//!
+//! A walk that is only explained takes the way of every other walk, through the same code, but ends before anything comes true
+//! (R6): see [`crate::chain::Chains::explain`].
+
+use crate::function::Verdict;
+use crate::headers::{Edit, Parsed};
+use crate::slot::Stage;
+use crate::walk::{Direction, Walk};
+use millrace_dataplane::flow::session::{SessionId, Tuple};
+use millrace_dataplane::flow::tcp::TcpState;
+use millrace_dataplane::packet::Flags;
+use millrace_dataplane::port::PortId;
+use millrace_dataplane::slow_path::{Fate, Frame};
+
+/// One thing that a function went by.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Note {
+    /// What it is, in snake case: `rule`, `mapping`, `route`.
+    pub what: &'static str,
+    /// Which one, or what of it.
+    pub value: String,
+}
+
+/// What a function went by, in the order in which it says so.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Notes(Vec<Note>);
+
+impl Notes {
+    /// Adds one.
+    pub fn say(&mut self, what: &'static str, value: &(impl ToString + ?Sized)) {
+        self.0.push(Note { what, value: value.to_string() });
+    }
+}
+
+/// What one function did with the packet.
+#[derive(Clone, Debug)]
+pub struct Step {
+    /// The function's name in the configuration.
+    pub function: String,
+    /// Its kind.
+    pub kind: &'static str,
+    /// Which way the chain was walked.
+    pub direction: Direction,
+    /// It was the second, backward walk of a hairpin.
+    pub hairpin: bool,
+    /// What it said.
+    pub verdict: Verdict,
+    /// What it went by.
+    pub notes: Vec<Note>,
+    /// Its edits, in order.
+    pub edits: Vec<Edit>,
+    /// Frames that it made; they are sent unless another function drops the packet.
+    pub frames: Vec<Frame>,
+}
+
+/// The session that a packet belongs to.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SessionFacts {
+    /// Its number.
+    pub id: SessionId,
+    /// The packet is the responder's.
+    pub reply: bool,
+    /// The TCP state before the packet; [`TcpState::None`] for other protocols, and where nobody tracks it.
+    pub tcp: TcpState,
+    /// The tuples as received: the initiator's, the responder's.
+    pub tuples: [Tuple; 2],
+}
+
+/// The program that a packet that leaves is replayed by.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ProgramFacts {
+    /// It serves all packets of the flow; otherwise this one alone.
+    pub cacheable: bool,
+    /// Packets with one of these properties walk alone (R3).
+    pub guards: Flags,
+    /// So does one with a smaller TTL or hop limit.
+    pub ttl_min: u8,
+    /// So does one that is longer than this, from the network header on in bytes.
+    pub length_max: u16,
+    /// The session's TCP tracker runs.
+    pub tracks_tcp: bool,
+}
+
+/// What becomes of a packet that walks a chain, and why.
+#[derive(Clone, Debug)]
+pub struct Explanation {
+    /// The chain's name.
+    pub chain: String,
+    /// The zone that the packet comes from.
+    pub zone: String,
+    /// The headers as they came; none where they can't be read.
+    pub received: Option<Parsed>,
+    /// The session that the packet belongs to.
+    pub session: Option<SessionFacts>,
+    /// Of an ICMP error: the session of the packet that it quotes. `reply`: the error goes in the responder's direction.
+    pub related: Option<SessionFacts>,
+    /// What the functions did, in the order in which they did it.
+    pub steps: Vec<Step>,
+    /// What becomes of it.
+    pub fate: Fate,
+    /// Where it leaves: several where it is flooded.
+    pub outputs: Vec<PortId>,
+    /// The headers as they leave.
+    pub sent: Option<Parsed>,
+    /// How they become so.
+    pub program: Option<ProgramFacts>,
+    /// It opens this session: what it looks like, and what answers look like.
+    pub opens: Option<[Tuple; 2]>,
+}
+
+impl Explanation {
+    pub(crate) fn of(chain: &str, zone: &str) -> Self {
+        Self {
+            chain: chain.to_owned(),
+            zone: zone.to_owned(),
+            received: None,
+            session: None,
+            related: None,
+            steps: Vec::new(),
+            fate: Fate::Undecided,
+            outputs: Vec::new(),
+            sent: None,
+            program: None,
+            opens: None,
+        }
+    }
+}
+
+/// Looks on while functions decide. Walks that nobody looks at have `()`, which costs nothing.
+pub(crate) trait Onlooker {
+    /// A function is about to decide.
+    fn before(&mut self, walk: &Walk<'_>);
+    /// It has.
+    fn after(&mut self, walk: &Walk<'_>, stage: &dyn Stage, verdict: Verdict);
+}
+
+impl Onlooker for () {
+    #[inline(always)]
+    fn before(&mut self, _: &Walk<'_>) {}
+    #[inline(always)]
+    fn after(&mut self, _: &Walk<'_>, _: &dyn Stage, _: Verdict) {}
+}
+
+/// Writes down what it sees.
+#[derive(Debug, Default)]
+pub(crate) struct Steps {
+    pub(crate) steps: Vec<Step>,
+    edits: usize,
+    frames: usize,
+}
+
+impl Onlooker for Steps {
+    fn before(&mut self, walk: &Walk<'_>) {
+        (self.edits, self.frames) = (walk.headers.edits().len(), walk.record.frames.len());
+    }
+
+    fn after(&mut self, walk: &Walk<'_>, stage: &dyn Stage, verdict: Verdict) {
+        let mut notes = Notes::default();
+        stage.explain(walk, &mut notes);
+        self.steps.push(Step {
+            function: stage.name().to_owned(),
+            kind: stage.kind(),
+            direction: walk.direction,
+            hairpin: walk.hairpin,
+            verdict,
+            notes: notes.0,
+            edits: walk.headers.edits().get(self.edits..).unwrap_or_default().to_vec(),
+            frames: walk.record.frames.get(self.frames..).unwrap_or_default().to_vec(),
+        });
+    }
+}
