@@ -9,7 +9,7 @@ mod passes;
 use crate::budget::{BudgetConfig, MissBudget};
 use crate::drops::DropReason;
 use crate::flow::cache::{Owner, Slot};
-use crate::flow::key::{Gather, KEY_WORDS_MAX, KeySchema};
+use crate::flow::key::{Gather, KEY_WORDS_MAX, KeySchema, NEAR_KEY_WORDS};
 use crate::flow::replay::replay;
 use crate::flow::state::{Event, FlowState};
 use crate::flow::tcp::{Segment, TcpVerdict};
@@ -309,11 +309,20 @@ impl<S: SlowPath> Engine<S> {
         if let Parsed::Wrong(reason) = lane.parsed {
             return self.outputs.drop_packet(packet, reason, pool);
         }
+        let schema = self.schemas.get(usize::from(port.0)).and_then(Option::as_ref);
+        let near = schema
+            .filter(|_| fresh && lane.slot != NO_SLOT)
+            .and_then(|schema| passes::near_entry(&lane, &packet, schema, &mut self.state.cache));
+        let looked = near.map(|slot| self.check(&lane, slot, packet.bytes()));
+        if let Some(Lookup::Hit(slot)) = looked {
+            self.counters.hits += 1;
+            return self.hit(slot, NEAR_KEY_WORDS, packet, pool, now.as_millis() as u32);
+        }
         let mut key = [0; KEY_WORDS_MAX];
         let gather = gather_of(&self.schemas, port, &lane.layout);
         let words = gather.map_or(0, |gather| gather.gather(packet.bytes(), &mut key));
         let key = &key[..words];
-        match self.look_up(&lane, key, fresh, packet.bytes()) {
+        match looked.unwrap_or_else(|| self.look_up(&lane, key, fresh, packet.bytes())) {
             Lookup::Hit(slot) => {
                 self.counters.hits += 1;
                 self.hit(slot, words, packet, pool, now.as_millis() as u32);
@@ -323,13 +332,19 @@ impl<S: SlowPath> Engine<S> {
         }
     }
 
-    /// Finds the entry of a packet and checks validity, guards and trackers. `fresh`: nothing changed since
-    /// [`passes::match_tags`].
+    /// Finds the entry of a packet by its key, and checks it. `fresh`: nothing changed since [`passes::match_tags`].
     fn look_up(&mut self, lane: &Lane, key: &[u64], fresh: bool, bytes: &[u8]) -> Lookup {
         if key.is_empty() || fresh && lane.slot == NO_SLOT {
             return Lookup::Miss;
         }
-        let Some(slot) = self.state.cache.find(lane.hash, key) else { return Lookup::Miss };
+        match self.state.cache.find(lane.hash, key) {
+            Some(slot) => self.check(lane, slot, bytes),
+            None => Lookup::Miss,
+        }
+    }
+
+    /// Checks validity, guards and trackers of a packet's entry.
+    fn check(&mut self, lane: &Lane, slot: Slot, bytes: &[u8]) -> Lookup {
         let header = self.state.cache.header(slot);
         if header.stamp != self.state.validity.epoch() && !self.revalidate(slot, header.stamp) {
             return Lookup::Miss;

@@ -96,12 +96,14 @@ pub fn equals_masked(header: &[u8; 64], mask: &[u64; 8], key: &[u64; 8]) -> bool
     words.fold(0, |bits, ((bytes, mask), key)| bits | ((u64::from_ne_bytes(*bytes) & mask) ^ key)) == 0
 }
 
-/// Sets the bits of `header` that `keep` leaves out to those of `image`, and takes `less` from its words: all as they lie in memory.
+/// Sets the bits of `header` that `keep` leaves out to those of `image`, then takes `less` from its words: all as they lie in memory.
+/// What else `image` holds is of no effect.
 #[cfg(all(target_arch = "x86_64", target_feature = "avx2"))]
 #[inline(always)]
 pub fn blend_words(header: &mut [u8; 64], keep: &[u64; 8], image: &[u64; 8], less: &[u64; 8]) {
     use std::arch::x86_64::{
-        _mm256_and_si256, _mm256_loadu_si256, _mm256_or_si256, _mm256_storeu_si256, _mm256_sub_epi64,
+        _mm256_and_si256, _mm256_andnot_si256, _mm256_loadu_si256, _mm256_or_si256, _mm256_storeu_si256,
+        _mm256_sub_epi64,
     };
     for half in 0..2 {
         // SAFETY: AVX2 is part of the target where this is compiled; all accesses, of 32 bytes each, lie within the 64 of their
@@ -109,20 +111,23 @@ pub fn blend_words(header: &mut [u8; 64], keep: &[u64; 8], image: &[u64; 8], les
         unsafe {
             let bytes = header.as_mut_ptr().add(32 * half).cast();
             let words = |array: &[u64; 8]| _mm256_loadu_si256(array.as_ptr().add(4 * half).cast());
-            let kept = _mm256_and_si256(_mm256_loadu_si256(bytes), words(keep));
-            let blended = _mm256_sub_epi64(_mm256_or_si256(kept, words(image)), words(less));
+            let keep = words(keep);
+            let kept = _mm256_and_si256(keep, _mm256_loadu_si256(bytes));
+            let set = _mm256_andnot_si256(keep, words(image));
+            let blended = _mm256_sub_epi64(_mm256_or_si256(kept, set), words(less));
             _mm256_storeu_si256(bytes, blended);
         }
     }
 }
 
-/// Sets the bits of `header` that `keep` leaves out to those of `image`, and takes `less` from its words: all as they lie in memory.
+/// Sets the bits of `header` that `keep` leaves out to those of `image`, then takes `less` from its words: all as they lie in memory.
+/// What else `image` holds is of no effect.
 #[cfg(not(all(target_arch = "x86_64", target_feature = "avx2")))]
 #[inline(always)]
 pub fn blend_words(header: &mut [u8; 64], keep: &[u64; 8], image: &[u64; 8], less: &[u64; 8]) {
     let words = header.as_chunks_mut::<8>().0.iter_mut().zip(keep).zip(image).zip(less);
     for (((bytes, keep), image), less) in words {
-        *bytes = ((u64::from_ne_bytes(*bytes) & keep) | image).wrapping_sub(*less).to_ne_bytes();
+        *bytes = ((u64::from_ne_bytes(*bytes) & keep) | (image & !keep)).wrapping_sub(*less).to_ne_bytes();
     }
 }
 
@@ -136,12 +141,12 @@ mod tests {
         let mut header = old;
         let bytes = |word: u64| word.to_ne_bytes();
         let keep: [u64; 8] = std::array::from_fn(|at| !(0xff00_ff00_0000_0000 >> at));
-        let image: [u64; 8] = std::array::from_fn(|at| 0x1234_5678_9abc_def0 & !keep[at]);
+        let image: [u64; 8] = std::array::from_fn(|at| 0x1234_5678_9abc_def0 << at);
         let less: [u64; 8] = std::array::from_fn(|at| at as u64);
         blend_words(&mut header, &keep, &image, &less);
         for at in 0..8 {
             let word = u64::from_ne_bytes(std::array::from_fn(|i| old[8 * at + i]));
-            let expected = (word & keep[at] | image[at]).wrapping_sub(at as u64);
+            let expected = (word & keep[at] | image[at] & !keep[at]).wrapping_sub(at as u64);
             assert_eq!(header[8 * at..8 * at + 8], bytes(expected), "word {at}");
         }
     }

@@ -202,8 +202,21 @@ pub(super) fn express<const TRACKS: bool>(
     taken
 }
 
-/// Runs the session's tracker on a usual segment. A call of its own, so that packets that are not tracked don't lack its registers.
-#[inline(never)]
+/// The place of the entry of a packet with a near key, where [`match_tags`] found it and nothing has changed since.
+pub(super) fn near_entry(
+    lane: &Lane,
+    packet: &Packet,
+    schema: &KeySchema,
+    cache: &mut FlowCache,
+) -> Option<Slot> {
+    let near = schema.near(lane.layout.shape);
+    let (head, entry) = (packet.head()?, cache.usual_entry(Slot(lane.slot))?);
+    let is_its = near.identity == entry.identity() && equals_masked(head, &near.mask, entry.near);
+    is_its.then_some(Slot(lane.slot))
+}
+
+/// Runs the session's tracker on a usual segment.
+#[inline(always)]
 fn track(sessions: &mut SessionTable, owner: Owner, bytes: &[u8], layout: &Layout) -> bool {
     sessions.hot(owner.session).tcp.usual(owner.reply, &Segment::read(bytes, layout))
 }

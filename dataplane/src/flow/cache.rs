@@ -16,13 +16,16 @@ use super::key::{NEAR_KEY_WORDS, NEAR_WORDS};
 use super::program::Program;
 use super::session::{NONE, SessionId, SessionTable, Traffic};
 use super::template::{IMAGE_WORDS, TemplateId};
-use super::validity::PackedWatches;
+use super::validity::Validity;
+use super::watch_sets::SetId;
 use crate::lanes::matching_tags;
-use crate::memory::{Arena, ArenaError, ArenaSlice, Pod, prefetch};
+use crate::memory::{Arena, ArenaError, ArenaSlice, prefetch};
 
 const WAYS: usize = 8;
 /// Words in front of the key. So its first word ends a line, and what is compared and blended by vectors lies in whole lines.
 const HEADER_WORDS: usize = 7;
+/// The word of the next entry of the session, and of the watches.
+const LINKS: usize = 4;
 const LINE_WORDS: usize = 8;
 const _: () = assert!(
     (HEADER_WORDS + 1).is_multiple_of(LINE_WORDS) && NEAR_WORDS == LINE_WORDS && IMAGE_WORDS == LINE_WORDS
@@ -49,24 +52,9 @@ pub struct Owner {
     pub reply: bool,
 }
 
-/// What is rarely needed of an entry.
-#[derive(Clone, Copy, Debug)]
-#[repr(C)]
-struct Cold {
-    watches: PackedWatches,
-    next: u32,
-}
-
 #[inline(always)]
 fn equal(a: &[u64], b: &[u64]) -> bool {
     a.iter().zip(b).all(|(a, b)| a == b)
-}
-
-#[allow(unsafe_code)]
-mod pod {
-    use super::{Cold, Pod};
-    // SAFETY: plain integers and arrays of them; all zeroes is a valid value.
-    unsafe impl Pod for Cold {}
 }
 
 /// What happened to a cache, in numbers.
@@ -96,7 +84,7 @@ pub struct NewEntry<'a> {
     /// The epoch at which it was decided.
     pub stamp: u32,
     /// The objects that it used.
-    pub watches: PackedWatches,
+    pub watches: SetId,
     /// Now, in milliseconds.
     pub now_millis: u32,
 }
@@ -180,18 +168,17 @@ impl Header {
 pub struct FlowCache {
     tags: ArenaSlice<[u16; WAYS]>,
     lines: ArenaSlice<[u64; LINE_WORDS]>,
-    cold: ArenaSlice<Cold>,
     stride: usize,
     /// Most lines that any entry fills.
     lines_used: usize,
-    mask: usize,
+    buckets: usize,
     count: usize,
     mutations: u64,
     sweep: u32,
     hash: KeyedHash,
     counters: CacheCounters,
     /// What entries that fell had named, until it is given back.
-    released: Vec<PackedWatches>,
+    released: Vec<SetId>,
 }
 
 impl FlowCache {
@@ -205,10 +192,9 @@ impl FlowCache {
         Ok(Self {
             tags: ArenaSlice::zeroed(arena, buckets)?,
             lines: ArenaSlice::zeroed(arena, buckets * WAYS * stride)?,
-            cold: ArenaSlice::zeroed(arena, buckets * WAYS)?,
             stride,
             lines_used: 1,
-            mask: buckets - 1,
+            buckets,
             count: 0,
             mutations: 0,
             sweep: 0,
@@ -221,13 +207,13 @@ impl FlowCache {
     fn dimensions(entries: usize, words: usize) -> (usize, usize) {
         let lines = (HEADER_WORDS + words).div_ceil(LINE_WORDS);
         let stride = LINES.into_iter().find(|&l| l >= lines).unwrap_or(LINES[LINES.len() - 1]);
-        ((entries.clamp(WAYS, 1 << 27) * 4 / 3).div_ceil(WAYS).next_power_of_two(), stride)
+        ((entries.clamp(WAYS, 1 << 27) * 4 / 3).div_ceil(WAYS), stride)
     }
 
-    /// Bytes that such a cache takes from the arena.
+    /// Bytes that such a cache takes from the arena, with what its entries name (see [`Validity`]).
     pub fn bytes_for(entries: usize, words: usize) -> usize {
         let (buckets, stride) = Self::dimensions(entries, words);
-        buckets * (WAYS * 2 + WAYS * (stride * 64 + size_of::<Cold>())) + 3 * 64
+        buckets * WAYS * (2 + stride * 64) + 2 * 64 + Validity::bytes_for(buckets * WAYS)
     }
 
     /// Places for entries.
@@ -269,15 +255,21 @@ impl FlowCache {
         (hash >> 48) as u16 | 1
     }
 
+    /// A part of a hash, as a bucket: by its highest bits, so that there may be any number of buckets.
+    #[inline(always)]
+    fn bucket(&self, part: u32) -> usize {
+        ((u64::from(part) * self.buckets as u64) >> 32) as usize
+    }
+
     #[inline(always)]
     fn homes(&self, hash: u64) -> [usize; 2] {
-        [hash as usize & self.mask, (hash >> 24) as usize & self.mask]
+        [self.bucket(hash as u32), self.bucket((hash >> 16) as u32)]
     }
 
     /// Asks for the tags of a hash.
     #[inline(always)]
     pub fn prefetch_tags(&self, hash: u64) {
-        self.tags.prefetch(hash as usize & self.mask);
+        self.tags.prefetch(self.bucket(hash as u32));
     }
 
     /// The first place in one of the homes whose tag matches, with its lines asked for. Only a candidate: see [`Self::find`].
@@ -318,13 +310,11 @@ impl FlowCache {
         for line in &self.lines[slot * self.stride..][..self.lines_used] {
             prefetch(line);
         }
-        prefetch(&self.cold[slot]);
     }
 
     /// Asks for what taking an entry away will touch.
     pub(super) fn prefetch_entry(&self, slot: Slot) {
         prefetch(&self.lines[slot.0 as usize * self.stride]);
-        prefetch(&self.cold[slot.0 as usize]);
         prefetch(&self.tags[slot.0 as usize / WAYS]);
     }
 
@@ -369,10 +359,15 @@ impl FlowCache {
         self.lines[first..first + self.stride].as_flattened_mut()
     }
 
+    #[inline(always)]
+    fn head(&self, slot: Slot) -> &[u64; LINE_WORDS] {
+        &self.lines[slot.0 as usize * self.stride]
+    }
+
     /// The header of the entry at `slot`.
     #[inline(always)]
     pub fn header(&self, slot: Slot) -> Header {
-        Header::unpack(&self.lines[slot.0 as usize * self.stride])
+        Header::unpack(self.head(slot))
     }
 
     /// Counts a packet of `bytes` on the entry, and gives its operands; `key_words` is the length of its key.
@@ -396,13 +391,13 @@ impl FlowCache {
     }
 
     /// The objects that entries which fell had named.
-    pub(super) fn take_released(&mut self) -> Option<PackedWatches> {
+    pub(super) fn take_released(&mut self) -> Option<SetId> {
         self.released.pop()
     }
 
     /// The objects that the entry used.
-    pub fn watches(&self, slot: Slot) -> &PackedWatches {
-        &self.cold[slot.0 as usize].watches
+    pub fn watches(&self, slot: Slot) -> SetId {
+        SetId((self.head(slot)[LINKS] >> 32) as u32)
     }
 
     /// Adds an entry, evicting another if its homes are full. None if it does not fit. What the evicted entry had counted
@@ -436,7 +431,7 @@ impl FlowCache {
         if let Some(owner) = new.owner {
             next = std::mem::replace(&mut sessions.hot(owner.session).entries, slot.0);
         }
-        self.cold[slot.0 as usize] = Cold { watches: new.watches, next };
+        self.words_mut(slot)[LINKS] = u64::from(next) | u64::from(new.watches.0) << 32;
         self.count += 1;
         self.mutations += 1;
         self.counters.insertions += 1;
@@ -491,21 +486,22 @@ impl FlowCache {
     fn remove(&mut self, slot: Slot, sessions: &mut SessionTable) -> Option<(Owner, Traffic)> {
         let folded = self.fold(slot, sessions);
         if let Some(owner) = self.header(slot).owner() {
-            let after = self.cold[slot.0 as usize].next;
+            let after = self.next(slot);
             let head = &mut sessions.hot(owner.session).entries;
             if *head == slot.0 {
                 *head = after;
             } else {
                 let mut at = *head;
-                while at != NONE && self.cold[at as usize].next != slot.0 {
-                    at = self.cold[at as usize].next;
+                while at != NONE && self.next(Slot(at)) != slot.0 {
+                    at = self.next(Slot(at));
                 }
                 if at != NONE {
-                    self.cold[at as usize].next = after;
+                    let links = &mut self.words_mut(Slot(at))[LINKS];
+                    *links = *links & 0xffff_ffff_0000_0000 | u64::from(after);
                 }
             }
         }
-        self.released.push(self.cold[slot.0 as usize].watches);
+        self.released.push(self.watches(slot));
         self.tags[slot.0 as usize / WAYS][slot.0 as usize % WAYS] = 0;
         self.count -= 1;
         self.mutations += 1;
@@ -520,7 +516,7 @@ impl FlowCache {
 
     /// The next entry of a session's list.
     pub(super) fn next(&self, slot: Slot) -> u32 {
-        self.cold[slot.0 as usize].next
+        self.head(slot)[LINKS] as u32
     }
 
     /// Places between where the sweep is and where it should be when `part` of a round of `whole` is over.

@@ -17,4 +17,6 @@ pub mod template;
 pub mod tuple;
 mod tuple_index;
 pub mod validity;
+pub mod watch;
+pub mod watch_sets;
 mod wheel;

@@ -86,10 +86,11 @@ impl FlowState {
     pub fn new(arena: &Arena, config: &FlowConfig, seed: Option<u64>) -> Result<Self, ArenaError> {
         let hash = || seed.map_or_else(KeyedHash::random, KeyedHash::seeded);
         let words = config.key_words + config.operand_words;
+        let cache = FlowCache::new(arena, config.cache_entries.max(1), words, hash())?;
         Ok(Self {
-            cache: FlowCache::new(arena, config.cache_entries.max(1), words, hash())?,
             sessions: SessionTable::new(arena, &config.sessions, hash())?,
-            validity: Validity::new(hash()),
+            validity: Validity::new(arena, cache.places(), hash())?,
+            cache,
             templates: Templates::default(),
             events: Vec::with_capacity(1024),
             round_since: 1,
@@ -201,7 +202,7 @@ impl FlowState {
 
     fn release_watches(&mut self) {
         while let Some(watches) = self.cache.take_released() {
-            self.validity.release(&watches);
+            self.validity.release(watches);
         }
     }
 
@@ -234,17 +235,21 @@ impl FlowState {
             self.cache.refuse();
             return None;
         };
+        let Some(watches) = self.validity.hold(watches) else {
+            self.cache.refuse();
+            return None;
+        };
         let entry = NewEntry {
             key,
             program,
             template,
             owner,
             stamp: self.validity.epoch(),
-            watches: self.validity.hold(watches),
+            watches,
             now_millis: now.as_millis() as u32,
         };
         let Some((slot, evicted)) = self.cache.insert(hash, &entry, &mut self.sessions) else {
-            self.validity.release(&entry.watches);
+            self.validity.release(entry.watches);
             return None;
         };
         self.report(evicted);

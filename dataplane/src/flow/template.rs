@@ -262,7 +262,8 @@ impl Usual {
         let near = usize::from(first.ttl) < IMAGE_BYTES && usize::from(first.l3_checksum) < IMAGE_BYTES;
         let even = first.l3_checksum.is_multiple_of(2);
         let ttl_holds = first.ttl == 0 || template.ttl_min > 0;
-        let whole = usize::from(first.image_words) == IMAGE_WORDS;
+        // Without an image nothing is set: the mask is empty.
+        let whole = matches!(usize::from(first.image_words), 0 | IMAGE_WORDS);
         let applies = whole && first.is_plain() && near && even && ttl_holds;
         let mut less = [0; IMAGE_BYTES];
         if first.ttl != 0 && near {

@@ -14,117 +14,26 @@
 //! entries.
 
 use super::hash::KeyedHash;
-use arrayvec::ArrayVec;
+pub use super::watch::{ObjectKind, WATCHES_MAX, Watch, Watches};
+use super::watch_sets::{SetId, WatchSet, WatchSets};
+use crate::memory::{Arena, ArenaError};
 use std::collections::{HashMap, VecDeque};
 use std::hash::{BuildHasher, Hasher};
 
 /// Most objects that entries may name at a time.
 pub const OBJECTS_MAX: usize = 1 << 20;
-/// Most objects that one entry names; a decision that used more is invalidated by any change.
-pub const WATCHES_MAX: usize = 14;
 /// Most objects that are kept though no entry names them.
 const IDLE_MAX: usize = 1 << 14;
 /// The place of the object that every decision names.
 const EVERYTHING: u32 = 0;
-
-/// The kind of an object that decisions use.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-#[repr(u8)]
-pub enum ObjectKind {
-    /// Something whose change concerns every decision.
-    Everything,
-    /// A neighbour's link-layer address.
-    Neighbour,
-    /// A slice of the route table.
-    Route,
-    /// A port: link, MTU, address.
-    Port,
-    /// A slice of a rule space by destination address.
-    RulesByDestination,
-    /// A slice of a rule space by source address.
-    RulesBySource,
-    /// A slice of a rule space by protocol and port.
-    RulesByService,
-    /// A back end, a station, or any other object that a function numbers by itself.
-    Other,
-}
-
-/// An object, as a decision names it: its kind, and its number within the kind.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub struct Watch(u64);
-
-/// Bits of an object's number within its kind and scope.
-const ID_BITS: u32 = 52;
-/// Bits of a scope, above those; the kind has the rest.
-const SCOPE_BITS: u32 = 8;
-
-impl Watch {
-    /// What every decision depends on.
-    pub const EVERYTHING: Self = Self::of(ObjectKind::Everything, 0);
-
-    /// An object by its kind and its number within it, below 2^52.
-    pub const fn of(kind: ObjectKind, id: u64) -> Self {
-        let id = if matches!(kind, ObjectKind::Everything) { 0 } else { id };
-        debug_assert!(id >> ID_BITS == 0);
-        Self((kind as u64) << (ID_BITS + SCOPE_BITS) | id & ((1 << ID_BITS) - 1))
-    }
-
-    /// The object of this kind and number that belongs to `scope`: what two chains number alike are two objects.
-    #[must_use]
-    pub const fn within(self, scope: u8) -> Self {
-        let is_everything = self.0 >> (ID_BITS + SCOPE_BITS) == ObjectKind::Everything as u64;
-        let scope = if is_everything { 0 } else { scope as u64 };
-        Self(self.0 & !(((1 << SCOPE_BITS) - 1) << ID_BITS) | scope << ID_BITS)
-    }
-}
-
-const _: () = assert!((ObjectKind::Other as u64) < 1 << (64 - ID_BITS - SCOPE_BITS));
-
-/// The objects that one decision used.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Watches {
-    objects: ArrayVec<Watch, WATCHES_MAX>,
-    /// A bit for each few objects: where it is not set, an object is new here.
-    seen: u64,
-    overflow: bool,
-}
-
-impl Watches {
-    /// Names an object.
-    pub fn add(&mut self, watch: Watch) {
-        let bit = 1 << (watch.0.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 58);
-        let known = self.seen & bit != 0 && self.objects.contains(&watch);
-        if watch != Watch::EVERYTHING && !known {
-            self.seen |= bit;
-            self.overflow |= self.objects.try_push(watch).is_err();
-        }
-    }
-
-    /// Forgets all.
-    pub fn clear(&mut self) {
-        self.objects.clear();
-        self.seen = 0;
-        self.overflow = false;
-    }
-}
-
-/// Watches as an entry keeps them: places in the table.
-#[derive(Clone, Copy, Debug, Default)]
-#[repr(C)]
-pub struct PackedWatches {
-    places: [u32; WATCHES_MAX],
-    count: u8,
-    overflow: u8,
-    _spare: u16,
-}
 
 #[derive(Clone, Copy, Debug)]
 struct Object {
     watch: Watch,
     /// Epoch of the last change.
     changed: u64,
-    /// Entries that name it.
-    entries: u32,
+    /// Sets that name it, each of which some entry keeps.
+    sets: u32,
     /// It waits in [`Validity::idle`].
     queued: bool,
 }
@@ -213,6 +122,7 @@ pub struct Validity {
     recent: Box<[u32; RECENT]>,
     objects: Vec<Object>,
     free: Vec<u32>,
+    sets: WatchSets,
     /// Objects that no entry named at some time since: they keep their places for a while, as they will be named again.
     idle: VecDeque<u32>,
     epoch: u64,
@@ -221,26 +131,29 @@ pub struct Validity {
     changes: u64,
 }
 
-impl Default for Validity {
-    fn default() -> Self {
-        Self::new(KeyedHash::random())
-    }
-}
-
 impl Validity {
-    /// Nothing is in use.
-    pub fn new(hash: KeyedHash) -> Self {
-        let everything = Object { watch: Watch::EVERYTHING, changed: 0, entries: 1, queued: false };
-        Self {
+    /// Nothing is in use; there is room for what `entries` entries name.
+    ///
+    /// # Errors
+    /// If the arena has not enough memory.
+    pub fn new(arena: &Arena, entries: usize, hash: KeyedHash) -> Result<Self, ArenaError> {
+        let everything = Object { watch: Watch::EVERYTHING, changed: 0, sets: 1, queued: false };
+        Ok(Self {
             places: HashMap::with_hasher(Keyed(hash)),
             recent: Box::new([0; RECENT]),
             objects: vec![everything],
             free: Vec::new(),
+            sets: WatchSets::new(arena, entries)?,
             idle: VecDeque::new(),
             epoch: 1,
             stamped_since: 1,
             changes: 0,
-        }
+        })
+    }
+
+    /// Bytes that it takes from the arena.
+    pub fn bytes_for(entries: usize) -> usize {
+        WatchSets::bytes_for(entries)
     }
 
     /// The current epoch: the stamp of new entries. Its low half, which is unambiguous while no stamp is older than 2^32 epochs: the
@@ -278,7 +191,7 @@ impl Validity {
 
     /// Objects that entries name.
     pub fn objects_in_use(&self) -> usize {
-        self.objects.iter().skip(1).filter(|object| object.entries > 0).count()
+        self.objects.iter().skip(1).filter(|object| object.sets > 0).count()
     }
 
     /// An object changed: decisions that used it are void.
@@ -305,7 +218,7 @@ impl Validity {
                 watch => self.places.get(&watch).copied(),
             };
             if let Some(object) = place.and_then(|place| self.objects.get_mut(place as usize))
-                && object.entries > 0
+                && object.sets > 0
             {
                 object.changed = epoch;
                 self.epoch = epoch;
@@ -321,26 +234,36 @@ impl Validity {
         self.change(Watch::EVERYTHING);
     }
 
-    /// Gives the objects of a decision that is stored their places.
-    pub(super) fn hold(&mut self, watches: &Watches) -> PackedWatches {
-        let mut packed = PackedWatches { overflow: u8::from(watches.overflow), ..PackedWatches::default() };
-        let mut free = packed.places.iter_mut();
-        for &watch in &watches.objects {
-            match self.place(watch) {
-                Some(place) => {
-                    if let Some(next) = free.next() {
-                        *next = place;
-                    }
-                }
-                None => packed.overflow = 1,
-            }
+    /// The set of objects of a decision that is stored; none if there is no room.
+    pub(super) fn hold(&mut self, watches: &Watches) -> Option<SetId> {
+        let recent_place = WatchSets::recent_place(watches.objects());
+        let alike = |set: &WatchSet| {
+            let mut pairs = set.places().iter().zip(watches.objects());
+            !set.is_nameless()
+                && !watches.overflows()
+                && set.places().len() == watches.objects().len()
+                && pairs.all(|(&place, watch)| self.objects[place as usize].watch == *watch)
+        };
+        if let Some((id, _)) = self.sets.recent(recent_place).filter(|(_, set)| alike(set)) {
+            self.sets.keep(id);
+            return Some(id);
         }
-        packed.count = (WATCHES_MAX - free.len()) as u8;
+        let mut set = WatchSet::default();
+        for &watch in watches.objects() {
+            set.add(self.place(watch));
+        }
+        if watches.overflows() {
+            set.add(None);
+        }
         // An entry without names for all its objects must see every change: it keeps the epoch moving.
-        if packed.overflow != 0 {
-            self.objects[EVERYTHING as usize].entries += 1;
+        if set.is_nameless() {
+            self.objects[EVERYTHING as usize].sets += 1;
         }
-        packed
+        let id = self.sets.insert(set, recent_place);
+        if id.is_none() {
+            self.forget(&set);
+        }
+        id
     }
 
     #[inline(always)]
@@ -350,7 +273,7 @@ impl Validity {
         if let Some(object) = self.objects.get_mut(place as usize)
             && object.watch == watch
         {
-            object.entries += 1;
+            object.sets += 1;
             return Some(place);
         }
         let place = self.find_place(watch)?;
@@ -361,7 +284,7 @@ impl Validity {
     #[inline(never)]
     fn find_place(&mut self, watch: Watch) -> Option<u32> {
         if let Some(&place) = self.places.get(&watch) {
-            self.objects[place as usize].entries += 1;
+            self.objects[place as usize].sets += 1;
             return Some(place);
         }
         if self.places.len() >= OBJECTS_MAX {
@@ -370,7 +293,7 @@ impl Validity {
         if self.places.len() >= OBJECTS_MAX {
             return None;
         }
-        let object = Object { watch, changed: self.epoch, entries: 1, queued: false };
+        let object = Object { watch, changed: self.epoch, sets: 1, queued: false };
         let place = if let Some(place) = self.free.pop() {
             self.objects[place as usize] = object;
             place
@@ -386,19 +309,27 @@ impl Validity {
         let Some(place) = self.idle.pop_front() else { return };
         let object = &mut self.objects[place as usize];
         object.queued = false;
-        if object.entries == 0 {
+        if object.sets == 0 {
             self.places.remove(&object.watch);
             object.watch = Watch::EVERYTHING;
             self.free.push(place);
         }
     }
 
-    /// An entry fell: its objects are in use by one fewer.
-    pub(super) fn release(&mut self, packed: &PackedWatches) {
-        for &place in &packed.places[..usize::from(packed.count)] {
+    /// An entry fell: its set is kept by one fewer.
+    #[inline(always)]
+    pub(super) fn release(&mut self, id: SetId) {
+        if let Some(set) = self.sets.release(id) {
+            self.forget(&set);
+        }
+    }
+
+    /// A set ended: its objects are in use by one fewer.
+    fn forget(&mut self, set: &WatchSet) {
+        for &place in set.places() {
             let object = &mut self.objects[place as usize];
-            object.entries -= 1;
-            if object.entries == 0 && !object.queued {
+            object.sets -= 1;
+            if object.sets == 0 && !object.queued {
                 object.queued = true;
                 self.idle.push_back(place);
             }
@@ -406,30 +337,36 @@ impl Validity {
         while self.idle.len() > IDLE_MAX {
             self.forget_idle();
         }
-        if packed.overflow != 0 {
-            self.objects[EVERYTHING as usize].entries -= 1;
+        if set.is_nameless() {
+            self.objects[EVERYTHING as usize].sets -= 1;
         }
     }
 
     /// True if some entry has no names for all its objects, so that every change must be seen.
     fn has_nameless(&self) -> bool {
-        self.objects[EVERYTHING as usize].entries > 1
+        self.objects[EVERYTHING as usize].sets > 1
     }
 
-    /// True if nothing that `watches` names changed after `stamp`.
+    /// True if nothing that a set names changed after `stamp`.
     #[inline(never)]
-    pub fn holds(&self, stamp: u32, watches: &PackedWatches) -> bool {
+    pub fn holds(&self, stamp: u32, set: SetId) -> bool {
         let stamp = self.epoch - u64::from((self.epoch as u32).wrapping_sub(stamp));
         let newer = |place: u32| self.objects[place as usize].changed > stamp;
-        watches.overflow == 0
-            && !newer(EVERYTHING)
-            && !watches.places[..usize::from(watches.count)].iter().any(|&place| newer(place))
+        let set = self.sets.get(set);
+        !set.is_nameless() && !newer(EVERYTHING) && !set.places().iter().any(|&place| newer(place))
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use proptest::prelude::*;
+    use std::collections::HashSet;
+
+    fn validity() -> Validity {
+        let arena = Arena::anonymous(Validity::bytes_for(16) + 4096).unwrap();
+        Validity::new(&arena, 16, KeyedHash::seeded(1)).unwrap()
+    }
 
     fn watches(ids: impl IntoIterator<Item = u64>) -> Watches {
         let mut watches = Watches::default();
@@ -440,61 +377,114 @@ mod tests {
     /// R8: a change voids the decisions that named its object, and no other.
     #[test]
     fn a_change_voids_those_who_named_it() {
-        let mut validity = Validity::default();
-        let mine = validity.hold(&watches([7, 9]));
-        let other = validity.hold(&watches([8, 9]));
+        let mut validity = validity();
+        let mine = validity.hold(&watches([7, 9])).unwrap();
+        let other = validity.hold(&watches([8, 9])).unwrap();
         let stamp = validity.epoch();
         validity.change(Watch::of(ObjectKind::Neighbour, 8));
-        assert!(validity.holds(stamp, &mine) && !validity.holds(stamp, &other));
+        assert!(validity.holds(stamp, mine) && !validity.holds(stamp, other));
         validity.change(Watch::of(ObjectKind::Neighbour, 9));
-        assert!(!validity.holds(stamp, &mine));
-        assert!(validity.holds(validity.epoch(), &mine));
+        assert!(!validity.holds(stamp, mine));
+        assert!(validity.holds(validity.epoch(), mine));
         validity.change_everything();
-        assert!(!validity.holds(validity.epoch() - 1, &mine));
+        assert!(!validity.holds(validity.epoch() - 1, mine));
     }
 
     #[test]
     fn what_two_chains_number_alike_are_two_objects() {
-        let mut validity = Validity::default();
+        let mut validity = validity();
         let watch = Watch::of(ObjectKind::Neighbour, 7);
         let mut of = |scope| {
             let mut watches = Watches::default();
             watches.add(watch.within(scope));
-            validity.hold(&watches)
+            validity.hold(&watches).unwrap()
         };
         let (first, second) = (of(0), of(1));
         let stamp = validity.epoch();
         validity.within(1).change(watch);
-        assert!(validity.holds(stamp, &first) && !validity.holds(stamp, &second));
+        assert!(validity.holds(stamp, first) && !validity.holds(stamp, second));
         validity.within(3).change(Watch::EVERYTHING);
-        assert!(!validity.holds(stamp, &first), "everything is everybody's");
+        assert!(!validity.holds(stamp, first), "everything is everybody's");
     }
 
     #[test]
     fn a_change_that_concerns_no_entry_starts_no_epoch() {
-        let mut validity = Validity::default();
-        let packed = validity.hold(&watches([1, 2]));
+        let mut validity = validity();
+        let packed = validity.hold(&watches([1, 2])).unwrap();
         let epoch = validity.epoch();
         (100..1000).for_each(|id| validity.change(Watch::of(ObjectKind::Neighbour, id)));
         assert_eq!((validity.epoch(), validity.changes()), (epoch, 900));
-        validity.release(&packed);
+        validity.release(packed);
         assert_eq!(validity.objects_in_use(), 0);
         validity.change(Watch::of(ObjectKind::Neighbour, 1));
         assert_eq!(validity.epoch(), epoch);
         // The place is used again, and its past is not the new object's.
-        let packed = validity.hold(&watches([3]));
-        assert!(validity.holds(validity.epoch(), &packed));
+        let packed = validity.hold(&watches([3])).unwrap();
+        assert!(validity.holds(validity.epoch(), packed));
     }
 
     #[test]
     fn too_many_objects_fall_with_any_change() {
-        let mut validity = Validity::default();
-        let packed = validity.hold(&watches(0..100));
+        let mut validity = validity();
+        let packed = validity.hold(&watches(0..100)).unwrap();
         let stamp = validity.epoch();
         validity.change(Watch::of(ObjectKind::Other, 1));
         assert_ne!(validity.epoch(), stamp, "a change that no name leads to is seen");
-        assert!(!validity.holds(stamp, &packed));
-        validity.release(&packed);
+        assert!(!validity.holds(stamp, packed));
+        validity.release(packed);
         assert_eq!(validity.objects_in_use(), 0);
+    }
+
+    #[test]
+    fn who_names_the_same_shares_a_set() {
+        let mut validity = validity();
+        let first = validity.hold(&watches([1, 2])).unwrap();
+        assert_eq!(validity.hold(&watches([1, 2])), Some(first));
+        assert_ne!(validity.hold(&watches([2, 1])), Some(first), "which is as right, and seldom");
+        assert_ne!(validity.hold(&watches([1])), Some(first));
+        validity.release(first);
+        assert_eq!(validity.objects_in_use(), 2);
+        validity.release(first);
+        // Its number is used again, also where the recent ones still know it.
+        let other = validity.hold(&watches([5])).unwrap();
+        assert_eq!(other, first);
+        assert_ne!(validity.hold(&watches([1, 2])), Some(first));
+    }
+
+    #[test]
+    fn there_is_room_for_one_set_an_entry_and_no_more() {
+        let mut validity = validity();
+        let held: Vec<_> = (0..17).map(|id| validity.hold(&watches([id, id + 100])).unwrap()).collect();
+        assert_eq!(validity.hold(&watches([50])), None);
+        assert_eq!(validity.objects_in_use(), 34, "what found no room is not in use");
+        validity.release(held[3]);
+        assert_eq!(validity.hold(&watches([50])), Some(held[3]));
+    }
+
+    proptest! {
+        /// However sets are shared: an entry is valid exactly while nothing that it named has changed.
+        #[test]
+        fn sharing_changes_nothing(steps in proptest::collection::vec((0u8..3, 0u64..6, 0u64..6), 1..200)) {
+            let mut validity = validity();
+            let mut held: Vec<(SetId, u32, [u64; 2], bool)> = Vec::new();
+            for (step, a, b) in steps {
+                match step {
+                    0 => match validity.hold(&watches([a, b])) {
+                        Some(id) => held.push((id, validity.epoch(), [a, b], true)),
+                        None => prop_assert!(held.len() > 16),
+                    },
+                    1 if !held.is_empty() => validity.release(held.remove((6 * a + b) as usize % held.len()).0),
+                    _ => {
+                        validity.change(Watch::of(ObjectKind::Neighbour, a));
+                        held.iter_mut().for_each(|(_, _, ids, valid)| *valid &= !ids.contains(&a));
+                    }
+                }
+                for &(id, stamp, _, valid) in &held {
+                    prop_assert_eq!(validity.holds(stamp, id), valid);
+                }
+                let used: HashSet<u64> = held.iter().flat_map(|entry| entry.2).collect();
+                prop_assert_eq!(validity.objects_in_use(), used.len());
+            }
+        }
     }
 }
