@@ -114,7 +114,7 @@ fn nat(sessions: usize) -> BenchResult<Nat> {
         subscribers: sessions + 256,
         ..Capacity::default()
     };
-    let bytes = NatState::bytes_for(&capacity, filtering);
+    let bytes = NatState::bytes_for(&capacity, filtering, plan.addresses());
     let arena = Arena::new(&ArenaConfig::new(bytes + (64 << 10)))?;
     Ok(Nat::new(NatConfig::new(Arc::new(plan)), &capacity, &Secret::random(), &arena)?)
 }

@@ -201,7 +201,7 @@ fn plan_memory(config: &Config) -> PlanMemory {
         part(format!("{entries} flow cache entries"), sizing.flow_cache_bytes),
     ];
     if sizing.nat_bytes > 0 {
-        parts.push(part("NAT: mappings, inside hosts".to_owned(), sizing.nat_bytes));
+        parts.push(part("NAT: mappings, inside hosts, ports".to_owned(), sizing.nat_bytes));
     }
     PlanMemory { bytes: sizing.arena_bytes, hugepages, parts }
 }

@@ -95,7 +95,8 @@ pub(crate) fn nat_capacity(config: &Config) -> Capacity {
 
 /// Bytes of a NAT's tables.
 pub(crate) fn nat_table_bytes(config: &Config, nat: &Nat) -> u64 {
-    NatState::bytes_for(&nat_capacity(config), nat.filtering.into()) as u64
+    let addresses = nat.pool.iter().map(|range| range.count()).sum();
+    NatState::bytes_for(&nat_capacity(config), nat.filtering.into(), addresses) as u64
 }
 
 fn nats(config: &Config) -> impl Iterator<Item = &Nat> {

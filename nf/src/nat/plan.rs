@@ -226,6 +226,11 @@ impl NatPlan {
         &self.pool
     }
 
+    /// Addresses of the pool.
+    pub fn addresses(&self) -> u64 {
+        self.pool.iter().map(PoolRange::addresses).sum()
+    }
+
     /// The static translations.
     pub fn rules(&self) -> &StaticRules {
         &self.rules

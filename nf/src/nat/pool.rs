@@ -15,6 +15,7 @@ use super::ports::{PortRange, PortStates};
 use super::secret::{Purpose, Secret};
 use super::subscriber::Paired;
 use super::tuple::{Inside, PROTOCOLS, Protocol};
+use millrace_dataplane::memory::Arena;
 use millrace_dataplane::time::Time;
 use std::net::{Ipv4Addr, SocketAddrV4};
 use std::sync::Arc;
@@ -23,6 +24,9 @@ use std::time::Duration;
 /// Least time that a released port rests before it is used again, if there are others
 /// (RFC 6888 section 3 REQ-8: at least 120 seconds). It may rest up to twice as long.
 pub const REST: Duration = Duration::from_secs(120);
+
+/// Most states of one address and protocol for which room in the arena is planned: 16 MiB. More lie there if it has room.
+const ARENA_STATES_MAX: usize = 1_024;
 
 /// Use of the pool by one protocol.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -104,12 +108,20 @@ pub struct ExternalPool {
     numbering: u16,
     /// The slots of addresses by their number before that, or [`NO_SLOT`].
     renumbered: Vec<u16>,
+    /// Where states are made while it has room.
+    arena: Option<Arena>,
     secret: Secret,
 }
 
 impl ExternalPool {
-    /// The pool of a plan, with all ports free that it does not reserve.
-    pub fn new(plan: &NatPlan, secret: Secret) -> Self {
+    /// Bytes of the arena that a pool of this many addresses has use for.
+    pub fn bytes_for(addresses: u64) -> usize {
+        (addresses.min(POOL_ADDRESSES_MAX) as usize * PROTOCOLS).min(ARENA_STATES_MAX) * PortStates::BYTES
+    }
+
+    /// The pool of a plan, with all ports free that it does not reserve. The states of ports lie in the arena, if there is one,
+    /// while it has room for them.
+    pub fn new(plan: &NatPlan, secret: Secret, arena: Option<&Arena>) -> Self {
         let mut pool = Self {
             spans: Vec::new(),
             slots: Vec::new(),
@@ -124,6 +136,7 @@ impl ExternalPool {
             change: None,
             numbering: 0,
             renumbered: Vec::new(),
+            arena: arena.cloned(),
             secret,
         };
         pool.lay_out(plan);
@@ -218,7 +231,7 @@ impl ExternalPool {
             Some(states) => states,
             // Looked at first, so that a reserved port of an unused address does not cost it its states.
             None if self.template[protocol.index()].is_taken(port) => return false,
-            none => none.insert(Box::new(self.template[protocol.index()].clone())),
+            none => none.insert(Box::new(self.template[protocol.index()].copy(self.arena.as_ref()))),
         };
         if !states.take(port) {
             return false;
@@ -311,7 +324,7 @@ impl ExternalPool {
     /// Memory of the port states in bytes: 16 KiB for each address and protocol in use.
     pub fn memory_bytes(&self) -> usize {
         let made = self.slots.iter().flat_map(|slot| &slot.states).flatten().count();
-        (made + PROTOCOLS) * 16_384 + self.slots.len() * size_of::<AddressPorts>()
+        (made + PROTOCOLS) * PortStates::BYTES + self.slots.len() * size_of::<AddressPorts>()
     }
 
     /// Ends the rest of ports whose time has come, on at most `addresses_max` addresses. Each costs up to
@@ -420,7 +433,7 @@ impl ExternalPool {
         let mut added = new.reserved_mask(protocol, Some(address));
         let before = old.reserved_mask(protocol, Some(address));
         added.iter_mut().zip(before.iter()).for_each(|(bits, before)| *bits &= !before);
-        let mut fresh = PortStates::clone(states);
+        let mut fresh = states.copy(self.arena.as_ref());
         fresh.reserve(&added);
         Some(fresh)
     }
@@ -428,7 +441,7 @@ impl ExternalPool {
     /// The states of an address without mappings, if a plan has reservations of its own for it.
     fn own_states(&self, plan: &NatPlan, slot: usize, protocol: Protocol) -> Option<PortStates> {
         let address = self.address_of(slot).filter(|address| plan.has_own_reservations(*address))?;
-        Some(PortStates::new(&plan.reserved_mask(protocol, Some(address))))
+        Some(PortStates::new(&plan.reserved_mask(protocol, Some(address)), self.arena.as_ref()))
     }
 
     /// Gives back what the plan before reserved and this one does not, on `addresses_max` addresses from
@@ -482,10 +495,11 @@ impl ExternalPool {
         self.slots[slot].states[index].as_deref().unwrap_or(&self.template[index])
     }
 
+    #[inline]
     fn states_mut(&mut self, slot: usize, protocol: Protocol) -> &mut PortStates {
         let index = protocol.index();
-        let template = &self.template[index];
-        self.slots[slot].states[index].get_or_insert_with(|| Box::new(template.clone()))
+        let (template, arena) = (&self.template[index], self.arena.as_ref());
+        self.slots[slot].states[index].get_or_insert_with(|| Box::new(template.copy(arena)))
     }
 
     fn refresh_open(&mut self, slot: usize, protocol: Protocol) {
@@ -498,7 +512,7 @@ impl ExternalPool {
 }
 
 fn templates(plan: &NatPlan) -> [PortStates; PROTOCOLS] {
-    Protocol::ALL.map(|protocol| PortStates::new(&plan.reserved_mask(protocol, None)))
+    Protocol::ALL.map(|protocol| PortStates::new(&plan.reserved_mask(protocol, None), None))
 }
 
 fn slot_in(spans: &[Span], address: Ipv4Addr) -> Option<usize> {

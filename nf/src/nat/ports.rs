@@ -8,8 +8,12 @@
 //! Counts per range and parity say beforehand whether a search succeeds, so at most one search runs, and it
 //! reads at most 1,008 words of two planes (16 KiB in order, about a microsecond; a few words while a
 //! tenth of the ports is free).
+//!
+//! Every new mapping and every one that ends goes to a word that chance decides, so the words lie on the large pages of the
+//! arena while it has room for them, and else on the heap.
 
-use millrace_dataplane::memory::prefetch;
+use millrace_dataplane::memory::{Arena, ArenaSlice, prefetch};
+use std::ops::{Deref, DerefMut};
 
 /// Words of a plane.
 const WORDS: usize = 65_536 / 64;
@@ -74,7 +78,15 @@ struct Word {
     high: u64,
 }
 
+/// A word in memory: low, high.
+type Pair = [u64; 2];
+
 impl Word {
+    #[inline]
+    const fn of([low, high]: Pair) -> Self {
+        Self { low, high }
+    }
+
     const fn free(self) -> u64 {
         !(self.low | self.high)
     }
@@ -91,26 +103,81 @@ impl Word {
 /// Ports by range and parity (even, odd).
 type Counts = [[u16; 2]; 2];
 
+/// Both planes.
+#[derive(Debug)]
+enum Planes {
+    /// One element.
+    Arena(ArenaSlice<[Pair; WORDS]>),
+    Heap(Box<[Pair; WORDS]>),
+}
+
+impl Planes {
+    /// All ports free.
+    fn new(arena: Option<&Arena>) -> Self {
+        match arena.map(|arena| ArenaSlice::zeroed(arena, 1)) {
+            Some(Ok(planes)) => Self::Arena(planes),
+            _ => Self::Heap(Box::new([[0; 2]; WORDS])),
+        }
+    }
+}
+
+impl Deref for Planes {
+    type Target = [Pair; WORDS];
+
+    #[inline]
+    fn deref(&self) -> &[Pair; WORDS] {
+        match self {
+            Self::Arena(planes) => &planes[0],
+            Self::Heap(planes) => planes,
+        }
+    }
+}
+
+impl DerefMut for Planes {
+    #[inline]
+    fn deref_mut(&mut self) -> &mut [Pair; WORDS] {
+        match self {
+            Self::Arena(planes) => &mut planes[0],
+            Self::Heap(planes) => planes,
+        }
+    }
+}
+
 /// The states of 65,536 ports. Port 0 is always reserved.
-#[derive(Clone, Debug)]
+#[derive(Debug)]
 pub struct PortStates {
-    words: Box<[Word; WORDS]>,
+    planes: Planes,
     free: Counts,
     resting: Counts,
 }
 
 impl PortStates {
-    /// All ports free, but port 0 and those in `reserved`.
-    pub fn new(reserved: &PortMask) -> Self {
-        let mut words = Box::new([Word { low: 0, high: 0 }; WORDS]);
-        for (word, &bits) in words.iter_mut().zip(reserved) {
-            *word = Word { low: bits, high: bits };
+    /// Bytes that the states of one address and protocol take from the arena.
+    pub const BYTES: usize = WORDS * size_of::<Pair>();
+
+    /// All ports free, but port 0 and those in `reserved`. They lie in the arena, if there is one with room.
+    pub fn new(reserved: &PortMask, arena: Option<&Arena>) -> Self {
+        let mut planes = Planes::new(arena);
+        for (pair, &bits) in planes.iter_mut().zip(reserved) {
+            *pair = [bits; 2];
         }
-        words[0].low |= 1;
-        words[0].high |= 1;
-        let mut states = Self { words, free: [[0; 2]; 2], resting: [[0; 2]; 2] };
+        planes[0] = planes[0].map(|bits| bits | 1);
+        let mut states = Self { planes, free: [[0; 2]; 2], resting: [[0; 2]; 2] };
         states.recount();
         states
+    }
+
+    /// The same once more.
+    pub fn copy(&self, arena: Option<&Arena>) -> Self {
+        let mut planes = Planes::new(arena);
+        *planes = *self.planes;
+        Self { planes, free: self.free, resting: self.resting }
+    }
+
+    /// The word of a port.
+    #[inline]
+    fn word_of(&self, port: u16) -> Word {
+        Word::of(self.planes[usize::from(port) / 64])
     }
 
     /// Ports of `range` that are not taken: free or resting.
@@ -120,7 +187,7 @@ impl PortStates {
 
     /// Is `port` taken or reserved?
     pub fn is_taken(&self, port: u16) -> bool {
-        self.words[usize::from(port) / 64].taken() >> (port % 64) & 1 == 1
+        self.word_of(port).taken() >> (port % 64) & 1 == 1
     }
 
     /// Does any port rest?
@@ -152,12 +219,12 @@ impl PortStates {
 
     /// Asks for the memory where a search begins.
     pub fn prefetch(&self, range: PortRange, random: u64) {
-        prefetch(&self.words[first_word(range, random)]);
+        prefetch(&self.planes[first_word(range, random)]);
     }
 
     /// Asks for the memory of a port.
     pub fn prefetch_port(&self, port: u16) {
-        prefetch(&self.words[usize::from(port) / 64]);
+        prefetch(&self.planes[usize::from(port) / 64]);
     }
 
     /// The first word from a random one on that has a candidate, and in it the first from a random bit on.
@@ -167,7 +234,7 @@ impl PortStates {
         let bit = random as u32 % 64;
         let mut index = start;
         loop {
-            let word = self.words[index];
+            let word = Word::of(self.planes[index]);
             let candidates = parity & if resting { word.resting() } else { word.free() };
             if candidates != 0 {
                 let chosen = (candidates.rotate_right(bit).trailing_zeros() + bit) % 64;
@@ -182,24 +249,23 @@ impl PortStates {
 
     /// Takes `port`. False, without effect, if it is taken or reserved.
     pub fn take(&mut self, port: u16) -> bool {
-        let (word, bit) = (&mut self.words[usize::from(port) / 64], 1_u64 << (port % 64));
+        let (word, bit) = (self.word_of(port), 1_u64 << (port % 64));
         if word.taken() & bit != 0 {
             return false;
         }
         let counts = if word.free() & bit != 0 { &mut self.free } else { &mut self.resting };
         counts[PortRange::of(port) as usize][usize::from(port % 2)] -= 1;
-        word.low |= bit;
-        word.high |= bit;
+        self.planes[usize::from(port) / 64] = [word.low | bit, word.high | bit];
         true
     }
 
     /// Lets a taken `port` rest. False, without effect, if it is not taken. Not for reserved ports.
     pub fn release(&mut self, port: u16) -> bool {
-        let (word, bit) = (&mut self.words[usize::from(port) / 64], 1_u64 << (port % 64));
+        let (word, bit) = (self.word_of(port), 1_u64 << (port % 64));
         if word.taken() & bit == 0 {
             return false;
         }
-        word.low &= !bit;
+        self.planes[usize::from(port) / 64] = [word.low & !bit, word.high];
         self.resting[PortRange::of(port) as usize][usize::from(port % 2)] += 1;
         true
     }
@@ -209,26 +275,26 @@ impl PortStates {
         if !self.any_resting() {
             return;
         }
-        for word in self.words.iter_mut() {
-            *word = Word { low: word.high, high: word.taken() };
+        for pair in self.planes.iter_mut() {
+            let word = Word::of(*pair);
+            *pair = [word.high, word.taken()];
         }
         self.recount();
     }
 
     /// Reserves the ports of `mask`. A taken one stays taken.
     pub fn reserve(&mut self, mask: &PortMask) {
-        for (word, &bits) in self.words.iter_mut().zip(mask) {
-            word.low |= bits;
-            word.high |= bits;
+        for (pair, &bits) in self.planes.iter_mut().zip(mask) {
+            *pair = pair.map(|word| word | bits);
         }
         self.recount();
     }
 
     /// Lets the reserved ports of `mask` rest. None of them may be taken by a mapping.
     pub fn unreserve(&mut self, mask: &PortMask) {
-        for (index, (word, &bits)) in self.words.iter_mut().zip(mask).enumerate() {
+        for (index, (pair, &bits)) in self.planes.iter_mut().zip(mask).enumerate() {
             let bits = if index == 0 { bits & !1 } else { bits };
-            word.low &= !(bits & word.taken());
+            pair[0] &= !(bits & Word::of(*pair).taken());
         }
         self.recount();
     }
@@ -236,7 +302,7 @@ impl PortStates {
     fn recount(&mut self) {
         for range in PortRange::ALL {
             let (mut free, mut resting) = ([0_u16; 2], [0_u16; 2]);
-            for word in &self.words[range.words()] {
+            for word in self.planes[range.words()].iter().map(|pair| Word::of(*pair)) {
                 for (parity, mask) in [EVEN, !EVEN].into_iter().enumerate() {
                     free[parity] += (word.free() & mask).count_ones() as u16;
                     resting[parity] += (word.resting() & mask).count_ones() as u16;
@@ -265,13 +331,13 @@ mod tests {
         if last < u16::MAX {
             mask_range(&mut reserved, last + 1, u16::MAX);
         }
-        PortStates::new(&reserved)
+        PortStates::new(&reserved, None)
     }
 
     /// RFC 4787 section 4.2.1 REQ-3: no port overloading; every port is given out once.
     #[test]
     fn every_port_is_found_once_and_then_none() {
-        let mut states = PortStates::new(&empty_mask());
+        let mut states = PortStates::new(&empty_mask(), None);
         let mut seen = BTreeSet::new();
         let mut random = 1_u64;
         while let Some(port) = states.find(PortRange::Other, None, random) {
@@ -314,7 +380,7 @@ mod tests {
     /// RFC 6056 section 3.1: with many free ports each is chosen about equally often.
     #[test]
     fn choices_are_spread_evenly() {
-        let states = PortStates::new(&empty_mask());
+        let states = PortStates::new(&empty_mask(), None);
         let secret = super::super::Secret::from_key([11, 12]);
         let mut sixteenths = [0_u32; 16];
         for n in 0..160_000 {
@@ -329,7 +395,7 @@ mod tests {
     fn reserved_ports_come_back_but_for_port_zero() {
         let mut mask = empty_mask();
         mask_range(&mut mask, 0, 9);
-        let mut states = PortStates::new(&empty_mask());
+        let mut states = PortStates::new(&empty_mask(), None);
         assert!(states.take(5));
         states.reserve(&mask);
         assert_eq!(states.available(PortRange::WellKnown), 1_014);

@@ -11,7 +11,7 @@
 //! be ended; their ports are used by nobody else before that.
 //!
 //! Memory comes from the arena and is sized once by [`Capacity`], but for the port states (16 KiB for each external
-//! address and protocol in use).
+//! address and protocol in use), which go to the heap when the arena is full.
 
 use super::filter::{Contact, Contacts, Filtering};
 use super::mapping::{Faces, Hashes, Mapping, MappingId, MappingTable};
@@ -185,36 +185,40 @@ impl NatState {
         secret: &Secret,
         arena: &Arena,
     ) -> Result<Self, ArenaError> {
-        let mut state = Self {
-            pool: ExternalPool::new(&plan, secret.clone()),
+        let mappings = MappingTable::new(arena, capacity.mappings, secret.clone())?;
+        let subscribers = Subscribers::new(arena, capacity.subscribers, secret.clone())?;
+        let contacts = contacts_for(&plan, capacity.contacts, secret, arena)?;
+        Ok(Self {
             sweep: None,
-            mappings: MappingTable::new(arena, capacity.mappings, secret.clone())?,
+            // After the tables, which have nowhere else to lie.
+            pool: ExternalPool::new(&plan, secret.clone(), Some(arena)),
+            mappings,
             mappings_static: capacity.mappings_static,
-            subscribers: Subscribers::new(arena, capacity.subscribers, secret.clone())?,
-            contacts: None,
+            subscribers,
+            contacts,
             contacts_max: capacity.contacts,
             refusals: RefusalCounters::default(),
             shares: 0,
             secret: secret.clone(),
             plan,
-        };
-        state.make_contacts(arena)?;
-        Ok(state)
+        })
     }
 
-    /// Bytes that a state of this size takes from the arena, with this filtering.
-    pub fn bytes_for(capacity: &Capacity, filtering: Filtering) -> usize {
+    /// Bytes that a state of this size takes from the arena, with this filtering and this many addresses in the pool.
+    pub fn bytes_for(capacity: &Capacity, filtering: Filtering, addresses: u64) -> usize {
         let contacts = match filtering {
             Filtering::AddressDependent => Contacts::bytes_for(capacity.contacts),
             _ => 0,
         };
-        MappingTable::bytes_for(capacity.mappings) + Subscribers::bytes_for(capacity.subscribers) + contacts
+        let tables =
+            MappingTable::bytes_for(capacity.mappings) + Subscribers::bytes_for(capacity.subscribers);
+        tables + contacts + ExternalPool::bytes_for(addresses)
     }
 
     /// Gets the memory of contacts when it is needed for the first time.
     fn make_contacts(&mut self, arena: &Arena) -> Result<(), ArenaError> {
-        if self.contacts.is_none() && self.records_contacts() {
-            self.contacts = Some(Contacts::new(arena, self.contacts_max, self.secret.clone())?);
+        if self.contacts.is_none() {
+            self.contacts = contacts_for(&self.plan, self.contacts_max, &self.secret, arena)?;
         }
         Ok(())
     }
@@ -536,6 +540,19 @@ impl NatState {
             contacts: contacts.map_or((0, 0), |contacts| (contacts.len(), contacts.refused())),
             memory_bytes: tables + self.pool.memory_bytes(),
         }
+    }
+}
+
+/// The table of contacts, if the plan's filtering asks for one.
+fn contacts_for(
+    plan: &NatPlan,
+    capacity: usize,
+    secret: &Secret,
+    arena: &Arena,
+) -> Result<Option<Contacts>, ArenaError> {
+    match plan.settings().filtering {
+        Filtering::AddressDependent => Contacts::new(arena, capacity, secret.clone()).map(Some),
+        _ => Ok(None),
     }
 }
 

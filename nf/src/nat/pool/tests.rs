@@ -18,7 +18,7 @@ struct Pool(ExternalPool);
 
 impl Pool {
     fn new(plan: &NatPlan, secret: Secret) -> Self {
-        Self(ExternalPool::new(plan, secret))
+        Self(ExternalPool::new(plan, secret, None))
     }
 
     fn peek(&self, inside: &Inside, paired: Option<Ipv4Addr>) -> Option<SocketAddrV4> {
@@ -189,6 +189,25 @@ fn addresses_without_a_mapping_cost_nothing() {
     let found = pool.peek(&inside(1, 1_024, Protocol::Udp), None).expect("all are free");
     assert!(pool.take(Protocol::Udp, found));
     assert_eq!(pool.memory_bytes() - before, 16_384);
+}
+
+#[test]
+fn states_lie_in_the_arena_while_it_has_room() {
+    let arena = Arena::anonymous(ExternalPool::bytes_for(1)).unwrap();
+    // What is left of the arena's page is not the pool's.
+    let rest = arena.free_bytes() - ExternalPool::bytes_for(1);
+    let _rest = (rest > 0).then(|| arena.carve(rest, 64).unwrap());
+    let secret = Secret::from_key([7, 8]);
+    let mut pool = Pool(ExternalPool::new(&plan(settings(2)), secret, Some(&arena)));
+    let port = |last| SocketAddrV4::new([192, 0, 2, last].into(), 4_000);
+    for (place, protocol) in Protocol::ALL.into_iter().enumerate() {
+        assert_eq!(arena.free_bytes(), (PROTOCOLS - place) * PortStates::BYTES);
+        assert!(pool.take(protocol, port(1)) && !pool.take(protocol, port(1)));
+    }
+    assert_eq!(arena.free_bytes(), 0);
+    assert!(pool.take(Protocol::Udp, port(2)) && !pool.take(Protocol::Udp, port(2)));
+    drop(pool);
+    assert_eq!(arena.free_bytes(), ExternalPool::bytes_for(1));
 }
 
 /// R8: what a change does not concern stays as it is, what it reserves is not used, what it frees comes back.

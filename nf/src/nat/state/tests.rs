@@ -29,7 +29,8 @@ fn plan(settings: NatSettings) -> Arc<NatPlan> {
 }
 
 fn made(plan: Arc<NatPlan>, capacity: &Capacity, key: [u64; 2]) -> NatState {
-    let arena = Arena::anonymous(NatState::bytes_for(capacity, plan.settings().filtering)).unwrap();
+    let bytes = NatState::bytes_for(capacity, plan.settings().filtering, plan.addresses());
+    let arena = Arena::anonymous(bytes).unwrap();
     NatState::new(plan, capacity, &Secret::from_key(key), &arena).unwrap()
 }
 
