@@ -14,3 +14,4 @@ pub mod metrics;
 pub mod notify;
 pub mod supervised;
 pub mod table;
+pub mod trace;

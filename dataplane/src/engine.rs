@@ -4,6 +4,7 @@
 //! replay. Misses are walked where they stand (R5): whatever a walk changes, the packets behind it look up again.
 
 mod foresee;
+mod observe;
 mod passes;
 
 use crate::budget::{BudgetConfig, MissBudget};
@@ -23,6 +24,7 @@ use crate::port::PortId;
 use crate::slow_path::{Decision, Fate, Miss, SlowPath, Wake};
 use crate::time::Time;
 pub use foresee::Foreseen;
+pub use observe::{Observed, Observer, Outcome};
 use passes::{LANE, LANES, Lane, Lanes, NO_SLOT, Parsed};
 
 /// How many packets ahead a miss asks for its memory: about as long as memory takes, in walks.
@@ -86,6 +88,8 @@ pub struct Engine<S: SlowPath> {
     events: Vec<Event>,
     /// The packet for whose place and record memory is still to be asked, see [`Self::prefetch_miss`].
     half_asked: Option<usize>,
+    /// Who follows some of the packets.
+    observer: Option<Box<dyn Observer<S>>>,
 }
 
 impl<S: SlowPath> std::fmt::Debug for Engine<S> {
@@ -131,6 +135,7 @@ impl<S: SlowPath> Engine<S> {
             counters: EngineCounters::default(),
             events: Vec::with_capacity(1024),
             half_asked: None,
+            observer: None,
         };
         engine.schemas.resize_with(ports, || None);
         (0..ports).for_each(|port| engine.compile_schema(PortId(port as u16)));
@@ -193,18 +198,22 @@ impl<S: SlowPath> Engine<S> {
         self.budget.begin(now, count);
         let hits_before = self.counters.hits;
         let mut drain = burst.drain_all();
+        if self.observer.is_some() {
+            self.process_observed(port, &mut drain, pool, now);
+        }
         while !drain.rest().is_empty() {
-            self.process_part(port, &mut drain, pool, now);
+            self.process_part(port, &mut drain, usize::MAX, pool, now);
         }
         self.budget.observe((self.counters.hits - hits_before) as usize, count);
     }
 
-    /// The next packets, as many as there are lanes.
-    fn process_part(&mut self, port: PortId, drain: &mut Drain<'_>, pool: &mut Pool, now: Time) {
+    /// The next packets, as many as there are lanes, and at most `most`.
+    fn process_part(&mut self, port: PortId, drain: &mut Drain<'_>, most: usize, pool: &mut Pool, now: Time) {
         let Self { lanes, state, schemas, config, .. } = self;
         let schema = schemas.get(usize::from(port.0)).and_then(Option::as_ref);
-        let count = drain.rest().len().min(lanes.len());
-        passes::parse_and_hash(lanes, drain.rest(), schema, &state.cache, config.verify);
+        let count = drain.rest().len().min(lanes.len()).min(most);
+        let part = drain.rest().get(..count).unwrap_or(&[]);
+        passes::parse_and_hash(lanes, part, schema, &state.cache, config.verify);
         let misses = passes::match_tags(lanes, count, &state.cache);
         if state.templates.any_tracks_tcp() {
             let first = lanes.iter().take(count.min(passes::TRACKERS_AHEAD));

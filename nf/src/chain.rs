@@ -5,12 +5,12 @@
 
 mod chains;
 mod explain;
+mod onlooker;
 mod reshape;
 
 pub use chains::{Attachment, CHAINS_MAX, Chains};
 
 use crate::compile::{Exits, compile};
-use crate::explain::Onlooker;
 use crate::fragments::{DatagramKey, First, Fragments, Piece, Place};
 use crate::function::{FlowFunction, Forwarder, PacketFunction, Verdict};
 use crate::headers::Headers;
@@ -29,6 +29,7 @@ use millrace_dataplane::packet::{L3, L4};
 use millrace_dataplane::port::PortId;
 use millrace_dataplane::slow_path::{Decision, Fate, Miss, Tracked};
 use millrace_dataplane::time::Time;
+use onlooker::Onlooker;
 use reshape::Retired;
 use std::net::Ipv4Addr;
 

@@ -5,8 +5,7 @@
 
 use crate::function::Verdict;
 use crate::headers::{Edit, Parsed};
-use crate::slot::Stage;
-use crate::walk::{Direction, Walk};
+use crate::walk::Direction;
 use millrace_dataplane::flow::session::{SessionId, Tuple};
 use millrace_dataplane::flow::tcp::TcpState;
 use millrace_dataplane::packet::Flags;
@@ -24,7 +23,7 @@ pub struct Note {
 
 /// What a function went by, in the order in which it says so.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Notes(Vec<Note>);
+pub struct Notes(pub(crate) Vec<Note>);
 
 impl Notes {
     /// Adds one.
@@ -124,49 +123,5 @@ impl Explanation {
             program: None,
             opens: None,
         }
-    }
-}
-
-/// Looks on while functions decide. Walks that nobody looks at have `()`, which costs nothing.
-pub(crate) trait Onlooker {
-    /// A function is about to decide.
-    fn before(&mut self, walk: &Walk<'_>);
-    /// It has.
-    fn after(&mut self, walk: &Walk<'_>, stage: &dyn Stage, verdict: Verdict);
-}
-
-impl Onlooker for () {
-    #[inline(always)]
-    fn before(&mut self, _: &Walk<'_>) {}
-    #[inline(always)]
-    fn after(&mut self, _: &Walk<'_>, _: &dyn Stage, _: Verdict) {}
-}
-
-/// Writes down what it sees.
-#[derive(Debug, Default)]
-pub(crate) struct Steps {
-    pub(crate) steps: Vec<Step>,
-    edits: usize,
-    frames: usize,
-}
-
-impl Onlooker for Steps {
-    fn before(&mut self, walk: &Walk<'_>) {
-        (self.edits, self.frames) = (walk.headers.edits().len(), walk.record.frames.len());
-    }
-
-    fn after(&mut self, walk: &Walk<'_>, stage: &dyn Stage, verdict: Verdict) {
-        let mut notes = Notes::default();
-        stage.explain(walk, &mut notes);
-        self.steps.push(Step {
-            function: stage.name().to_owned(),
-            kind: stage.kind(),
-            direction: walk.direction,
-            hairpin: walk.hairpin,
-            verdict,
-            notes: notes.0,
-            edits: walk.headers.edits().get(self.edits..).unwrap_or_default().to_vec(),
-            frames: walk.record.frames.get(self.frames..).unwrap_or_default().to_vec(),
-        });
     }
 }

@@ -13,11 +13,11 @@ use etherparse::PacketBuilder;
 use frames::Flow;
 use millrace_dataplane::budget::BudgetConfig;
 use millrace_dataplane::drops::DropReason;
-use millrace_dataplane::engine::{Engine, EngineConfig, Foreseen};
+use millrace_dataplane::engine::{Engine, EngineConfig, Foreseen, Observed, Observer, Outcome};
 use millrace_dataplane::flow::session::{SessionConfig, Timeouts};
 use millrace_dataplane::flow::state::{FlowConfig, FlowState};
 use millrace_dataplane::memory::{Arena, Pool, PoolConfig};
-use millrace_dataplane::packet::Burst;
+use millrace_dataplane::packet::{Burst, Packet};
 use millrace_dataplane::port::{MacAddress, PortId};
 use millrace_dataplane::slow_path::Fate;
 use millrace_dataplane::time::Time;
@@ -39,6 +39,7 @@ use random::{Random, for_each_seed};
 use std::collections::HashMap;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 const INSIDE: u16 = 0;
 const OUTSIDE: u16 = 1;
@@ -231,6 +232,53 @@ impl Side {
     }
 }
 
+/// Follows one packet in so many: what the cache was to answer is what it answered.
+struct Watched {
+    every: usize,
+    /// Packets before the next one.
+    until: usize,
+    foreseen: Option<Foreseen>,
+    hits: Arc<AtomicU64>,
+}
+
+impl Observer<Chains> for Watched {
+    fn first_wanted(&mut self, _: PortId, packets: &[Packet], _: Time) -> Option<usize> {
+        if self.until < packets.len() {
+            return Some(std::mem::replace(&mut self.until, self.every - 1));
+        }
+        self.until -= packets.len();
+        None
+    }
+
+    fn before(&mut self, slow: &mut Chains, state: &FlowState, packet: &Observed<'_>) {
+        self.foreseen = packet.foreseen.ok().map(|(foreseen, _)| foreseen);
+        if let Ok((_, miss)) = packet.foreseen {
+            assert!(slow.explain(&miss, state).is_some());
+        }
+    }
+
+    fn after(&mut self, outcome: Outcome) {
+        let [before, after] = outcome.counters;
+        assert_eq!(
+            after.hits - before.hits,
+            u64::from(self.foreseen == Some(Foreseen::Hit)),
+            "{:?}",
+            self.foreseen
+        );
+        assert_eq!(
+            after.misses > before.misses,
+            self.foreseen == Some(Foreseen::Miss),
+            "{:?}",
+            self.foreseen
+        );
+        self.hits.fetch_add(after.hits - before.hits, Ordering::Relaxed);
+    }
+
+    fn is_done(&self) -> bool {
+        false
+    }
+}
+
 /// A TCP connection of an inside host, as its client sends it.
 struct Talk {
     addresses: (IpAddr, IpAddr),
@@ -348,7 +396,8 @@ struct Script {
     recent: Vec<(u16, Vec<u8>)>,
     /// Packets whose end was foreseen: sent, dropped, held, consumed.
     foreseen: [u64; 4],
-    foreseen_hits: u64,
+    /// Packets of which it was foreseen that the cache carries them.
+    foreseen_hits: Arc<AtomicU64>,
     /// Neighbours that were asked for, by port, and how often each changed its station.
     stations: HashMap<(u16, IpAddr), u8>,
     /// What the firewalls of both sides have.
@@ -365,8 +414,17 @@ impl Script {
         let rules: Vec<_> = (0..RULES).map(|id| add_rule(&mut random, &mut policy, id).id).collect();
         let nat = random.below(8);
         let entries = *random.pick(&[16, 256, 4096]);
+        let foreseen_hits = Arc::new(AtomicU64::new(0));
+        let mut cached = Side::new(chain(policy.clone(), nat), entries);
+        let watched = Watched {
+            every: 1 + random.below(5),
+            until: 0,
+            foreseen: None,
+            hits: Arc::clone(&foreseen_hits),
+        };
+        cached.engine.observe(Some(Box::new(watched)));
         Self {
-            cached: Side::new(chain(policy.clone(), nat), entries),
+            cached,
             plain: Side::new(chain(policy.clone(), nat), 0),
             random,
             now: Time::from_secs(10),
@@ -374,7 +432,7 @@ impl Script {
             left: 0,
             recent: Vec::new(),
             foreseen: [0; 4],
-            foreseen_hits: 0,
+            foreseen_hits,
             stations: HashMap::new(),
             policy,
             rules,
@@ -389,16 +447,7 @@ impl Script {
     /// One burst: whole through the cache, packet by packet without. Returns what left, with questions answered.
     fn burst(&mut self, port: u16, frames: &[Vec<u8>]) -> Sent {
         let (mut with, mut without) = (Sent::default(), Sent::default());
-        // Of a burst the first packet alone meets what is there now.
-        let Some(first) = frames.first() else { return Sent::default() };
-        let foreseen = self.cached.foresee(port, first, self.now).map(|(look_up, _)| look_up);
-        let hits = self.cached.engine.counters().hits;
         self.cached.send(port, frames, self.now, &mut with);
-        if frames.len() == 1 {
-            let hits = self.cached.engine.counters().hits - hits;
-            assert_eq!(hits > 0, foreseen == Ok(Foreseen::Hit), "{foreseen:?}: {first:02x?}");
-            self.foreseen_hits += hits;
-        }
         for frame in frames {
             self.send_plain(port, frame, &mut without);
         }
@@ -640,7 +689,16 @@ impl Script {
         assert_eq!(self.plain.engine.counters().hits, 0);
         let [sent, dropped, held, consumed] = self.foreseen;
         let hits = self.cached.engine.counters().hits;
-        [self.packets, self.left, hits, self.foreseen_hits, sent, dropped, held, consumed]
+        [
+            self.packets,
+            self.left,
+            hits,
+            self.foreseen_hits.load(Ordering::Relaxed),
+            sent,
+            dropped,
+            held,
+            consumed,
+        ]
     }
 }
 

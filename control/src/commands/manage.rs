@@ -133,6 +133,7 @@ fn print(answer: &Answer, json: bool) -> io::Result<()> {
             writeln!(out, "{}\n\n{}", applied.summary, Table::from(&applied.changes))?;
             writeln!(out, "in force; packets waited {} for it", show_time(applied.worker_nanos))
         }
+        Answer::Tracing | Answer::TraceEnded { .. } => Ok(()),
         Answer::Explained(report) => write!(out, "{report}"),
         Answer::Refused(why) => writeln!(out, "{why}"),
         Answer::Invalid { text, .. } => writeln!(out, "{text}"),

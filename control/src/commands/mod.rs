@@ -10,6 +10,7 @@ pub mod replay;
 mod rule_log;
 pub mod run;
 pub mod top;
+pub mod trace;
 mod values;
 
 use std::path::Path;
@@ -42,6 +43,8 @@ pub enum Command {
     Replay(replay::Arguments),
     /// Tell what would become of a packet, and why, without sending it.
     Explain(explain::Arguments),
+    /// Follow packets through a running instance: what the functions decide, and what becomes of them.
+    Trace(trace::Arguments),
     /// Show what a running instance does.
     Show(manage::Show),
     /// Show what a running instance does in tables that update: ports, workers, chains, drops.
@@ -64,6 +67,7 @@ impl Cli {
             Command::Run(arguments) => run::run(&arguments, &log),
             Command::Replay(arguments) => replay::run(&arguments),
             Command::Explain(arguments) => explain::run(&arguments),
+            Command::Trace(arguments) => trace::run(&arguments),
             Command::Show(arguments) => manage::show(&arguments),
             Command::Top(arguments) => top::run(&arguments),
             Command::Clear(arguments) => manage::clear(&arguments),

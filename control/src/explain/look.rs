@@ -1,7 +1,7 @@
 //! Asks the chains of a worker what would become of a packet.
 
 use millrace_dataplane::drops::DropReason;
-use millrace_dataplane::engine::Foreseen;
+use millrace_dataplane::engine::{Foreseen, Outcome};
 use millrace_dataplane::flow::tcp::TcpState;
 use millrace_dataplane::limits::FRAME_BYTES_MAX;
 use millrace_dataplane::port::PortId;
@@ -69,6 +69,14 @@ pub fn look(worker: &mut NfWorker, ports: &[PortFacts], input: PortId, frame: &[
     let now = worker.now();
     let foreseen =
         worker.engine.foresee(input, frame, now, |chains, state, miss| chains.explain(miss, state));
+    report(ports, input, frame, &foreseen)
+}
+
+/// What was foreseen of a packet.
+pub type Prospect = Result<(Foreseen, Option<Explanation>), DropReason>;
+
+/// What was foreseen, by names.
+pub fn report(ports: &[PortFacts], input: PortId, frame: &[u8], foreseen: &Prospect) -> Report {
     let names = Names(ports);
     let mut report = Report {
         input: names.of(input),
@@ -89,11 +97,11 @@ pub fn look(worker: &mut NfWorker, ports: &[PortFacts], input: PortId, frame: &[
         sent: None,
     };
     match foreseen {
-        Err(reason) => report.conclude(&Fate::Drop(reason)),
+        Err(reason) => report.conclude(&Fate::Drop(*reason)),
         Ok((_, None)) => report.conclude(&Fate::Drop(DropReason::NoOutput)),
         Ok((look_up, Some(said))) => {
-            report.look_up = Some(show_look_up(look_up).to_owned());
-            report.fill(&said, &names);
+            report.look_up = Some(show_look_up(*look_up).to_owned());
+            report.fill(said, &names);
         }
     }
     report
@@ -122,6 +130,26 @@ impl Report {
         verdict.clone_into(&mut self.verdict);
         self.reason = reason.map(|reason| reason.name().to_owned());
         self.meaning = reason.map(|reason| reason.meaning().trim().to_owned());
+    }
+
+    /// Puts what became of the packet in place of what was foreseen, where that differs.
+    pub fn correct(&mut self, outcome: &Outcome) {
+        let [before, after] = &*outcome.sums;
+        let grew = |reason: &DropReason| after.drops.get(*reason) > before.drops.get(*reason);
+        if outcome.counters[1].hits > outcome.counters[0].hits {
+            self.look_up = Some(show_look_up(Foreseen::Hit).to_owned());
+        }
+        let came_true = match self.verdict.as_str() {
+            "sent" => after.sent > before.sent,
+            "held" => outcome.buffered[1] > outcome.buffered[0],
+            "consumed" => after.consumed > before.consumed,
+            _ => true,
+        };
+        if !came_true && let Some(reason) = DropReason::ALL.iter().find(|reason| grew(reason)) {
+            self.conclude(&Fate::Drop(*reason));
+            (self.opens, self.program, self.sent) = (None, None, None);
+            self.outputs.clear();
+        }
     }
 
     fn fill(&mut self, said: &Explanation, names: &Names<'_>) {

@@ -15,6 +15,23 @@ const TIMEOUT: Duration = Duration::from_secs(60);
 /// # Errors
 /// Nobody listens there, or what comes back is no answer.
 pub fn ask(socket: &Path, request: &Request) -> io::Result<Answer> {
+    let mut answer = None;
+    follow(socket, request, |said| {
+        answer = Some(said);
+        Ok(false)
+    })?;
+    answer.ok_or_else(|| io::Error::other("the instance gave no answer"))
+}
+
+/// Asks the instance behind `socket`; `each` takes its answers for as long as it says so.
+///
+/// # Errors
+/// Nobody listens there, what comes back is no answer, or what `each` says.
+pub fn follow(
+    socket: &Path,
+    request: &Request,
+    mut each: impl FnMut(Answer) -> io::Result<bool>,
+) -> io::Result<()> {
     let mut stream = UnixStream::connect(socket).map_err(|error| {
         let hint = match error.kind() {
             io::ErrorKind::PermissionDenied => "; root and the configured group may use it",
@@ -27,7 +44,14 @@ pub fn ask(socket: &Path, request: &Request) -> io::Result<Answer> {
     let mut line = serde_json::to_vec(request).map_err(io::Error::from)?;
     line.push(b'\n');
     stream.write_all(&line)?;
-    let line = read_line(&mut BufReader::new(&stream), ANSWER_BYTES_MAX)?
-        .ok_or_else(|| io::Error::new(io::ErrorKind::UnexpectedEof, "the instance closed the connection"))?;
-    serde_json::from_str(&line).map_err(|error| io::Error::new(io::ErrorKind::InvalidData, error))
+    let mut reader = BufReader::new(&stream);
+    let closed = || io::Error::new(io::ErrorKind::UnexpectedEof, "the instance closed the connection");
+    loop {
+        let line = read_line(&mut reader, ANSWER_BYTES_MAX)?.ok_or_else(closed)?;
+        let answer =
+            serde_json::from_str(&line).map_err(|error| io::Error::new(io::ErrorKind::InvalidData, error))?;
+        if !each(answer)? {
+            return Ok(());
+        }
+    }
 }

@@ -16,7 +16,7 @@ const TERMS_MAX: usize = 32;
 ///
 /// # Errors
 /// A term without key or value, or too many.
-fn split(terms: &[String]) -> Result<Vec<(&str, &str)>, String> {
+pub(crate) fn split(terms: &[String]) -> Result<Vec<(&str, &str)>, String> {
     if terms.len() > TERMS_MAX {
         return Err(format!("a filter has at most {TERMS_MAX} terms"));
     }
@@ -81,11 +81,34 @@ fn state(text: &str) -> Result<&'static str, String> {
     })
 }
 
-fn network(text: &str) -> Result<IpNet, String> {
+/// An address or a prefix.
+///
+/// # Errors
+/// It is neither.
+pub(crate) fn network(text: &str) -> Result<IpNet, String> {
     let address = || text.parse::<IpAddr>().map(IpNet::from);
     text.parse().or_else(|_| address()).map_err(|_| {
         format!("`{text}` is no network: expected an address or a prefix, as 10.0.0.0/8 or fd00::1")
     })
+}
+
+/// A protocol by name or number.
+///
+/// # Errors
+/// It is neither.
+pub(crate) fn protocol(text: &str) -> Result<u8, String> {
+    let named = (0..=u8::MAX).find(|&number| show_protocol(number) == text);
+    named
+        .or_else(|| text.parse().ok())
+        .ok_or_else(|| format!("`{text}` is no protocol: expected tcp, udp, icmp, icmpv6 or a number to 255"))
+}
+
+/// A port of TCP or UDP.
+///
+/// # Errors
+/// It is no such number.
+pub(crate) fn transport_port(text: &str) -> Result<u16, String> {
+    text.parse().map_err(|_| format!("`{text}` is no port: expected 0 to 65535"))
 }
 
 impl SessionFilter {
@@ -99,20 +122,8 @@ impl SessionFilter {
             match key {
                 "source" => filter.source = Some(network(value)?),
                 "destination" => filter.destination = Some(network(value)?),
-                "protocol" => {
-                    let named = (0..=u8::MAX).find(|&number| show_protocol(number) == value);
-                    let protocol = named.or_else(|| value.parse().ok());
-                    filter.protocol = Some(protocol.ok_or_else(|| {
-                        format!(
-                            "`{value}` is no protocol: expected tcp, udp, icmp, icmpv6 or a number to 255"
-                        )
-                    })?);
-                }
-                "port" => {
-                    let port =
-                        value.parse().map_err(|_| format!("`{value}` is no port: expected 0 to 65535"))?;
-                    filter.port = Some(port);
-                }
+                "protocol" => filter.protocol = Some(protocol(value)?),
+                "port" => filter.port = Some(transport_port(value)?),
                 "state" => filter.state = Some(state(value)?),
                 _ => {
                     let keys = "source, destination, protocol, port or state";

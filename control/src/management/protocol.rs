@@ -49,6 +49,18 @@ pub enum Request {
         /// The packet.
         subject: Subject,
     },
+    /// Follows packets. The answers are one [`Answer::Explained`] for each, [`Answer::Tracing`] while none comes, and
+    /// [`Answer::TraceEnded`].
+    Trace {
+        /// Terms `key=value`, all of which a packet must match.
+        filter: Vec<String>,
+        /// How many packets are followed.
+        count: usize,
+        /// One packet in so many is looked at.
+        every: usize,
+        /// The trace ends after so many seconds.
+        seconds: usize,
+    },
     /// Changes the instance to another configuration.
     Apply {
         /// The file's path: for messages, and relative paths in it start there.
@@ -70,6 +82,15 @@ pub enum Answer {
     Applied(Applied),
     /// What would become of a packet.
     Explained(Box<explain::Report>),
+    /// A trace goes on.
+    Tracing,
+    /// A trace is over.
+    TraceEnded {
+        /// Packets that were followed.
+        followed: u64,
+        /// Packets that matched and were not followed, for want of time or room.
+        left_out: u64,
+    },
     /// It was refused; nothing changed.
     Refused(String),
     /// A configuration was refused; nothing changed.

@@ -13,6 +13,7 @@ use crate::connections::{Deadline, Places};
 use crate::explain;
 use crate::instance::{Control, InstanceError};
 use crate::supervised::{Pulse, Supervised, panic_message};
+use crate::trace::serve::{Wanted, serve as follow};
 
 /// Most connections at a time; more are told so and closed.
 const CONNECTIONS_MAX: usize = 8;
@@ -97,7 +98,14 @@ fn serve(stream: &UnixStream, control: &Control) -> io::Result<()> {
                 return Err(error);
             }
         };
-        answer(stream, &respond(control, &line))?;
+        match read(&line) {
+            Ok(Request::Trace { filter, count, every, seconds }) => {
+                let wanted = Wanted { filter, count, every, seconds };
+                follow(control, &wanted, |said| answer(stream, said))?;
+            }
+            Ok(request) => answer(stream, &handle_or_refuse(control, request))?,
+            Err(refusal) => answer(stream, &refusal)?,
+        }
     }
 }
 
@@ -109,10 +117,11 @@ fn answer(mut stream: &UnixStream, answer: &Answer) -> io::Result<()> {
 
 /// The answer to a line that arrived, whatever it is.
 pub fn respond(control: &Control, line: &str) -> Answer {
-    match serde_json::from_str::<Request>(line) {
-        Ok(request) => handle_or_refuse(control, request),
-        Err(error) => Answer::Refused(format!("no request: {error}")),
-    }
+    read(line).map_or_else(|refusal| refusal, |request| handle_or_refuse(control, request))
+}
+
+fn read(line: &str) -> Result<Request, Answer> {
+    serde_json::from_str(line).map_err(|error| Answer::Refused(format!("no request: {error}")))
 }
 
 /// A request whose handling panics is refused; the connection, the instance and its packets go on.
@@ -133,6 +142,7 @@ fn handle(control: &Control, request: Request) -> Answer {
         Request::ClearSessions { filter } => clear::sessions(control, &filter).map(Answer::Done),
         Request::Explain { input, subject } => explain::look::explain(control, &input, &subject)
             .map(|report| Answer::Explained(Box::new(report))),
+        Request::Trace { .. } => Err("a trace has more than one answer".to_owned()),
         Request::Apply { path, text } => {
             return match control.apply(path.as_ref(), &text) {
                 Ok(applied) => Answer::Applied(applied),

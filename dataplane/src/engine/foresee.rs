@@ -46,7 +46,7 @@ impl<S: SlowPath> Engine<S> {
     }
 
     /// As [`Self::look_up`], but for what that renews.
-    fn foresee_look_up(&self, port: PortId, bytes: &[u8], layout: &Layout) -> Foreseen {
+    pub(super) fn foresee_look_up(&self, port: PortId, bytes: &[u8], layout: &Layout) -> Foreseen {
         let Self { state, schemas, .. } = self;
         let mut key = [0; KEY_WORDS_MAX];
         let words = gather_of(schemas, port, layout).map_or(0, |gather| gather.gather(bytes, &mut key));

@@ -1,7 +1,8 @@
 //! A walk that commits nothing (R6): what would become of a packet, and why.
 
+use super::onlooker::Steps;
 use super::{Attachment, Chain, Exits, WalkEnd, chains::domain_of, compile};
-use crate::explain::{Explanation, ProgramFacts, SessionFacts, Steps};
+use crate::explain::{Explanation, ProgramFacts, SessionFacts};
 use crate::function::Verdict;
 use crate::walk::{SessionView, port_watch};
 use millrace_dataplane::drops::DropReason;
