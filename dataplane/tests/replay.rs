@@ -6,8 +6,8 @@ use millrace_dataplane::drops::DropReason;
 use millrace_dataplane::flow::field::{Field, Reads};
 use millrace_dataplane::flow::key::{KEY_WORDS_MAX, KeySchema};
 use millrace_dataplane::flow::program::{Program, ProgramBuilder, RecipeKey};
-use millrace_dataplane::flow::replay::replay;
-use millrace_dataplane::flow::template::Fixup;
+use millrace_dataplane::flow::replay::{blend, replay};
+use millrace_dataplane::flow::template::{Fixup, IMAGE_WORDS, Templates};
 use millrace_dataplane::memory::{Arena, Pool, PoolConfig};
 use millrace_dataplane::outputs::Outputs;
 use millrace_dataplane::packet::parse::parse;
@@ -127,6 +127,29 @@ const SETTABLE: [Field; 14] = [
     Field::TcpWindow,
 ];
 
+/// Those, and what a usual program may set beside.
+const EDITABLE: [Field; 20] = {
+    let mut fields = [Field::Ttl; 20];
+    let mut at = 0;
+    while at < SETTABLE.len() {
+        fields[at] = SETTABLE[at];
+        at += 1;
+    }
+    (fields[14], fields[15], fields[16]) = (Field::VlanOuter, Field::VlanInner, Field::TcpFlags);
+    (fields[17], fields[18]) = (Field::IcmpIdentifier, Field::Protocol);
+    fields
+};
+
+fn echo(payload: &[u8]) -> Vec<u8> {
+    let mut frame = Vec::new();
+    PacketBuilder::ethernet2([2, 0, 0, 0, 0, 1], [2, 0, 0, 0, 0, 2])
+        .ipv4([10, 0, 0, 1], [8, 8, 8, 8], 64)
+        .icmpv4_echo_reply(1, 2)
+        .write(&mut frame, payload)
+        .unwrap();
+    frame
+}
+
 /// The value that a field of `frame` has.
 fn value(field: Field, frame: &[u8]) -> Option<u128> {
     let layout = layout(frame);
@@ -241,6 +264,84 @@ proptest! {
             let l4 = usize::from(layout(frame).l4) + if is_tcp { 20 } else { 8 };
             prop_assert_eq!(&sent[l4..], &frame[l4..]);
         }
+    }
+
+    /// R1: a TTL that is set and decremented is so in this order, in every packet of the key.
+    #[test]
+    fn a_ttl_is_edited_in_order(
+        v6: bool, keyed: bool, edits in proptest::collection::vec(proptest::option::of(6u8..), 1..6), other in 6u8..,
+    ) {
+        let first = udp(v6, (1000, 53), 64, b"payload");
+        let reads = if keyed { Reads::none().with(&[Field::Ttl]) } else { Reads::none() };
+        let schema = KeySchema::new(PortId(3), 1, reads);
+        let mut program = Program::default();
+        let gather = schema.gather(layout(&first).shape);
+        let mut builder = ProgramBuilder::new(&mut program, &first, layout(&first), gather);
+        for edit in &edits {
+            match edit {
+                Some(ttl) => builder.set(Field::Ttl, u128::from(*ttl)),
+                None => builder.decrement_ttl(),
+            };
+        }
+        builder.output(OUT);
+        builder.finish().unwrap();
+        for ttl in [64, if keyed { 64 } else { other }] {
+            let sent = only(&program, &udp(v6, (1000, 53), ttl, b"payload"));
+            checksums_are_right(&sent);
+            let expected = edits.iter().fold(ttl, |ttl, edit| edit.unwrap_or_else(|| ttl.wrapping_sub(1)));
+            prop_assert_eq!(value(Field::Ttl, &sent), Some(expected.into()));
+        }
+    }
+
+    /// R4: the usual form of the replay does what the general one does, whatever lies behind the packet, and touches nothing there.
+    #[test]
+    fn a_blend_is_the_replay(
+        kind in 0usize..3, v6: bool, tags in 0usize..3,
+        keyed in prop_oneof![Just(EDITABLE.to_vec()), proptest::sample::subsequence(&EDITABLE[..], 0..EDITABLE.len())],
+        edits in proptest::collection::vec((proptest::sample::select(&EDITABLE[..]), any::<u128>()), 0..8),
+        decrement in 0usize..9, ttl in 1u8.., no_checksum: bool,
+        payload in proptest::collection::vec(any::<u8>(), 0..60), left: [u8; 64],
+    ) {
+        let mut frame = match kind {
+            0 => udp(v6, (1000, 53), ttl, &payload),
+            1 => tcp(v6, 1, 2, &[], &payload),
+            _ => echo(&payload),
+        };
+        if no_checksum && kind == 0 && !v6 {
+            frame[40..42].fill(0);
+        }
+        for _ in 0..tags {
+            frame.splice(12..12, [0x81, 0, 0, 7]);
+        }
+        let at = layout(&frame);
+        let schema = KeySchema::new(PortId(3), 1, Reads::none().with(&keyed));
+        let mut program = Program::default();
+        let mut builder = ProgramBuilder::new(&mut program, &frame, at, schema.gather(at.shape));
+        for (index, &(field, value)) in edits.iter().enumerate() {
+            if index == decrement {
+                builder.decrement_ttl();
+            }
+            builder.set(field, value);
+        }
+        builder.output(OUT);
+        builder.finish().unwrap();
+        let mut templates = Templates::default();
+        let id = templates.intern(&program.template).unwrap();
+        let usual = templates.usual(id).unwrap();
+        if usual.port != OUT || at.ttl < program.template.ttl_min {
+            return Ok(());
+        }
+        let expected = only(&program, &frame);
+        // Without an image, what lies in its place is of an earlier entry.
+        let image = program.operands.first_chunk().unwrap_or(&[0x5a5a_5a5a_5a5a_5a5a; IMAGE_WORDS]);
+        let mut pool = Pool::new(&Arena::anonymous(1 << 20).unwrap(), PoolConfig::new(16)).unwrap();
+        let mut packet = pool.take().unwrap();
+        packet.set_contents(&[&frame[..], &left].concat()).unwrap();
+        packet.truncate(frame.len());
+        prop_assert!(blend(usual, image, (program.l3_delta, program.l4_delta), &mut packet));
+        prop_assert_eq!(packet.bytes(), &expected[..]);
+        prop_assert_eq!(&packet.reach_mut()[frame.len()..][..64], &left);
+        pool.put(packet);
     }
 
     /// A program that is refilled for a packet of another flow is the one that would be built for it. That goes where values

@@ -10,7 +10,7 @@ use millrace_dataplane::engine::{Engine, EngineConfig};
 use millrace_dataplane::flow::session::{SessionConfig, Timeouts};
 use millrace_dataplane::flow::state::{FlowConfig, FlowState};
 use millrace_dataplane::memory::{Arena, Pool, PoolConfig};
-use millrace_dataplane::packet::Burst;
+use millrace_dataplane::packet::{Burst, Verify};
 use millrace_dataplane::port::PortId;
 use millrace_dataplane::time::Time;
 use millrace_nf::chain::{Chain, ChainBuilder, Chains};
@@ -34,10 +34,13 @@ type Sent = Vec<Vec<Vec<u8>>>;
 struct Side {
     engine: Engine<Chains>,
     pool: Pool,
+    /// Where frames lie in their buffers, and what lies behind them.
+    places: Random,
+    last: Vec<u8>,
 }
 
 impl Side {
-    fn new(chain: Chain, sessions: usize, cache_entries: usize) -> Self {
+    fn new(chain: Chain, sessions: usize, cache_entries: usize, verify: Verify) -> Self {
         let arena = Arena::anonymous(24 << 20).unwrap();
         let mut chains = Chains::new();
         let at = chains.insert(chain);
@@ -56,17 +59,37 @@ impl Side {
             chains,
             state,
             usize::from(PORTS),
-            EngineConfig { budget: BudgetConfig::UNLIMITED, ..EngineConfig::default() },
+            EngineConfig { budget: BudgetConfig::UNLIMITED, verify, ..EngineConfig::default() },
         );
-        Self { engine, pool: Pool::new(&arena, PoolConfig::new(1500)).unwrap() }
+        let pool = Pool::new(&arena, PoolConfig::new(1500)).unwrap();
+        Self { engine, pool, places: Random::new(9), last: Vec::new() }
     }
 
     fn send(&mut self, port: u16, frames: &[Vec<u8>], now: Time) {
         let mut burst = Burst::new();
         for frame in frames {
             let mut packet = self.pool.take().unwrap();
-            packet.set_contents(frame).unwrap();
+            match self.places.below(8) {
+                // At the end of its buffer.
+                0 => {
+                    let room = packet.room_for_contents();
+                    packet.set_contents(&vec![0xa5; room]).unwrap();
+                    packet.pull_front(room - frame.len());
+                    packet.bytes_mut().copy_from_slice(frame);
+                }
+                // In front of noise.
+                1 => {
+                    packet.set_contents(&self.places.bytes(frame.len() + 80)).unwrap();
+                    packet.set_contents(frame).unwrap();
+                }
+                // In front of what would make a longer packet of it.
+                _ => {
+                    packet.set_contents(&self.last).unwrap();
+                    packet.set_contents(frame).unwrap();
+                }
+            }
             burst.push(packet).unwrap();
+            self.last.clone_from(frame);
         }
         self.engine.process(PortId(port), &mut burst, &mut self.pool, now);
     }
@@ -107,10 +130,11 @@ struct Script {
 
 impl Script {
     fn new(seed: u64, sessions: usize, cache_entries: usize, chain: impl Fn() -> Chain) -> Self {
+        let verify = [Verify::Ipv4, Verify::None, Verify::All, Verify::Ipv4][seed as usize % 4];
         Self {
             random: Random::new(seed ^ 0x5eed),
-            cached: Side::new(chain(), sessions, cache_entries),
-            plain: Side::new(chain(), sessions, 0),
+            cached: Side::new(chain(), sessions, cache_entries, verify),
+            plain: Side::new(chain(), sessions, 0, verify),
             now: Time::from_secs(10),
             packets: 0,
             checked: 0,
@@ -125,11 +149,13 @@ impl Script {
         action(&mut self.plain.engine, &mut other);
     }
 
-    /// One burst: whole through the cache, packet by packet without.
+    /// Bursts that arrive within one turn, so that outputs may overflow: whole through the cache, packet by packet without.
     fn burst(&mut self, port: u16, frames: &[Vec<u8>]) {
         let mut with = vec![Vec::new(); usize::from(PORTS)];
         let mut without = with.clone();
-        self.cached.send(port, frames, self.now);
+        for frames in frames.chunks(64) {
+            self.cached.send(port, frames, self.now);
+        }
         self.cached.collect(&mut with);
         for frame in frames {
             self.send_plain(port, frame, &mut without);
@@ -219,7 +245,8 @@ impl Script {
         let recent = (!self.recent.is_empty()).then(|| self.random.below(self.recent.len()));
         let answer = recent.map(|at| self.recent[at].clone());
         let random = &mut self.random;
-        let count = 1 + random.below(48);
+        let most = if random.once_in(12) { 300 } else { 48 };
+        let count = 1 + random.below(most);
         let first = random.below(flows.len());
         let port = flows[first].port;
         let mut frames = Vec::new();
@@ -246,6 +273,12 @@ impl Script {
                     Some(pieces) => frames.extend(pieces),
                     None => frames.push(frame),
                 },
+                // Short, in a buffer that held the rest.
+                3..6 if frames.len() + 2 <= count && frame.len() > 34 => {
+                    let cut = 34 + random.below(frame.len().min(72) - 34);
+                    let short = frame[..cut].to_vec();
+                    frames.extend([frame, short]);
+                }
                 _ => frames.push(frame),
             }
         }

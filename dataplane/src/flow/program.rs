@@ -201,6 +201,8 @@ pub struct ProgramBuilder<'a> {
     segments: usize,
     /// Decrements of the TTL so far.
     decrements: u8,
+    /// The segment at hand sets the TTL.
+    sets_ttl: bool,
     /// Offsets of this segment are those of the original packet.
     pristine: bool,
     /// Nothing was recorded since the last exit.
@@ -234,6 +236,7 @@ impl<'a> ProgramBuilder<'a> {
             splice_bytes: ArrayVec::new(),
             segments: 0,
             decrements: 0,
+            sets_ttl: false,
             pristine: true,
             untouched: true,
             steps: Some(ArrayVec::new()),
@@ -285,6 +288,13 @@ impl<'a> ProgramBuilder<'a> {
             self.steps = None;
             return self;
         };
+        if field == Field::Ttl {
+            // Within a segment, a decrement comes between what is known and what is not.
+            if self.segment().ttl != 0 {
+                self.end_segment(Exit::Continue);
+            }
+            self.sets_ttl = true;
+        }
         let coverage = field.coverage(self.layout.shape);
         let align = 8 * (16 - location.bytes);
         // In memory order, the first byte lowest.
@@ -373,8 +383,8 @@ impl<'a> ProgramBuilder<'a> {
     pub fn decrement_ttl(&mut self) -> &mut Self {
         self.decrements = self.decrements.saturating_add(1);
         self.guard_ttl(self.decrements.saturating_add(1));
-        // A segment decrements once.
-        if self.segment().ttl != 0 {
+        // A segment decrements once, and what it sets it does not decrement.
+        if self.segment().ttl != 0 || self.sets_ttl {
             self.end_segment(Exit::Continue);
         }
         let offset = match self.layout.shape.l3() {
@@ -483,6 +493,7 @@ impl<'a> ProgramBuilder<'a> {
         (self.l3, self.l4) = (Difference::default(), Difference::default());
         // Later segments see what this one wrote, not the original.
         self.pristine = false;
+        self.sets_ttl = false;
         self.untouched = true;
     }
 
