@@ -404,6 +404,9 @@ mod tests {
     use super::*;
     use crate::flow::session::Timeouts;
     use crate::flow::validity::{ObjectKind, Watch};
+    use crate::memory::ArenaSlice;
+    use proptest::prelude::*;
+    use std::collections::HashMap;
     use std::net::Ipv4Addr;
 
     fn state(capacity: usize) -> FlowState {
@@ -526,6 +529,92 @@ mod tests {
         state.fold_some(0);
         assert!(!state.cache.is_occupied(entry));
         assert!(!state.validity.is_overdue());
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(300))]
+
+        /// R8: whatever comes, goes, is evicted, swept or flushed, an entry is valid exactly while nothing that it named changed, and
+        /// what no entry names is in use by none.
+        #[test]
+        fn entries_and_their_names_agree(steps in proptest::collection::vec((0u8..8, 0u64..400, any::<u64>()), 1..600)) {
+            let mut state = state(16);
+            let mut model: HashMap<u64, (Slot, u64, Vec<u64>, bool)> = HashMap::new();
+            let mut number = 0;
+            for (step, a, b) in steps {
+                match step {
+                    0..4 => {
+                        number += 1;
+                        let ids: Vec<u64> = match a % 8 {
+                            0 => (0..b % 20).collect(),
+                            _ => vec![a % 6, b % 6, 6 + b % 3],
+                        };
+                        let mut watches = Watches::default();
+                        ids.iter().for_each(|&id| watches.add(Watch::of(ObjectKind::Neighbour, id)));
+                        let (key, overflows) = ([number, a], watches.overflows());
+                        let hash = state.cache.hash(&key);
+                        let slot = state.remember((&key, hash), &mut Program::default(), None, &watches, Time(number)).unwrap();
+                        // Some other gave way for it, if any did.
+                        model.retain(|_, (other, ..)| *other != slot);
+                        model.insert(number, (slot, a, ids, overflows));
+                    }
+                    4 | 5 => {
+                        let changed = b % 12;
+                        state.validity.change(Watch::of(ObjectKind::Neighbour, changed));
+                        let falls = |ids: &[u64], overflows| overflows || ids.contains(&changed);
+                        model.retain(|&number, (slot, a, ids, overflows)| {
+                            let falls = falls(ids, *overflows);
+                            assert!(!(falls && is_valid(&state, *slot)), "{number} {a} {ids:?} {changed}");
+                            if falls && b % 2 == 0 {
+                                state.invalidate(*slot);
+                            }
+                            !falls
+                        });
+                    }
+                    6 => {
+                        state.fold_some(b as usize % 100);
+                        // Who names too much falls with any epoch.
+                        model.retain(|_, (slot, _, _, overflows)| !*overflows || state.cache.is_occupied(*slot));
+                    }
+                    _ if b % 10 == 0 => {
+                        state.flush();
+                        model.clear();
+                        prop_assert_eq!((state.cache.count(), state.validity.objects_in_use()), (0, 0));
+                    }
+                    _ => state.validity.pass(b % (1 << 20)),
+                }
+                for (number, (slot, a, _, overflows)) in &model {
+                    let key = [*number, *a];
+                    prop_assert_eq!(state.cache.find(state.cache.hash(&key), &key), Some(*slot));
+                    prop_assert!(*overflows || is_valid(&state, *slot));
+                }
+            }
+            state.flush();
+            prop_assert_eq!((state.cache.count(), state.validity.objects_in_use()), (0, 0));
+            let epoch = state.validity.epoch();
+            (0..30).for_each(|id| state.validity.change(Watch::of(ObjectKind::Neighbour, id)));
+            prop_assert_eq!(state.validity.epoch(), epoch, "nobody is concerned");
+        }
+    }
+
+    /// What is planned is what is taken, whatever the sizes.
+    #[test]
+    fn the_state_fits_into_what_was_planned() {
+        for cache_entries in [0, 1, 5, 6, 7, 100, 1000, 1001, 1027, 10_000, 12_345, 65_536] {
+            for capacity in [1, 16, 1000, 12_347] {
+                let sessions = SessionConfig { capacity, parts: 3, timeouts: Timeouts::default() };
+                let config = FlowConfig { sessions, cache_entries, key_words: 12, operand_words: 16 };
+                let arena = Arena::anonymous(config.bytes()).unwrap();
+                let filler = ArenaSlice::<u8>::zeroed(&arena, arena.len() - config.bytes()).unwrap();
+                let state = FlowState::new(&arena, &config, Some(1));
+                assert!(
+                    state.is_ok(),
+                    "{cache_entries} {capacity}: {:?}, {} left out",
+                    state.err(),
+                    filler.len()
+                );
+            }
+        }
     }
 
     /// Where the index has no room for a tuple, no session ends in vain.
