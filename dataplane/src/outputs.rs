@@ -1,9 +1,8 @@
 //! Where packets go when a program ends: a burst for each port, and the counts that make the sums (R13).
 
 use crate::drops::{DropCounters, DropReason};
-use crate::limits::BURST_PACKETS_MAX;
 use crate::memory::Pool;
-use crate::packet::{Burst, Packet};
+use crate::packet::{Burst, Drain, Packet};
 use crate::port::PortId;
 use std::collections::VecDeque;
 
@@ -92,12 +91,18 @@ impl Outputs {
         }
     }
 
-    /// Where packets for `port` go, if there is room and none waits already. Whoever puts one there counts it in
+    /// True if there is such a port.
+    #[inline(always)]
+    pub fn has(&self, port: PortId) -> bool {
+        usize::from(port.0) < self.ports.len()
+    }
+
+    /// The first packet of `drain` leaves by `port`, if there is room and none waits already. Whoever moves one so counts it in
     /// [`Sums::sent`].
     #[inline(always)]
-    pub fn open_burst(&mut self, port: PortId) -> Option<&mut Burst> {
-        let output = self.ports.get_mut(usize::from(port.0))?;
-        (output.overflow.is_empty() && output.burst.len() < BURST_PACKETS_MAX).then_some(&mut output.burst)
+    pub fn move_first(&mut self, port: PortId, drain: &mut Drain<'_>) -> bool {
+        let Some(output) = self.ports.get_mut(usize::from(port.0)) else { return false };
+        output.overflow.is_empty() && drain.move_first(&mut output.burst)
     }
 
     #[cold]

@@ -162,7 +162,7 @@ pub(super) fn express<const TRACKS: bool>(
 ) -> usize {
     let FlowState { cache, templates, validity, sessions, .. } = state;
     let epoch = validity.epoch();
-    let mut taken = 0;
+    let (mut taken, mut moved) = (0, 0);
     let mut ahead =
         lanes.get(if templates.any_tracks_tcp() { TRACKERS_AHEAD } else { LANES }..).unwrap_or(&[]).iter();
     for lane in lanes {
@@ -185,7 +185,9 @@ pub(super) fn express<const TRACKS: bool>(
         if !as_usual {
             break;
         }
-        let Some(output) = outputs.open_burst(usual.port) else { break };
+        if !outputs.has(usual.port) {
+            break;
+        }
         if TRACKS
             && usual.tracks_tcp
             && let Some(owner) = header.owner()
@@ -195,10 +197,15 @@ pub(super) fn express<const TRACKS: bool>(
         }
         blend(usual, entry.image, (header.l3_delta, header.l4_delta), packet);
         entry.count(packet.len(), now_millis);
-        drain.move_first(output);
+        if outputs.move_first(usual.port, drain) {
+            moved += 1;
+        } else if let Some(packet) = drain.next() {
+            // More than a burst for one port: it waits there, in order.
+            outputs.send(usual.port, packet);
+        }
         taken += 1;
     }
-    outputs.sums.sent += taken as u64;
+    outputs.sums.sent += moved;
     taken
 }
 
