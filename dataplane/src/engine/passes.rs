@@ -163,10 +163,8 @@ pub(super) fn express<const TRACKS: bool>(
     let FlowState { cache, templates, validity, sessions, .. } = state;
     let epoch = validity.epoch();
     let (mut taken, mut moved) = (0, 0);
-    let mut ahead =
-        lanes.get(if templates.any_tracks_tcp() { TRACKERS_AHEAD } else { LANES }..).unwrap_or(&[]).iter();
-    for lane in lanes {
-        if let Some(lane) = ahead.next() {
+    for (at, lane) in lanes.iter().enumerate() {
+        if TRACKS && let Some(lane) = lanes.get(at + TRACKERS_AHEAD) {
             prefetch_tracker(lane, cache, sessions);
         }
         let Some(packet) = drain.first_mut() else { break };

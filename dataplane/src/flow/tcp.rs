@@ -419,10 +419,10 @@ impl TcpTracker {
         let (mine, other) = (&self.sides[me], &self.sides[1 - me]);
         let ack_window = mine.window_max.max(ACK_WINDOW_MIN);
         let data = !after(mine.end_max, segment.sequence)
-            && !after(segment.end(), mine.end.wrapping_sub(other.window_max).wrapping_sub(1));
+            & !after(segment.end(), mine.end.wrapping_sub(other.window_max).wrapping_sub(1));
         let ack = !after(other.end, segment.acknowledgment)
-            && !after(segment.acknowledgment, other.end.wrapping_sub(ack_window));
-        data && ack
+            & !after(segment.acknowledgment, other.end.wrapping_sub(ack_window));
+        data & ack
     }
 
     #[inline(always)]
@@ -444,7 +444,9 @@ impl TcpTracker {
         let from = &mut self.sides[1 - to];
         let scale = if segment.flags & SYN != 0 { 0 } else { from.scale };
         let window = (u32::from(segment.window) << scale).max(1);
-        from.window_max = from.window_max.max(window);
+        if window > from.window_max {
+            from.window_max = window;
+        }
         let limit = segment.acknowledgment.wrapping_add(window);
         if after(self.sides[to].end_max, limit) {
             self.sides[to].end_max = limit;
