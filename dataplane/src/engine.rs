@@ -1,7 +1,7 @@
 //! The engine: a burst in, bursts per output out.
 //!
-//! Short passes over the burst, each asking for the memory of the next: parse and hash; match tags; find trackers; compare and
-//! replay. Misses are walked where they stand (R5): whatever a walk changes, the packets behind it look up again.
+//! Three short passes over half a burst, each asking for the memory of the next: parse and hash; match tags; compare and replay. Misses
+//! are walked where they stand (R5): whatever a walk changes, the packets behind it look up again.
 
 mod foresee;
 mod observe;
@@ -222,7 +222,6 @@ impl<S: SlowPath> Engine<S> {
         let mutations = self.state.cache.mutations();
         let mut asked = Asked { next: 0, walks: self.budget.allowance(misses) };
         if misses > 0 {
-            let part = drain.rest().get(..count).unwrap_or(&[]);
             (0..AHEAD).for_each(|ahead| self.prefetch_miss(&mut asked, port, part, 0, ahead, now));
         }
         let now_millis = now.as_millis() as u32;

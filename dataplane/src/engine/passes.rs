@@ -1,7 +1,7 @@
 //! The passes over a burst: what is done for each packet that goes as the others of its flow went.
 //!
 //! Each is a loop of its own, over lanes that hold what the passes tell each other, and asks for the memory that the next one reads.
-//! None of them is inlined: the compiler keeps in registers what can't change within a loop only if it sees, by the arguments, that
+//! No pass is inlined: the compiler keeps in registers what can't change within a loop only if it sees, by the arguments, that
 //! nothing else is written.
 
 use crate::drops::DropReason;
