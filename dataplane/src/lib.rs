@@ -16,6 +16,7 @@ pub mod cpu;
 pub mod drops;
 pub mod engine;
 pub mod flow;
+pub mod handoff;
 pub mod hold;
 pub mod idle;
 pub mod lanes;

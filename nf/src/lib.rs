@@ -12,6 +12,7 @@ pub mod fragments;
 pub mod function;
 pub mod headers;
 pub mod nat;
+pub mod placing;
 pub mod router;
 pub mod slices;
 mod slot;

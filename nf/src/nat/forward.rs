@@ -133,6 +133,11 @@ impl StaticRules {
         self.one_to_one_inside = sorted.into_iter().map(|(_, rule)| rule).collect();
     }
 
+    /// True if nothing is translated statically.
+    pub fn is_empty(&self) -> bool {
+        self.forwards.is_empty() && self.one_to_one.is_empty()
+    }
+
     /// The forwards, in the order of the configuration.
     pub fn forwards(&self) -> &[Forward] {
         &self.forwards
@@ -173,7 +178,7 @@ impl StaticRules {
     /// The external endpoint that an inside tuple appears as.
     #[inline]
     pub fn external_of(&self, inside: &Inside) -> Option<SocketAddrV4> {
-        if self.one_to_one.is_empty() && self.forwards.is_empty() {
+        if self.is_empty() {
             return None;
         }
         self.external_by_rule(inside)

@@ -5,6 +5,7 @@ use super::forward::{Forward, OneToOne, StaticRules, address_key};
 use super::mapping::Mapping;
 use super::ports::{PortMask, empty_mask, mask_range};
 use super::segments::{Segments, SegmentsBuilder};
+use super::share::{BLOCK_PORTS, PortShare};
 use super::subscriber::SubscriberLimits;
 use super::tuple::Protocol;
 use std::net::{Ipv4Addr, SocketAddrV4};
@@ -59,6 +60,8 @@ pub struct NatSettings {
     pub pool: Vec<PoolRange>,
     /// First and last port or query identifier that dynamic mappings use.
     pub ports: (u16, u16),
+    /// Which of these ports are this worker's to give out, where several workers translate.
+    pub share: PortShare,
     /// May a host get ports of another address when its own has none left? Else it is refused
     /// (RFC 4787 section 4.1 REQ-2 recommends one external address a host).
     pub overflow: bool,
@@ -81,6 +84,7 @@ impl Default for NatSettings {
         Self {
             pool: Vec::new(),
             ports: (1, u16::MAX),
+            share: PortShare::default(),
             overflow: true,
             udp_parity: true,
             filtering: Filtering::EndpointIndependent,
@@ -118,6 +122,16 @@ pub enum PlanError {
     /// No port can be used.
     #[error("ports {first} to {last}: the first must be at least 1 and at most the last")]
     Ports {
+        /// First port.
+        first: u16,
+        /// Last port.
+        last: u16,
+    },
+    /// The ports are too few for all workers.
+    #[error(
+        "ports {first} to {last}: too few to share among the workers, each of which needs a block of {BLOCK_PORTS}"
+    )]
+    Share {
         /// First port.
         first: u16,
         /// Last port.
@@ -202,6 +216,8 @@ impl NatPlan {
         let (first, last) = settings.ports;
         if first == 0 || first > last {
             errors.push(PlanError::Ports { first, last });
+        } else if !settings.share.has_any(first, last) {
+            errors.push(PlanError::Share { first, last });
         }
         let rules = StaticRules::new(&settings.forwards, &settings.one_to_one, &mut errors);
         for rule in rules.one_to_one() {
@@ -252,11 +268,14 @@ impl NatPlan {
     /// Is this port or query identifier kept from dynamic mappings?
     pub fn is_reserved(&self, protocol: Protocol, external: SocketAddrV4) -> bool {
         let (first, last) = self.settings.ports;
+        if !(first..=last).contains(&external.port()) || !self.settings.share.has(external.port()) {
+            return true;
+        }
         if self.reserved.is_empty() {
-            return !(first..=last).contains(&external.port());
+            return false;
         }
         let listed = |address| self.reserved.find(address_key(protocol, address), external.port()).is_some();
-        !(first..=last).contains(&external.port()) || listed(EVERY) || listed(*external.ip())
+        listed(EVERY) || listed(*external.ip())
     }
 
     /// Has this address reservations or forwards of its own?
@@ -274,13 +293,18 @@ impl NatPlan {
                 |plan: &Self| plan.reserved.under(key).iter().map(|s| (s.first, s.last)).collect::<Vec<_>>();
             bounds(self) == bounds(other)
         };
-        self.settings.ports == other.settings.ports
+        self.shares_like(other)
             && Protocol::ALL.into_iter().all(|protocol| same(protocol, EVERY) && same(protocol, address))
     }
 
     /// Are the same ports reserved on every address as in the other plan?
     pub fn reserves_all_like(&self, other: &Self) -> bool {
-        self.settings.ports == other.settings.ports && self.reserved == other.reserved
+        self.shares_like(other) && self.reserved == other.reserved
+    }
+
+    /// Are the ports of dynamic mappings, before reservations, those of the other plan?
+    fn shares_like(&self, other: &Self) -> bool {
+        self.settings.ports == other.settings.ports && self.settings.share == other.settings.share
     }
 
     /// Is any port reserved that others of its kind are not: on one address alone, or for a forward?
@@ -296,6 +320,9 @@ impl NatPlan {
         if last < u16::MAX {
             mask_range(&mut mask, last + 1, u16::MAX);
         }
+        let share = self.settings.share;
+        let foreign = (0..=u16::MAX).step_by(BLOCK_PORTS as usize).filter(|port| !share.has(*port));
+        foreign.for_each(|port| mask_range(&mut mask, port, port + (BLOCK_PORTS as u16 - 1)));
         for address in [Some(EVERY), address].into_iter().flatten() {
             for segment in self.reserved.under(address_key(protocol, address)) {
                 mask_range(&mut mask, segment.first, segment.last);

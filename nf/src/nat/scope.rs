@@ -35,7 +35,7 @@ pub(super) const SCOPE: Watch = Watch::of(ObjectKind::Other, 0x6e61_7473_636f);
 
 /// Which addresses are translated, and between which zones.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Scope {
+pub(crate) struct Scope {
     /// Disjoint and sorted.
     sources: Vec<Ipv4Net>,
     everything: bool,
@@ -46,7 +46,7 @@ pub(super) struct Scope {
 }
 
 impl Scope {
-    pub(super) fn new(config: &NatConfig) -> Self {
+    pub(crate) fn new(config: &NatConfig) -> Self {
         Self {
             sources: Ipv4Net::aggregate(&config.sources),
             everything: config.sources.is_empty(),
@@ -74,7 +74,7 @@ impl Scope {
     }
 
     /// Is this one of the NAT's external addresses?
-    pub(super) fn is_external(&self, address: Ipv4Addr) -> bool {
+    pub(crate) fn is_external(&self, address: Ipv4Addr) -> bool {
         let address = u32::from(address);
         let after = self.external.partition_point(|&(first, _)| first <= address);
         after.checked_sub(1).is_some_and(|at| address <= self.external[at].1)

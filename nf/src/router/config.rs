@@ -44,6 +44,9 @@ pub struct RouterConfig {
     pub errors: IcmpLimitConfig,
     /// Limits on echo replies.
     pub echoes: IcmpLimitConfig,
+    /// Whether it answers ARP and neighbour solicitations. Of the workers that hear the same questions one does; the others
+    /// learn from them alike.
+    pub answers: bool,
 }
 
 impl RouterConfig {
@@ -64,6 +67,7 @@ impl RouterConfig {
             timers: NeighbourTimers::default(),
             errors: IcmpLimitConfig::default(),
             echoes,
+            answers: true,
         }
     }
 }

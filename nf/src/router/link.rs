@@ -26,7 +26,10 @@ impl Router {
             return dropped(DropReason::MartianAddress);
         }
         let answered = request && sender != target && self.interfaces.answers_for(ingress, target);
-        if answered && let Some(frame) = arp_reply(walk.headers.original(), it.mac) {
+        if answered
+            && self.config.answers
+            && let Some(frame) = arp_reply(walk.headers.original(), it.mac)
+        {
             walk.emit(it.port, &frame);
         }
         // A reply that answers us has our address as its target; a request to us any that we answer for.
@@ -34,7 +37,7 @@ impl Router {
         let believed = self.interfaces.plausible_neighbour(ingress, sender, packet.sender_mac).is_ok();
         let staged = Staged {
             neighbour: believed.then(|| Event::from_arp(ingress, sender, packet.sender_mac, !request, to_us)),
-            said: answered.then_some(Said::Resolution),
+            said: (answered && self.config.answers).then_some(Said::Resolution),
         };
         (Verdict::Consume, Some(staged))
     }
@@ -95,13 +98,16 @@ impl Router {
         // Section 7.2.8: an answer on behalf of others does not override theirs.
         let own = it.has_address(IpAddr::V6(target));
         let flags = AdvertisementFlags { router: true, solicited: true, override_cached: own };
-        if let Some(frame) = neighbour_advertisement(walk.headers.original(), target, it.mac, flags) {
+        if self.config.answers
+            && let Some(frame) = neighbour_advertisement(walk.headers.original(), target, it.mac, flags)
+        {
             walk.emit(it.port, &frame);
         }
         let address = IpAddr::V6(source);
         let believed = source_mac
             .filter(|&mac| self.interfaces.plausible_neighbour(ingress, address, mac).is_ok())
             .map(|mac| Event::Solicitation { interface: ingress, address, mac });
-        (Verdict::Consume, Some(Staged { neighbour: believed, said: Some(Said::Resolution) }))
+        let said = self.config.answers.then_some(Said::Resolution);
+        (Verdict::Consume, Some(Staged { neighbour: believed, said }))
     }
 }

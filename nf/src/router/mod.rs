@@ -17,8 +17,10 @@ mod local;
 pub mod lpm;
 pub mod neighbour;
 mod prefix_trie;
+mod ways;
 
 pub use change::{Replaced, RouterChange};
 pub use config::{RouterConfig, RouterError, StaticNeighbour};
 pub use function::{Router, RouterCounters};
 pub use prefix_trie::{PrefixTrie, TrieFull};
+pub use ways::Ways;

@@ -1,0 +1,244 @@
+//! Which worker owns a packet (R14), where several work.
+//!
+//! Each worker has sessions, flow cache and functions of its own, and shares none of them. So both directions of a connection,
+//! and the errors about it, go to one worker, and every worker says the same of a packet, without asking another: placing is
+//! a function of the packet, of the port that it came from, and of the configuration.
+//!
+//! - Where nothing is translated: by a keyed hash of addresses, protocol and ports that is the same for both directions.
+//! - What a NAT translates is placed by its inside address: on the way out that is the source, and what comes back to an
+//!   external address is placed by the port, whose block belongs to the worker that gave it out ([`PortShare`]). Static
+//!   translations lead to an inside address, which places. So all of a host's connections, its mappings and its limits have
+//!   one owner (RFC 4787 sections 4.1 and 5).
+//! - An ICMP error is placed as the answer to the packet that it quotes.
+//! - Fragments are placed by their addresses where these suffice; else the first fragment of their datagram tells.
+//! - What is about the link (ARP, neighbour discovery) goes to everyone: each worker knows its neighbours itself.
+//!
+//! Hashes are keyed (R16): nobody outside can aim all connections at one worker.
+
+mod datagrams;
+mod ends;
+
+use crate::nat::scope::Scope;
+use crate::nat::{Inside, NatConfig, NatPlan, PortShare, Protocol};
+use crate::router::{RouterConfig, RouterError, Ways};
+use crate::zone::ZoneId;
+use datagrams::Datagrams;
+use ends::{Ends, Read};
+use millrace_dataplane::flow::hash::KeyedHash;
+use millrace_dataplane::handoff::{Place, Placed, WorkerId};
+use millrace_dataplane::port::PortId;
+use millrace_dataplane::time::Time;
+use std::net::{IpAddr, Ipv4Addr, SocketAddrV4};
+use std::sync::Arc;
+
+/// The workers that own connections: so many from the first one on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Owners {
+    /// The first of them. It also has what belongs to no connection.
+    pub first: WorkerId,
+    /// How many; at least one.
+    pub count: u8,
+}
+
+impl Owners {
+    /// One of them, by a hash.
+    #[inline]
+    fn by_hash(self, hash: u64) -> WorkerId {
+        WorkerId(self.first.0 + ((u128::from(hash) * u128::from(self.count)) >> 64) as u8)
+    }
+
+    /// The owner of an external port.
+    #[inline]
+    fn by_port(self, port: u16) -> WorkerId {
+        WorkerId(self.first.0 + PortShare::owner(port, self.count))
+    }
+
+    /// The share of external ports of a worker; none if it owns no connections.
+    pub fn share(self, worker: WorkerId) -> Option<PortShare> {
+        let at = worker.0.checked_sub(self.first.0).filter(|at| *at < self.count)?;
+        Some(PortShare::new(at, self.count))
+    }
+
+    /// All of them.
+    pub fn iter(self) -> impl Iterator<Item = WorkerId> {
+        (0..self.count).map(move |at| WorkerId(self.first.0 + at))
+    }
+}
+
+/// What translates in a chain.
+#[derive(Debug)]
+pub struct Translation {
+    scope: Scope,
+    plan: Arc<NatPlan>,
+    ways: Ways,
+}
+
+impl Translation {
+    /// Of a chain with this NAT and this router.
+    ///
+    /// # Errors
+    /// Every contradiction in the router's configuration.
+    pub fn new(nat: &NatConfig, router: &RouterConfig) -> Result<Self, Vec<RouterError>> {
+        let ways = Ways::new(router)?;
+        Ok(Self { scope: Scope::new(nat), plan: Arc::clone(&nat.plan), ways })
+    }
+
+    /// What places an IPv4 packet from `zone`. Whether an inside address is translated does not matter, nor where it calls, as
+    /// long as that is not the inside: so a change of either moves no connection.
+    fn by(&self, port: PortId, zone: ZoneId, ends: &Ends) -> By {
+        let address = |number: u128| Ipv4Addr::from_bits(number as u32);
+        let (source, destination) = (address(ends.source), address(ends.destination));
+        let is_external = self.scope.is_external(destination);
+        let stays_inside = || self.ways.zone(port, IpAddr::V4(destination)) == Some(ZoneId(0));
+        if zone == ZoneId(0) {
+            return if is_external || !stays_inside() { By::Host(source) } else { By::Connection };
+        }
+        if is_external {
+            return self.by_external(ends, destination);
+        }
+        if stays_inside() {
+            return By::Host(destination);
+        }
+        self.by_static_end(ends, source, destination)
+    }
+
+    /// Between zones that are not the inside: a forward may lead to such a host, too, and places all of its connections there.
+    fn by_static_end(&self, ends: &Ends, source: Ipv4Addr, destination: Ipv4Addr) -> By {
+        let rules = self.plan.rules();
+        let (Some(protocol), false) = (Protocol::from_ip(ends.protocol), rules.is_empty()) else {
+            return By::Connection;
+        };
+        let Some((source_port, destination_port)) = ends.ports else { return By::Ports };
+        let is_static = |address, port| {
+            let inside = Inside { protocol, endpoint: SocketAddrV4::new(address, port) };
+            rules.external_of(&inside).is_some()
+        };
+        match (is_static(source, source_port), is_static(destination, destination_port)) {
+            (true, true) => By::Host(source.min(destination)),
+            (true, false) => By::Host(source),
+            (false, true) => By::Host(destination),
+            (false, false) => By::Connection,
+        }
+    }
+
+    /// What places a packet to one of the external addresses.
+    fn by_external(&self, ends: &Ends, destination: Ipv4Addr) -> By {
+        let rules = self.plan.rules();
+        if let Some(inside) = rules.one_to_one_inside(destination) {
+            return By::Host(inside);
+        }
+        let Some(protocol) = Protocol::from_ip(ends.protocol) else { return By::Connection };
+        let Some((_, port)) = ends.ports else { return By::Ports };
+        match rules.inside_of(protocol, SocketAddrV4::new(destination, port)) {
+            Some(inside) => By::Host(*inside.endpoint.ip()),
+            None => By::Block(port),
+        }
+    }
+}
+
+/// What a packet is placed by.
+enum By {
+    /// Both ends, in any order.
+    Connection,
+    /// The inside host.
+    Host(Ipv4Addr),
+    /// The block of an external port.
+    Block(u16),
+    /// Ports that this fragment does not have.
+    Ports,
+}
+
+/// How the packets of a port are placed.
+#[derive(Clone, Debug)]
+pub struct PortRule {
+    /// The port.
+    pub port: PortId,
+    /// The zone that its packets come from; none if it belongs to no chain.
+    pub zone: Option<ZoneId>,
+    /// What translates in its chain; none if nothing does.
+    pub translation: Option<Arc<Translation>>,
+}
+
+/// Places the packets of a port.
+#[derive(Debug)]
+pub struct Placing {
+    rule: PortRule,
+    owners: Owners,
+    hash: KeyedHash,
+    datagrams: Datagrams,
+    told: bool,
+}
+
+impl Placing {
+    /// All placings of an instance have the same owners and the same `hash`.
+    pub fn new(rule: PortRule, owners: Owners, hash: KeyedHash) -> Self {
+        Self { rule, owners, hash, datagrams: Datagrams::default(), told: false }
+    }
+
+    /// The packets of the port are placed by another rule from now on.
+    pub fn set_rule(&mut self, rule: PortRule) {
+        self.rule = rule;
+    }
+
+    fn owner(&self, ends: &Ends) -> Option<WorkerId> {
+        let by = match (&self.rule.translation, self.rule.zone) {
+            (Some(translation), Some(zone)) if ends.is_ipv4 => translation.by(self.rule.port, zone, ends),
+            _ => By::Connection,
+        };
+        match by {
+            By::Host(address) => Some(self.by_host(address)),
+            By::Block(port) => Some(self.owners.by_port(port)),
+            By::Connection => self.by_connection(ends),
+            By::Ports => None,
+        }
+    }
+
+    fn by_host(&self, address: Ipv4Addr) -> WorkerId {
+        self.owners.by_hash(self.hash.hash(&[u64::from(address.to_bits()), u64::MAX]))
+    }
+
+    /// The same for both directions: the lower end first.
+    fn by_connection(&self, ends: &Ends) -> Option<WorkerId> {
+        let (source_port, destination_port) = ends.ports?;
+        let (one, other) = ((ends.source, source_port), (ends.destination, destination_port));
+        let ((low, low_port), (high, high_port)) = if one <= other { (one, other) } else { (other, one) };
+        let ports = u64::from(low_port) << 32 | u64::from(high_port) << 16 | u64::from(ends.protocol);
+        let words = |number: u128| [(number >> 64) as u64, number as u64];
+        let ([a, b], [c, d]) = (words(low), words(high));
+        let hash = if ends.is_ipv4 {
+            self.hash.hash(&[b << 32 | d, ports])
+        } else {
+            self.hash.hash(&[a, b, c, d, ports])
+        };
+        Some(self.owners.by_hash(hash))
+    }
+}
+
+impl Place for Placing {
+    #[inline]
+    fn place(&mut self, frame: &[u8], now: Time) -> Placed {
+        let (ends, identification) = match Read::of(frame) {
+            Read::Packet(ends, identification) => (ends, identification),
+            Read::LinkControl => return Placed::Everyone,
+            Read::Other => return Placed::Owner(self.owners.first),
+        };
+        let owner = self.owner(&ends);
+        let Some(identification) = identification else {
+            return Placed::Owner(owner.unwrap_or(self.owners.first));
+        };
+        match owner {
+            Some(owner) => {
+                if ends.ports.is_some() {
+                    self.datagrams.first(&ends, identification, owner, now);
+                    self.told = true;
+                }
+                Placed::Owner(owner)
+            }
+            None => self.datagrams.owner(&ends, identification, now).map_or(Placed::Waits, Placed::Owner),
+        }
+    }
+
+    fn told(&mut self) -> bool {
+        std::mem::take(&mut self.told)
+    }
+}

@@ -1,0 +1,494 @@
+//! Placing held against chains at work: as many engines as workers, each with its share of the external ports, and every packet
+//! goes to the one that placing names. What a connection's packets, their answers and the errors about them become is compared
+//! with one worker that has everything.
+
+mod common;
+
+use common::*;
+use etherparse::{NetSlice, SlicedPacket, TransportSlice};
+use millrace_dataplane::flow::hash::KeyedHash;
+use millrace_dataplane::handoff::{Place, Placed, WorkerId};
+use millrace_dataplane::memory::Arena;
+use millrace_dataplane::packet::Burst;
+use millrace_dataplane::port::{MacAddress, PortId};
+use millrace_nf::chain::ChainBuilder;
+use millrace_nf::firewall::rule_set::RuleSet;
+use millrace_nf::firewall::rules::Action;
+use millrace_nf::firewall::{Firewall, Policy};
+use millrace_nf::nat::{
+    Capacity, Forward, Nat, NatConfig, NatPlan, NatSettings, PoolRange, PortShare, Protocol, Secret,
+};
+use millrace_nf::placing::{Owners, Placing, PortRule, Translation};
+use millrace_nf::router::icmp_limit::IcmpLimitConfig;
+use millrace_nf::router::interface::{Interface, InterfaceId, ProxyPrefix};
+use millrace_nf::router::lpm::{NextHop, Route, RouteKind, RouteOrigin};
+use millrace_nf::router::{Router, RouterConfig, StaticNeighbour};
+use millrace_nf::zone::ZoneId;
+use proptest::prelude::*;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::sync::Arc;
+
+/// The port and zone of servers.
+const DMZ: u16 = 2;
+const STATIONS: [MacAddress; 3] = [OWN, [2, 0, 0, 0, 0, 3], [2, 0, 0, 0, 0, 4]];
+const UDP: u8 = 17;
+const TCP: u8 = 6;
+const ECHO: u8 = 1;
+const ECHO6: u8 = 58;
+
+fn interface(port: u16, addresses: &[&str]) -> Interface {
+    let addresses = addresses.iter().map(|address| address.parse().unwrap()).collect();
+    let mac = STATIONS[usize::from(port)];
+    Interface {
+        port: PortId(port),
+        vlan: None,
+        zone: ZoneId(port as u8),
+        mac,
+        mtu: 1500,
+        addresses,
+        ipv6: true,
+    }
+}
+
+fn router_config() -> RouterConfig {
+    let mut config = RouterConfig::new(vec![
+        interface(INSIDE, &["10.0.0.1/24", "2001:db8:1::1/64"]),
+        interface(OUTSIDE, &["192.0.2.1/24", "2001:db8:2::1/64"]),
+        interface(DMZ, &["172.16.0.1/24", "2001:db8:3::1/64"]),
+    ]);
+    config.proxies = ["192.0.2.100/32", "192.0.2.101/32"]
+        .map(|prefix| ProxyPrefix { prefix: prefix.parse().unwrap(), interface: InterfaceId(1) })
+        .to_vec();
+    let route = |prefix: &str, gateway: &str| Route {
+        prefix: prefix.parse().unwrap(),
+        next_hops: vec![NextHop { interface: InterfaceId(1), gateway: gateway.parse().ok() }].into(),
+        kind: RouteKind::Unicast,
+        metric: 0,
+        origin: RouteOrigin::Static,
+    };
+    config.routes = vec![route("0.0.0.0/0", "192.0.2.9"), route("::/0", "2001:db8:2::9")];
+    let mut known = |interface: u16, address: String| {
+        let address = address.parse().unwrap();
+        config.neighbours.push(StaticNeighbour { interface: InterfaceId(interface), address, mac: SENDER });
+    };
+    known(1, "192.0.2.9".to_owned());
+    known(1, "2001:db8:2::9".to_owned());
+    for host in 5..100 {
+        known(0, format!("10.0.0.{host}"));
+        known(0, format!("2001:db8:1::{host}"));
+        known(2, format!("172.16.0.{host}"));
+        known(2, format!("2001:db8:3::{host}"));
+    }
+    // What is answered here is no limit's business.
+    config.errors = IcmpLimitConfig::default();
+    config
+}
+
+fn nat_config(share: PortShare) -> NatConfig {
+    let forward = |protocol, external: &str, inside: &str| Forward {
+        protocol,
+        external: external.parse().unwrap(),
+        ports: 1,
+        inside: inside.parse().unwrap(),
+    };
+    let settings = NatSettings {
+        pool: vec![PoolRange { first: [192, 0, 2, 100].into(), last: [192, 0, 2, 101].into() }],
+        ports: (1024, 65_535),
+        share,
+        forwards: vec![
+            forward(Protocol::Tcp, "192.0.2.100:8080", "10.0.0.80:80"),
+            forward(Protocol::Udp, "192.0.2.100:5353", "10.0.0.81:53"),
+            forward(Protocol::Tcp, "192.0.2.100:8443", "172.16.0.9:443"),
+        ],
+        ..NatSettings::default()
+    };
+    let plan = Arc::new(NatPlan::new(settings).unwrap());
+    NatConfig { outside: Some(ZoneId(OUTSIDE as u8)), hairpinning: false, ..NatConfig::new(plan) }
+}
+
+fn engine(share: PortShare) -> Harness {
+    let policy = Policy::new(&RuleSet::new(Vec::new()).unwrap(), Action::Allow).unwrap();
+    let capacity = Capacity { mappings: 2048, mappings_static: 16, subscribers: 256, contacts: 256 };
+    let arena = Arena::anonymous(8 << 20).unwrap();
+    let nat = Nat::new(nat_config(share), &capacity, &Secret::from_key([1, 2]), &arena).unwrap();
+    let chain = ChainBuilder::new("edge", &["inside", "outside", "dmz"])
+        .function("firewall", Firewall::new(policy, IcmpLimitConfig::default()))
+        .function("nat", nat)
+        .forwarder("router", Router::new(router_config(), Some(1)).unwrap());
+    let mut harness = Harness::new(chain);
+    harness.engine.slow.attach(PortId(DMZ), 0, ZoneId(DMZ as u8));
+    harness.engine.compile_schema(PortId(DMZ));
+    harness
+}
+
+/// Several workers, and what places the packets of each port.
+struct World {
+    workers: Vec<Harness>,
+    ports: Vec<Placing>,
+    first: u8,
+    waiting: Vec<(u16, Vec<u8>)>,
+}
+
+/// What became of a frame: who worked on it, and what left.
+#[derive(Debug, Default)]
+struct Became {
+    by: Vec<u8>,
+    sent: Sent,
+}
+
+impl World {
+    /// `first` is the number of the first worker that owns connections.
+    fn new(first: u8, count: u8, seed: u64) -> Self {
+        let owners = Owners { first: WorkerId(first), count };
+        let translation =
+            Arc::new(Translation::new(&nat_config(PortShare::default()), &router_config()).unwrap());
+        let rule = |port: u16| PortRule {
+            port: PortId(port),
+            zone: Some(ZoneId(port as u8)),
+            translation: Some(Arc::clone(&translation)),
+        };
+        let place = |port| Placing::new(rule(port), owners, KeyedHash::seeded(seed));
+        let workers = owners.iter().map(|worker| engine(owners.share(worker).unwrap())).collect();
+        Self { workers, ports: [INSIDE, OUTSIDE, DMZ].map(place).into(), first, waiting: Vec::new() }
+    }
+
+    fn deliver(&mut self, port: u16, frame: &[u8]) -> Became {
+        let mut became = Became::default();
+        self.place(port, frame, &mut became);
+        if self.ports[usize::from(port)].told() {
+            for (port, frame) in std::mem::take(&mut self.waiting) {
+                self.place(port, &frame, &mut became);
+            }
+        }
+        became
+    }
+
+    fn place(&mut self, port: u16, frame: &[u8], became: &mut Became) {
+        let now = self.workers[0].now;
+        match self.ports[usize::from(port)].place(frame, now) {
+            Placed::Owner(worker) => self.work(worker.0 - self.first, port, frame, became),
+            Placed::Everyone => {
+                (0..self.workers.len()).for_each(|worker| self.work(worker as u8, port, frame, became));
+            }
+            Placed::Waits => self.waiting.push((port, frame.to_vec())),
+        }
+    }
+
+    fn work(&mut self, worker: u8, port: u16, frame: &[u8], became: &mut Became) {
+        let Harness { engine, pool, now, .. } = &mut self.workers[usize::from(worker)];
+        let mut packet = pool.take().unwrap();
+        packet.set_contents(frame).unwrap();
+        let mut burst = Burst::new();
+        burst.push(packet).unwrap();
+        engine.process(PortId(port), &mut burst, pool, *now);
+        became.by.push(worker);
+        for port in [INSIDE, OUTSIDE, DMZ] {
+            let burst = engine.outputs.burst(PortId(port)).unwrap();
+            became.sent.extend(burst.iter().map(|packet| (port, packet.bytes().to_vec())));
+            pool.put_all(burst);
+        }
+    }
+
+    fn sessions(&self) -> usize {
+        self.workers.iter().map(Harness::sessions).sum()
+    }
+
+    fn finish(self) {
+        assert!(self.waiting.is_empty());
+        self.workers.into_iter().for_each(Harness::finish);
+    }
+}
+
+/// An end of a connection: address, and port or identifier.
+type End = (IpAddr, u16);
+
+/// Protocol, source, destination.
+fn ends(frame: &[u8]) -> (u8, End, End) {
+    let sliced = SlicedPacket::from_ethernet(frame).unwrap();
+    let (source, destination, protocol): (IpAddr, IpAddr, u8) = match sliced.net.unwrap() {
+        NetSlice::Ipv4(ip) => (
+            Ipv4Addr::from(ip.header().source()).into(),
+            Ipv4Addr::from(ip.header().destination()).into(),
+            ip.header().protocol().0,
+        ),
+        NetSlice::Ipv6(ip) => (
+            Ipv6Addr::from(ip.header().source()).into(),
+            Ipv6Addr::from(ip.header().destination()).into(),
+            ip.payload().ip_number.0,
+        ),
+        other => panic!("no IP: {other:?}"),
+    };
+    let id = |bytes: [u8; 4]| u16::from_be_bytes([bytes[0], bytes[1]]);
+    let (from, to) = match sliced.transport {
+        Some(TransportSlice::Udp(udp)) => (udp.source_port(), udp.destination_port()),
+        Some(TransportSlice::Tcp(tcp)) => (tcp.source_port(), tcp.destination_port()),
+        Some(TransportSlice::Icmpv4(icmp)) => (id(icmp.bytes5to8()), id(icmp.bytes5to8())),
+        Some(TransportSlice::Icmpv6(icmp)) => (id(icmp.bytes5to8()), id(icmp.bytes5to8())),
+        _ => (0, 0),
+    };
+    (protocol, (source, from), (destination, to))
+}
+
+/// A packet of a connection, to the station of a port; `step` counts the packets of a handshake.
+fn packet(protocol: u8, from: End, to: End, step: usize, port: u16) -> Vec<u8> {
+    let (source, destination) = (from.0.to_string(), to.0.to_string());
+    let ports = (from.1, to.1);
+    let mut frame = match protocol {
+        UDP => udp(&source, &destination, ports, &[7; 40]),
+        TCP => {
+            let said = [("S", 1_000, 0), ("SA", 5_000, 1_001), ("A", 1_001, 5_001)];
+            let (flags, sequence, acknowledgment) = said[step.min(2)];
+            tcp(&source, &destination, ports, segment(flags, sequence, acknowledgment))
+        }
+        ECHO | ECHO6 => echo(&source, &destination, step == 1, ports.0, 1),
+        protocol => other(&source, &destination, protocol, &[9; 32]),
+    };
+    frame[..6].copy_from_slice(&STATIONS[usize::from(port)]);
+    frame
+}
+
+/// An error about `frame`, which was received where it is sent.
+fn error(frame: &[u8], port: u16) -> Vec<u8> {
+    let (_, from, to) = ends(frame);
+    let mut error = port_unreachable(&to.0.to_string(), &from.0.to_string(), frame);
+    error[..6].copy_from_slice(&STATIONS[usize::from(port)]);
+    error
+}
+
+/// The ends that an error quotes.
+fn quoted(frame: &[u8]) -> (u8, End, End) {
+    let sliced = SlicedPacket::from_ethernet(frame).unwrap();
+    let quote = match &sliced.transport {
+        Some(TransportSlice::Icmpv4(icmp)) => icmp.payload(),
+        Some(TransportSlice::Icmpv6(icmp)) => icmp.payload(),
+        other => panic!("no error: {other:?}"),
+    };
+    ends(&[&frame[..14], quote].concat())
+}
+
+/// The datagram in a frame as fragments of 48 bytes, with this identification.
+fn fragments(frame: &[u8], identification: u16) -> Vec<Vec<u8>> {
+    const PIECE: usize = 48;
+    let is_ipv6 = frame[12..14] == [0x86, 0xdd];
+    let header = if is_ipv6 { 54 } else { 34 };
+    let pieces: Vec<_> = frame[header..].chunks(PIECE).collect();
+    let build = |(at, piece): (usize, &&[u8])| {
+        let word = (at * PIECE) as u16;
+        let more = at + 1 < pieces.len();
+        let mut out = frame[..header].to_vec();
+        if is_ipv6 {
+            out[18..20].copy_from_slice(&(piece.len() as u16 + 8).to_be_bytes());
+            let next = std::mem::replace(&mut out[20], 44);
+            out.extend([next, 0]);
+            out.extend((word | u16::from(more)).to_be_bytes());
+            out.extend([0, 0]);
+            out.extend(identification.to_be_bytes());
+        } else {
+            out[16..18].copy_from_slice(&(piece.len() as u16 + 20).to_be_bytes());
+            out[18..20].copy_from_slice(&identification.to_be_bytes());
+            out[20..22].copy_from_slice(&((word / 8) | (u16::from(more) << 13)).to_be_bytes());
+            let ip = etherparse::Ipv4HeaderSlice::from_slice(&out[14..34]).unwrap().to_header();
+            out[24..26].copy_from_slice(&ip.calc_header_checksum().to_be_bytes());
+        }
+        out.extend(*piece);
+        out
+    };
+    pieces.iter().enumerate().map(build).collect()
+}
+
+/// What of a frame does not depend on who chose its external address and port.
+fn apart_from_choices(sent: &Sent) -> Vec<(u16, usize, Option<IpAddr>)> {
+    let address = |port: u16, frame: &[u8]| {
+        let (source, destination) = addresses(frame);
+        if port == INSIDE { Some(source) } else { Some(destination) }
+    };
+    sent.iter().map(|(port, frame)| (*port, frame.len(), address(*port, frame))).collect()
+}
+
+/// A connection that somebody opens.
+#[derive(Clone, Debug)]
+struct Call {
+    protocol: u8,
+    port: u16,
+    from: End,
+    to: End,
+    /// The order in which fragments arrive.
+    shuffle: u64,
+}
+
+fn call() -> impl Strategy<Value = Call> {
+    let host = 5u8..100;
+    let kinds = prop_oneof![Just(UDP), Just(TCP), Just(ECHO), Just(47u8)];
+    let ways = 0usize..14;
+    (kinds, ways, host.clone(), host, 1024u16.., 1u16.., any::<u64>()).prop_map(
+        |(protocol, way, one, other, source_port, destination_port, shuffle)| {
+            let inside = |host: u8| IpAddr::from([10, 0, 0, host]);
+            let dmz = |host: u8| IpAddr::from([172, 16, 0, host]);
+            let outside = |host: u8| IpAddr::from([198, 51, 100, host]);
+            let six = |zone: &str, host: u8| format!("2001:db8:{zone}::{host}").parse::<IpAddr>().unwrap();
+            let external = IpAddr::from([192, 0, 2, 100]);
+            let other = if other == one { 4 + one % 90 } else { other };
+            let (port, from, to, forward) = match way {
+                0 | 1 => (INSIDE, inside(one), outside(other), None),
+                2 => (INSIDE, inside(one), dmz(other), None),
+                3 => (INSIDE, inside(one), inside(other), None),
+                4 => (DMZ, dmz(one), outside(other), None),
+                5 => (DMZ, dmz(one), inside(other), None),
+                6 => (OUTSIDE, outside(one), dmz(other), None),
+                7 => (OUTSIDE, outside(one), external, Some((TCP, 8080))),
+                8 => (OUTSIDE, outside(one), external, Some((UDP, 5353))),
+                9 => (OUTSIDE, outside(one), external, Some((TCP, 8443))),
+                10 => (DMZ, dmz(one), external, Some((TCP, 8080))),
+                11 => (INSIDE, six("1", one), six("9", other), None),
+                12 => (OUTSIDE, six("9", one), six("3", other), None),
+                _ => (DMZ, six("3", one), six("1", other), None),
+            };
+            let (protocol, destination_port) = forward.unwrap_or((protocol, destination_port));
+            let protocol = if from.is_ipv6() && protocol == ECHO { ECHO6 } else { protocol };
+            // Echoes have one identifier, other protocols no ports.
+            let destination_port =
+                if matches!(protocol, ECHO | ECHO6) { source_port } else { destination_port };
+            let ports = if protocol == 47 { (0, 0) } else { (source_port, destination_port) };
+            Call { protocol, port, from: (from, ports.0), to: (to, ports.1), shuffle }
+        },
+    )
+}
+
+/// A connection from its first packet on; what became of each packet, for the comparison. `datagram` identifies fragments.
+fn hold(world: &mut World, call: &Call, datagram: u16) -> Vec<Sent> {
+    let Call { protocol, port, from, to, shuffle } = *call;
+    let opened = world.deliver(port, &packet(protocol, from, to, 0, port));
+    let mut all = vec![opened.sent.clone()];
+    let [(out, sent)] = &opened.sent[..] else { return all };
+    let sessions = world.sessions();
+    let owner = opened.by.clone();
+    let (_, seen_from, seen_to) = ends(sent);
+    let mut step = |world: &mut World, port: u16, frame: &[u8], what: &str| {
+        let became = world.deliver(port, frame);
+        assert_eq!(became.by, owner, "{what} of {call:?}");
+        assert_eq!(became.sent.len(), 1, "{what} of {call:?}");
+        all.push(became.sent.clone());
+        became.sent.into_iter().next().unwrap()
+    };
+    let answer = packet(protocol, seen_to, seen_from, 1, *out);
+    let (back, answered) = step(world, *out, &answer, "answer");
+    assert_eq!(back, port, "{call:?}");
+    assert_eq!(ends(&answered), (protocol, to, from), "{call:?}");
+    if protocol == TCP {
+        step(world, port, &packet(protocol, from, to, 2, port), "acknowledgment");
+    }
+    let (back, told) = step(world, *out, &error(sent, *out), "error about the packet");
+    assert_eq!((back, quoted(&told)), (port, (protocol, from, to)), "{call:?}");
+    let (there, told) = step(world, port, &error(&answered, port), "error about the answer");
+    assert_eq!((there, quoted(&told)), (*out, (protocol, seen_to, seen_from)), "{call:?}");
+    if protocol == UDP {
+        let whole = |from: End, to: End, port: u16| {
+            let mut frame = udp(&from.0.to_string(), &to.0.to_string(), (from.1, to.1), &[5; 130]);
+            frame[..6].copy_from_slice(&STATIONS[usize::from(port)]);
+            frame
+        };
+        for (port, frame) in [(port, whole(from, to, port)), (*out, whole(seen_to, seen_from, *out))] {
+            let mut pieces = fragments(&frame, datagram);
+            assert_eq!(pieces.len(), 3);
+            pieces.rotate_left(shuffle as usize % 3);
+            let mut sent = Sent::new();
+            for piece in pieces {
+                let became = world.deliver(port, &piece);
+                assert!(became.by.iter().all(|by| *by == owner[0]), "fragment of {call:?}");
+                sent.extend(became.sent);
+            }
+            assert_eq!(sent.len(), 3, "fragments of {call:?}");
+            sent.sort();
+            all.push(sent);
+        }
+    }
+    assert_eq!(world.sessions(), sessions, "{call:?}");
+    all
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(64))]
+
+    #[test]
+    fn a_connection_has_one_owner_and_goes_as_with_one_worker(
+        first in 0u8..3,
+        count in 1u8..6,
+        seed: u64,
+        calls in prop::collection::vec(call(), 1..40),
+    ) {
+        let (mut several, mut one) = (World::new(first, count, seed), World::new(0, 1, 1));
+        for (at, call) in calls.iter().enumerate() {
+            let (became, expected) = (hold(&mut several, call, at as u16), hold(&mut one, call, at as u16));
+            // NAPT has nothing to tell connections of other protocols apart by.
+            prop_assert!(expected.len() > 1 || call.protocol == 47, "refused: {:?}", call);
+            let (became, expected) = [&became, &expected]
+                .map(|all| all.iter().map(apart_from_choices).collect::<Vec<_>>())
+                .into();
+            prop_assert_eq!(became, expected, "{:?}", call);
+        }
+        prop_assert_eq!(several.sessions(), one.sessions());
+        several.finish();
+        one.finish();
+    }
+
+    #[test]
+    fn any_bytes_have_an_owner(port in 0u16..3, frame in prop::collection::vec(any::<u8>(), 0..200)) {
+        let mut world = World::new(2, 3, 9);
+        match world.ports[usize::from(port)].place(&frame, world.workers[0].now) {
+            Placed::Owner(WorkerId(owner)) => prop_assert!((2..5).contains(&owner)),
+            Placed::Everyone | Placed::Waits => {}
+        }
+    }
+}
+
+#[test]
+fn connections_are_spread_over_all_workers() {
+    let mut world = World::new(0, 4, 77);
+    for (port, frame) in [
+        (
+            INSIDE,
+            (|host: u8, port| {
+                packet(UDP, ([10, 0, 0, host].into(), port), ([8, 8, 8, 8].into(), 53), 0, INSIDE)
+            }) as fn(u8, u16) -> Vec<u8>,
+        ),
+        (OUTSIDE, |_, port| {
+            packet(UDP, ([8, 8, 8, 8].into(), 53), ([192, 0, 2, 101].into(), 1024 + port * 64), 0, OUTSIDE)
+        }),
+        (DMZ, |host, port| packet(UDP, ([172, 16, 0, host].into(), port), ([8, 8, 8, 8].into(), 53), 0, DMZ)),
+    ] {
+        let mut counts = [0; 4];
+        for host in 5..105u8 {
+            for number in 0..10 {
+                let now = world.workers[0].now;
+                let frame = frame(host, u16::from(host) * 10 % 700 + number);
+                let placed = world.ports[usize::from(port)].place(&frame, now);
+                let Placed::Owner(WorkerId(owner)) = placed else { panic!("{placed:?}") };
+                counts[usize::from(owner)] += 1;
+            }
+        }
+        assert!(counts.iter().all(|count| (130..400).contains(count)), "port {port}: {counts:?}");
+    }
+}
+
+#[test]
+fn the_link_is_everyones_and_one_answers() {
+    let mut world = World::new(0, 3, 5);
+    let mut arp = [[0xff; 6], SENDER].concat();
+    arp.extend([0x08, 0x06, 0, 1, 0x08, 0, 6, 4, 0, 1]);
+    arp.extend(SENDER);
+    arp.extend([192, 0, 2, 77]);
+    arp.extend([0; 6]);
+    arp.extend([192, 0, 2, 1]);
+    let became = world.deliver(OUTSIDE, &arp);
+    assert_eq!(became.by, [0, 1, 2]);
+    // The workers of this test are alike, so each answers.
+    assert_eq!(became.sent.len(), 3);
+    let silent = RouterConfig { answers: false, ..router_config() };
+    let chain = ChainBuilder::new("edge", &["inside", "outside"])
+        .forwarder("router", Router::new(silent, Some(1)).unwrap());
+    let mut harness = Harness::new(chain);
+    assert!(harness.send_one(OUTSIDE, &arp).is_empty());
+    let knows = |router: &mut Router| router.neighbours().any(|it| it.address.to_string() == "192.0.2.77");
+    assert!(knows(harness.function("router")), "it learns all the same");
+    harness.finish();
+}
