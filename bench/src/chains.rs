@@ -11,6 +11,7 @@ use millrace_nf::firewall::rules::{Action, Rule, RuleId};
 use millrace_nf::firewall::{Firewall, Policy};
 use millrace_nf::function::{FlowFunction, Forwarder, Verdict};
 use millrace_nf::nat::{Capacity, Nat, NatConfig, NatPlan, NatSettings, NatState, PoolRange, Secret};
+use millrace_nf::placing::Translation;
 use millrace_nf::router::icmp_limit::IcmpLimitConfig;
 use millrace_nf::router::interface::{Interface, InterfaceId};
 use millrace_nf::router::lpm::{NextHop, Route, RouteKind, RouteOrigin};
@@ -103,10 +104,23 @@ fn firewall() -> BenchResult<Firewall> {
     Ok(Firewall::new(policy, IcmpLimitConfig::default()))
 }
 
-fn nat(sessions: usize) -> BenchResult<Nat> {
+/// What translates in a chain of firewall, NAT and router: by it packets find their worker.
+///
+/// # Errors
+/// If the configuration is refused.
+pub fn translation() -> BenchResult<Translation> {
+    Translation::new(&nat_config()?, &router_config()?).map_err(|errors| format!("{errors:?}").into())
+}
+
+fn nat_config() -> BenchResult<NatConfig> {
     let settings = NatSettings { pool: vec![POOL], ports: (1024, u16::MAX), ..NatSettings::default() };
     let plan = NatPlan::new(settings).map_err(|errors| format!("{errors:?}"))?;
-    let filtering = plan.settings().filtering;
+    Ok(NatConfig::new(Arc::new(plan)))
+}
+
+fn nat(sessions: usize) -> BenchResult<Nat> {
+    let config = nat_config()?;
+    let (filtering, addresses) = (config.plan.settings().filtering, config.plan.addresses());
     // More than sessions, so that a full session table makes room before the NAT refuses.
     let capacity = Capacity {
         mappings: sessions + 256,
@@ -114,12 +128,16 @@ fn nat(sessions: usize) -> BenchResult<Nat> {
         subscribers: sessions + 256,
         ..Capacity::default()
     };
-    let bytes = NatState::bytes_for(&capacity, filtering, plan.addresses());
+    let bytes = NatState::bytes_for(&capacity, filtering, addresses);
     let arena = Arena::new(&ArenaConfig::new(bytes + (64 << 10)))?;
-    Ok(Nat::new(NatConfig::new(Arc::new(plan)), &capacity, &Secret::random(), &arena)?)
+    Ok(Nat::new(config, &capacity, &Secret::random(), &arena)?)
 }
 
 fn router() -> BenchResult<Router> {
+    Router::new(router_config()?, None).map_err(|errors| format!("{errors:?}").into())
+}
+
+fn router_config() -> BenchResult<RouterConfig> {
     let interface = |port: PortId, addresses: &[&str]| -> BenchResult<Interface> {
         let addresses = addresses.iter().map(|address| address.parse()).collect::<Result<_, _>>()?;
         let mac = PORT_MACS[usize::from(port.0)];
@@ -152,7 +170,7 @@ fn router() -> BenchResult<Router> {
             mac: PEER_MACS[i / 2],
         })
         .collect();
-    Router::new(config, None).map_err(|errors| format!("{errors:?}").into())
+    Ok(config)
 }
 
 /// From one port to the other, unchanged.

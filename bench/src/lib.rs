@@ -2,7 +2,7 @@
 //!
 //! [`rig`] is an engine in memory with frames in front of it, [`frames`] and [`traffic`] are what goes through it, [`chains`] what it
 //! goes through. On them stand [`established`] (beside [`limit`], the least that the work can cost), [`new_flows`],
-//! [`rule_changes`], [`flood`], [`memory`] and [`ring`] (beside [`dpdk_ring`]); [`results`] runs them all and writes the table.
+//! [`rule_changes`], [`flood`], [`memory`], [`handoff`] between workers and [`ring`] (beside [`dpdk_ring`]); [`results`] runs them all and writes the table.
 #![forbid(unsafe_code)]
 
 pub mod chains;
@@ -10,6 +10,7 @@ pub mod dpdk_ring;
 pub mod established;
 pub mod flood;
 pub mod frames;
+pub mod handoff;
 pub mod hit_path;
 pub mod limit;
 pub mod memory;

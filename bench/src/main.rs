@@ -6,7 +6,7 @@ use millrace_bench::chains::Kind;
 use millrace_bench::established::{self, ChainConfig};
 use millrace_bench::rig::BenchResult;
 use millrace_bench::traffic::TrafficConfig;
-use millrace_bench::{flood, memory, new_flows, results, ring, rule_changes};
+use millrace_bench::{flood, handoff, memory, new_flows, results, ring, rule_changes};
 use millrace_dataplane::counting::CountingAllocator;
 use serde::Serialize;
 use std::fmt::Display;
@@ -41,6 +41,8 @@ enum Command {
         #[arg(long, default_value_t = 64, value_parser = clap::value_parser!(u32).range(1..=65_536))]
         flows_per_host: u32,
     },
+    /// Packets from worker to worker, and an I/O worker with a flow worker beside one worker that does all.
+    Handoff,
     /// The ring between two cores.
     Ring,
     /// All of it, as a document.
@@ -141,6 +143,7 @@ fn main() -> BenchResult<()> {
         Command::Memory { flows, flows_per_host } => {
             print(cli.json, &memory::measure((*flows).clamp(64, 1 << 24), *flows_per_host)?)
         }
+        Command::Handoff => print(cli.json, &handoff::measure(cli.repeat)?),
         Command::Ring => print(cli.json, &ring::measure(cli.repeat)?),
         Command::Results { output } => Ok(std::fs::write(output, results::document(cli.repeat)?)?),
     }

@@ -4,7 +4,7 @@ use crate::chains::Kind;
 use crate::established::{ChainConfig, measure};
 use crate::rig::BenchResult;
 use crate::traffic::TrafficConfig;
-use crate::{flood, memory, new_flows, ring, rule_changes};
+use crate::{flood, handoff, memory, new_flows, ring, rule_changes};
 use millrace_dataplane::cpu::cycles_per_second;
 use std::fmt::{Display, Write};
 use std::process::Command;
@@ -44,6 +44,7 @@ pub fn document(repeat: usize) -> BenchResult<String> {
     for flows_per_host in [64, 1] {
         line(&mut out, memory::measure(1_000_000, flows_per_host))?;
     }
+    line(&mut out, handoff::measure(repeat))?;
     let ring = ring::measure(repeat);
     let missing = ring.as_ref().ok().and_then(|report| report.dpdk_missing.clone());
     line(&mut out, ring)?;

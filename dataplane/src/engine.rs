@@ -56,6 +56,16 @@ pub struct EngineCounters {
     pub undeclared_reads: u64,
 }
 
+impl EngineCounters {
+    /// Adds another worker's.
+    pub fn add(&mut self, other: &Self) {
+        self.hits += other.hits;
+        self.misses += other.misses;
+        self.alone += other.alone;
+        self.undeclared_reads += other.undeclared_reads;
+    }
+}
+
 /// A packet for the control plane.
 #[derive(Debug)]
 pub struct Punt {

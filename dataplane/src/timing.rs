@@ -65,6 +65,12 @@ impl Histogram {
 }
 
 impl HistogramReport {
+    /// Adds another histogram's times.
+    pub fn add(&mut self, other: &Self) {
+        self.buckets.iter_mut().zip(other.buckets).for_each(|(mine, theirs)| *mine += theirs);
+        self.sum_nanos += other.sum_nanos;
+    }
+
     /// How many times were noted.
     pub fn count(&self) -> u64 {
         self.buckets.iter().sum()

@@ -5,11 +5,12 @@
 
 use crate::drops::DropReason;
 use crate::engine::{Engine, EngineCounters, Sums};
+use crate::handoff::Waker;
 use crate::idle::{Idle, IdlePolicy};
 use crate::memory::Pool;
 use crate::packet::{Burst, Packet};
 use crate::packet_function::PacketFunction;
-use crate::port::{Port, PortCounters, PortId, PortInfo};
+use crate::port::{Handed, Port, PortCounters, PortId, PortInfo};
 use crate::slow_path::SlowPath;
 use crate::time::{Clock, Time};
 use crate::timing::Timing;
@@ -23,6 +24,9 @@ const HOUSEKEEPING_OBJECTS: usize = 64;
 const STAGE_ROUNDS_MAX: usize = 64;
 /// A slice of housekeeping is due this often while packets flow.
 const HOUSEKEEPING_EVERY: Duration = Duration::from_micros(100);
+
+/// How long a worker waits at its end for what others still have for it.
+const FINISH_TIME_MAX: Duration = Duration::from_secs(1);
 
 /// Removed ports whose counts are kept apart; those before them are one sum.
 const REMOVED_MAX: usize = 64;
@@ -54,6 +58,8 @@ pub struct PortReport {
     pub info: PortInfo,
     /// What passed it.
     pub counters: PortCounters,
+    /// What workers handed each other there.
+    pub handed: Handed,
     /// What it holds.
     pub buffered: u64,
     /// What it could not do.
@@ -81,15 +87,62 @@ impl WorkerReport {
     /// True if R13 holds: everything that entered left, was dropped, consumed, or is still here; and the ports account for all
     /// that they were given.
     pub fn sums_hold(&self) -> bool {
-        let taken: u64 = self.ports.iter().map(|p| p.counters.rx_packets).sum();
-        let given = |port: &PortReport| {
-            port.counters.tx_packets + port.counters.tx_drops.total() + port.buffered
-                - port.counters.tx_copied
+        // What came and went by other workers is theirs to account for, or their due.
+        let taken = |port: &PortReport| {
+            i128::from(port.counters.rx_packets) - i128::from(port.handed.rx_given)
+                + i128::from(port.handed.rx_taken)
+                - i128::from(port.handed.rx_dropped)
         };
-        let given: u64 = self.ports.iter().map(given).sum();
+        let given = |port: &PortReport| {
+            let PortCounters { tx_packets, tx_drops, tx_copied, .. } = &port.counters;
+            let gone = tx_packets + tx_drops.total() + port.buffered + port.handed.tx_given;
+            i128::from(gone) - i128::from(*tx_copied) - i128::from(port.handed.tx_taken)
+        };
+        let (taken, given) =
+            self.ports.iter().map(|port| (taken(port), given(port))).unzip::<_, _, Vec<_>, Vec<_>>();
         self.sums.balance() == i128::from(self.buffered)
-            && taken == self.sums.received
-            && given == self.sums.sent
+            && taken.iter().sum::<i128>() == i128::from(self.sums.received)
+            && given.iter().sum::<i128>() == i128::from(self.sums.sent)
+    }
+
+    /// Adds another worker's: ports of one number and name are one port.
+    pub fn add(&mut self, other: Self) {
+        self.worker.add(&other.worker);
+        self.engine.add(&other.engine);
+        self.sums.add(&other.sums);
+        self.buffered += other.buffered;
+        self.pool = (self.pool.0 + other.pool.0, self.pool.1 + other.pool.1);
+        for port in other.ports {
+            let same = |mine: &&mut PortReport| (mine.id, &mine.info.name) == (port.id, &port.info.name);
+            match self.ports.iter_mut().find(same) {
+                Some(mine) => {
+                    mine.counters.add(&port.counters);
+                    mine.handed.add(&port.handed);
+                    mine.buffered += port.buffered;
+                    mine.failure = mine.failure.take().or(port.failure);
+                }
+                None => self.ports.push(port),
+            }
+        }
+    }
+
+    /// Packets between workers, if these are all of them, and at rest.
+    pub fn between(&self) -> i128 {
+        let of = |port: &PortReport| {
+            let Handed { rx_given, rx_taken, tx_given, tx_taken, .. } = port.handed;
+            i128::from(rx_given) - i128::from(rx_taken) + i128::from(tx_given) - i128::from(tx_taken)
+        };
+        self.ports.iter().map(of).sum()
+    }
+}
+
+impl WorkerCounters {
+    /// Adds another worker's.
+    pub fn add(&mut self, other: &Self) {
+        self.turns += other.turns;
+        self.busy_turns += other.busy_turns;
+        self.sleeps += other.sleeps;
+        self.busy_nanos += other.busy_nanos;
     }
 }
 
@@ -116,6 +169,8 @@ pub struct Worker<S: SlowPath> {
     clock: Box<dyn Clock>,
     commands: Receiver<Command<S>>,
     idle: Idle,
+    /// How other workers wake it, if there are any.
+    waker: Option<Waker>,
     counters: WorkerCounters,
     housekeeping_due: Time,
     burst: Burst,
@@ -149,12 +204,18 @@ impl<S: SlowPath> Worker<S> {
             clock,
             commands,
             idle: Idle::new(idle),
+            waker: None,
             counters: WorkerCounters::default(),
             housekeeping_due: Time(0),
             burst: Burst::new(),
             dropped: Vec::new(),
         };
         (worker, sender)
+    }
+
+    /// Other workers hand it packets, and wake it by this.
+    pub fn set_waker(&mut self, waker: Waker) {
+        self.waker = Some(waker);
     }
 
     /// Puts a port into its place.
@@ -234,6 +295,7 @@ impl<S: SlowPath> Worker<S> {
         match self.removed.iter_mut().find(|kept| kept.info.name == report.info.name) {
             Some(kept) => {
                 kept.counters.add(&report.counters);
+                kept.handed.add(&report.handed);
                 kept.buffered += report.buffered;
             }
             None => self.removed.insert(at, report),
@@ -284,6 +346,9 @@ impl<S: SlowPath> Worker<S> {
         }
         if !self.leaving.is_empty() {
             self.finish_leaving(now);
+        }
+        if self.waker.is_some() {
+            taken += self.ports.iter_mut().flatten().map(|port| port.take_moved() as usize).sum::<usize>();
         }
         if now >= self.housekeeping_due || taken == 0 {
             self.housekeeping_due = now + HOUSEKEEPING_EVERY;
@@ -366,11 +431,22 @@ impl<S: SlowPath> Worker<S> {
             if until_exhausted && self.is_exhausted() {
                 return;
             }
-            let leaving = self.leaving.iter().map(|(_, port)| port);
-            let pending = self.ports.iter().flatten().chain(leaving).any(|port| port.is_pending());
-            let sources = self.ports.iter().flatten().filter_map(|port| port.wait_fd());
-            self.counters.sleeps += u64::from(self.idle.empty(sources, pending));
+            self.rest();
             before = self.clock.now();
+        }
+    }
+
+    /// The turn found nothing: sleeps, if it is time to.
+    fn rest(&mut self) {
+        let Self { ports, leaving, idle, waker, .. } = self;
+        let open = || ports.iter().flatten();
+        let pending = open().chain(leaving.iter().map(|(_, port)| port)).any(|port| port.is_pending());
+        let rings = waker.iter().map(|waker| waker.sleep_on(|| open().any(|port| port.has_arrived())));
+        let sources = rings.chain(open().filter_map(|port| port.wait_fd()));
+        let slept = idle.empty(sources, pending);
+        self.counters.sleeps += u64::from(slept);
+        if let (true, Some(waker)) = (slept, waker) {
+            waker.awake();
         }
     }
 
@@ -382,6 +458,7 @@ impl<S: SlowPath> Worker<S> {
     /// Ends the work: what is held is dropped and counted, ports send what they have and are closed. The pool is full then,
     /// and the report is final.
     pub fn close(&mut self) -> WorkerReport {
+        self.finish();
         self.engine.drain(&mut self.pool);
         for at in 0..self.ports.len() {
             let id = PortId(at as u16);
@@ -398,6 +475,18 @@ impl<S: SlowPath> Worker<S> {
             self.remove_port(id);
         }
         self.report()
+    }
+
+    /// Nothing more is received; what is on its way between workers gets where it was going.
+    fn finish(&mut self) {
+        self.ports.iter_mut().flatten().for_each(|port| port.finish());
+        let deadline = std::time::Instant::now() + FINISH_TIME_MAX;
+        let is_finished = |worker: &Self| worker.ports.iter().flatten().all(|port| port.is_finished());
+        while !is_finished(self) && std::time::Instant::now() < deadline {
+            if self.turn() == 0 {
+                std::thread::yield_now();
+            }
+        }
     }
 
     /// How it stands.
@@ -433,5 +522,6 @@ impl<S: SlowPath> Worker<S> {
 fn report_of(id: PortId, port: &mut dyn Port) -> PortReport {
     let counters = port.counters();
     let failure = port.failure().map(str::to_owned);
-    PortReport { id, info: port.info().clone(), counters, buffered: port.buffered(), failure }
+    let (info, handed) = (port.info().clone(), port.handed());
+    PortReport { id, info, counters, handed, buffered: port.buffered(), failure }
 }

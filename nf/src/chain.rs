@@ -46,6 +46,16 @@ pub struct ChainCounters {
     pub sessions_refused: u64,
 }
 
+impl ChainCounters {
+    /// Adds what the same chain did with another worker.
+    pub fn add(&mut self, other: &Self) {
+        self.walks += other.walks;
+        self.undeclared_reads += other.undeclared_reads;
+        self.sessions_opened += other.sessions_opened;
+        self.sessions_refused += other.sessions_refused;
+    }
+}
+
 /// A chain of functions between zones.
 pub struct Chain {
     name: String,

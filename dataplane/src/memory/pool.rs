@@ -1,9 +1,9 @@
 //! Pools of packet frames: a worker's own free list, and a shared list for frames that come back by other ways.
 #![allow(unsafe_code)]
 
-use std::ptr::NonNull;
-use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::ptr::{self, NonNull};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicPtr, Ordering};
 
 use super::arena::{Arena, ArenaError};
 use super::region::Region;
@@ -71,6 +71,8 @@ pub enum PoolError {
 pub(crate) struct Metadata {
     /// The pool that the frame belongs to, from `Arc::as_ptr`. Never changes.
     owner: *const Shared,
+    /// On the return list: the frame behind this one.
+    next: *mut Metadata,
     /// When the packet arrived, if its port says so.
     pub(crate) timestamp: Time,
 }
@@ -87,19 +89,11 @@ unsafe impl Send for Frame {}
 /// What the pool shares with its frames, wherever they are.
 #[derive(Debug)]
 struct Shared {
-    /// Frames that came back other than by the pool's owner. Its capacity is the number of frames, so that a push
-    /// never allocates.
-    returned: Mutex<Vec<Frame>>,
-    /// Length of `returned`, to read without the lock. Written under the lock.
-    returned_count: AtomicUsize,
+    /// Frames that came back other than by the pool's owner: the last one, which leads to the others. Any thread adds one at the
+    /// front, and the pool takes all at once, so that nobody waits and none is taken that another is about to take.
+    returned: AtomicPtr<Metadata>,
     /// The frames' memory.
     region: Region,
-}
-
-impl Shared {
-    fn lock(&self) -> MutexGuard<'_, Vec<Frame>> {
-        self.returned.lock().unwrap_or_else(PoisonError::into_inner)
-    }
 }
 
 /// Gives a frame back to its pool, from any thread.
@@ -108,17 +102,22 @@ impl Shared {
 /// `base` must be the start of a frame whose only owner calls this and does not use it afterwards.
 #[cold]
 pub(crate) unsafe fn give_back(base: NonNull<u8>) {
-    // SAFETY: the frame has valid metadata since its pool was made. Its owner lives: a pool that goes while
-    // frames are outstanding leaks `Shared` (see `Pool::drop`). The reference of our own keeps it until we let go
-    // of the lock, since the pool may go as soon as it has seen the frame.
-    let shared = unsafe {
-        let owner = base.cast::<Metadata>().as_ref().owner;
-        Arc::increment_strong_count(owner);
-        Arc::from_raw(owner)
-    };
-    let mut returned = shared.lock();
-    returned.push(Frame(base));
-    shared.returned_count.store(returned.len(), Ordering::Release);
+    let metadata = base.cast::<Metadata>().as_ptr();
+    // SAFETY: the frame has valid metadata since its pool was made, and is ours alone until it is on the list. Its owner lives
+    // until then: a pool that goes while frames are outstanding leaks `Shared` (see `Pool::drop`). Behind the exchange that puts
+    // it there neither is touched.
+    unsafe {
+        let returned = &(*(*metadata).owner).returned;
+        let mut last = returned.load(Ordering::Relaxed);
+        loop {
+            (*metadata).next = last;
+            // Release: what was written to the frame, `next` too, is seen by the pool's Acquire.
+            match returned.compare_exchange_weak(last, metadata, Ordering::Release, Ordering::Relaxed) {
+                Ok(_) => return,
+                Err(now) => last = now,
+            }
+        }
+    }
 }
 
 /// A worker's pool of frames. The free list is last in, first out, so that frames are warm.
@@ -154,11 +153,7 @@ impl Pool {
         let bytes = bytes.ok_or(PoolError::Frames(frames))?;
         let region = arena.carve(bytes, PAGE_BYTES)?;
         let base = region.base();
-        let shared = Arc::new(Shared {
-            returned: Mutex::new(Vec::with_capacity(frames)),
-            returned_count: AtomicUsize::new(0),
-            region,
-        });
+        let shared = Arc::new(Shared { returned: AtomicPtr::new(ptr::null_mut()), region });
         let owner = Arc::as_ptr(&shared);
         let mut free = Vec::with_capacity(frames);
         // The frame with the lowest address is taken first.
@@ -167,7 +162,7 @@ impl Pool {
             // page; frames are multiples of 64 bytes, the alignment of `Metadata`.
             unsafe {
                 let frame = base.add(index * frame_bytes);
-                frame.cast::<Metadata>().write(Metadata { owner, timestamp: Time(0) });
+                frame.cast::<Metadata>().write(Metadata { owner, next: ptr::null_mut(), timestamp: Time(0) });
                 free.push(Frame(frame));
             }
         }
@@ -292,7 +287,7 @@ impl Pool {
 
     /// Frames that can be taken now, those on the return list included.
     pub fn available(&self) -> usize {
-        self.free.len() + self.shared.returned_count.load(Ordering::Acquire)
+        self.free.len() + self.returned(self.shared.returned.load(Ordering::Acquire)).count()
     }
 
     /// Frames in all.
@@ -332,15 +327,27 @@ impl Pool {
         self.free.push(Frame(frame));
     }
 
-    /// Moves the return list to the free list; both keep their capacity.
+    /// Moves the return list to the free list, which has room for all frames.
     #[cold]
     fn collect_returned(&mut self) {
-        if self.shared.returned_count.load(Ordering::Acquire) == 0 {
+        if self.shared.returned.load(Ordering::Relaxed).is_null() {
             return;
         }
-        let mut returned = self.shared.lock();
-        self.free.append(&mut returned);
-        self.shared.returned_count.store(0, Ordering::Release);
+        let last = self.shared.returned.swap(ptr::null_mut(), Ordering::Acquire);
+        let mut free = std::mem::take(&mut self.free);
+        free.extend(self.returned(last));
+        self.free = free;
+    }
+
+    /// The frames of a return list from `last` on, which was loaded with Acquire. They stay there until the pool, which this
+    /// borrows, takes them.
+    fn returned(&self, last: *mut Metadata) -> impl Iterator<Item = Frame> + '_ {
+        let _ = self;
+        std::iter::successors(NonNull::new(last), |at| {
+            // SAFETY: each is a frame on the list, whose metadata nobody writes as long as it is there.
+            NonNull::new(unsafe { at.as_ref().next })
+        })
+        .map(|metadata| Frame(metadata.cast()))
     }
 }
 
@@ -424,6 +431,23 @@ mod tests {
         assert_eq!(pool.take_bulk(&mut burst, 64), 64);
         pool.put_all(&mut burst);
         assert_eq!(pool.available(), 64);
+    }
+
+    #[test]
+    fn frames_come_back_from_several_threads_at_once() {
+        let mut pool = pool(96, 320);
+        for _ in 0..200 {
+            let mut packets: Vec<Packet> = std::iter::from_fn(|| pool.take()).collect();
+            let distinct: HashSet<_> = packets.iter().map(Packet::base_address).collect();
+            assert_eq!((packets.len(), distinct.len()), (96, 96));
+            std::thread::scope(|scope| {
+                for _ in 0..3 {
+                    let part = packets.split_off(packets.len() - 32);
+                    scope.spawn(move || part.into_iter().for_each(drop));
+                }
+            });
+            assert_eq!(pool.available(), 96);
+        }
     }
 
     #[test]

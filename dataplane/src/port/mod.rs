@@ -78,6 +78,33 @@ impl PortCounters {
     }
 }
 
+/// Packets that workers handed each other at a port which one of them polls for several: beside [`PortCounters`], which say what
+/// passed the device. Where none share the port, all is zero.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Handed {
+    /// Received here, and given to others to be worked on.
+    pub rx_given: u64,
+    /// Received by another, and taken here.
+    pub rx_taken: u64,
+    /// Taken here, and dropped before the worker saw them.
+    pub rx_dropped: u64,
+    /// To be sent, and given to who polls the port.
+    pub tx_given: u64,
+    /// Given by others to be sent here.
+    pub tx_taken: u64,
+}
+
+impl Handed {
+    /// Adds what another worker handed.
+    pub fn add(&mut self, other: &Self) {
+        self.rx_given += other.rx_given;
+        self.rx_taken += other.rx_taken;
+        self.rx_dropped += other.rx_dropped;
+        self.tx_given += other.tx_given;
+        self.tx_taken += other.tx_taken;
+    }
+}
+
 /// An error of a port that ends its use until it is opened again.
 #[derive(Debug, thiserror::Error)]
 #[error("port {port}: {action}: {source}")]
@@ -137,6 +164,30 @@ pub trait Port: Send {
     /// A file descriptor that becomes readable when packets arrive, for an idle worker's `poll(2)`.
     fn wait_fd(&self) -> Option<std::os::fd::RawFd> {
         None
+    }
+
+    /// What workers handed each other here.
+    fn handed(&self) -> Handed {
+        Handed::default()
+    }
+
+    /// Packets that it moved since the last call without the worker's seeing them: work all the same.
+    fn take_moved(&mut self) -> u64 {
+        0
+    }
+
+    /// Whether something came from another worker. Asked when the worker is about to sleep; who puts something there later wakes
+    /// it.
+    fn has_arrived(&self) -> bool {
+        false
+    }
+
+    /// The run ends: nothing more is received, and other workers are told.
+    fn finish(&mut self) {}
+
+    /// After [`Self::finish`]: other workers have given all that they had.
+    fn is_finished(&self) -> bool {
+        true
     }
 
     /// Gives all frames back to `pool` and detaches from the device, which may take long. Without a pool, on a thread that

@@ -1,0 +1,382 @@
+//! Packets between workers: what a hop costs, and an I/O worker with a flow worker beside one worker that does all.
+
+use crate::chains::{Kind, build, translation};
+use crate::random::Random;
+use crate::rig::{BenchResult, INSIDE, OUTSIDE, Templates};
+use crate::statistics::Series;
+use crate::traffic::{TrafficConfig, inside_frame};
+use millrace_dataplane::affinity::{allowed_cores, pin_to_core};
+use millrace_dataplane::budget::BudgetConfig;
+use millrace_dataplane::cpu::cycles;
+use millrace_dataplane::engine::{Engine, EngineConfig};
+use millrace_dataplane::flow::hash::KeyedHash;
+use millrace_dataplane::flow::session::{SessionConfig, Timeouts};
+use millrace_dataplane::flow::state::{FlowConfig, FlowState};
+use millrace_dataplane::handoff::{Member, Waker, WorkerId, share};
+use millrace_dataplane::idle::IdlePolicy;
+use millrace_dataplane::memory::{Arena, ArenaConfig, Pool, PoolConfig};
+use millrace_dataplane::packet::Burst;
+use millrace_dataplane::port::{Port, PortCounters, PortId, PortInfo};
+use millrace_dataplane::ring::ring;
+use millrace_dataplane::time::{SystemClock, Time};
+use millrace_dataplane::worker::Worker;
+use millrace_nf::chain::Chains;
+use millrace_nf::placing::{Owners, Placing, PortRule};
+use millrace_nf::zone::ZoneId;
+use serde::Serialize;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Barrier};
+
+/// Packets moved at once between two cores.
+const BULK: usize = 32;
+const RING_PACKETS: usize = 4_096;
+const HOP_PACKETS: usize = 1 << 22;
+/// Packets on their way in a run with workers, so that rings never overflow.
+const UNDER_WAY: u64 = 2_048;
+const FRAMES: usize = 8_192;
+const WARM: u64 = 1 << 20;
+const PACKETS: u64 = 1 << 22;
+const CHAIN: [Kind; 3] = [Kind::Firewall, Kind::Nat, Kind::Router];
+const TRAFFIC: TrafficConfig = TrafficConfig {
+    flows: 10_000,
+    flows_per_host: 64,
+    frame_bytes: 64,
+    protocol: 17,
+    v6: false,
+    both_directions: false,
+};
+
+/// What was found; cycles of the TSC, medians.
+#[derive(Clone, Debug, Serialize)]
+pub struct HandoffReport {
+    /// Packets moved at once.
+    pub bulk: usize,
+    /// Time from packet to packet where one core fills frames of 64 bytes and takes them back, and another changes their headers.
+    pub hop_cycles: f64,
+    /// The same on one core, without rings.
+    pub alone_cycles: f64,
+    /// Time from packet to packet of one worker that receives, walks the chain and sends.
+    pub one_worker_cycles: f64,
+    /// The same of an I/O worker that receives, places and sends, and a flow worker.
+    pub two_workers_cycles: f64,
+    /// Distance of the least and the most of the latter, in percent.
+    pub spread_percent: f64,
+    /// The workers ran on cores of their own.
+    pub two_cores: bool,
+}
+
+impl std::fmt::Display for HandoffReport {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(
+            f,
+            "handoff bulk={} hop_cycles={:.1} alone_cycles={:.1} one_worker_cycles={:.1} two_workers_cycles={:.1} ratio={:.2} \
+             two_cores={}",
+            self.bulk,
+            self.hop_cycles,
+            self.alone_cycles,
+            self.one_worker_cycles,
+            self.two_workers_cycles,
+            self.two_workers_cycles / self.one_worker_cycles,
+            self.two_cores
+        )
+    }
+}
+
+/// Measures, all in turns, `repeat` times.
+///
+/// # Errors
+/// If a thread can't be pinned, the chain can't be built or there is not enough memory.
+pub fn measure(repeat: usize) -> BenchResult<HandoffReport> {
+    let pair = match allowed_cores()?[..] {
+        [first, second, ..] => Some([first, second]),
+        _ => None,
+    };
+    let (mut hops, mut alone) = (Series::new(), Series::new());
+    let (mut one, mut two) = (Series::new(), Series::new());
+    for _ in 0..repeat.max(1) {
+        alone.push(touch_alone(pair)?);
+        hops.push(hop(pair)?);
+        one.push(run(1, pair)?);
+        two.push(run(2, pair)?);
+    }
+    Ok(HandoffReport {
+        bulk: BULK,
+        hop_cycles: hops.median(),
+        alone_cycles: alone.median(),
+        one_worker_cycles: one.median(),
+        two_workers_cycles: two.median(),
+        spread_percent: two.spread_percent(),
+        two_cores: pair.is_some(),
+    })
+}
+
+fn pin(pair: Option<[usize; 2]>, at: usize) -> std::io::Result<()> {
+    pair.map_or(Ok(()), |cores| pin_to_core(cores[at.min(1)]))
+}
+
+/// As a device fills a frame.
+fn fill(pool: &mut Pool, burst: &mut Burst, frame: &[u8]) {
+    pool.take_bulk(burst, BULK);
+    for packet in burst.iter_mut() {
+        // Frames have room for it.
+        let _ = packet.set_contents(frame);
+    }
+}
+
+/// As a replay changes a header.
+fn change(burst: &mut Burst) {
+    for packet in burst.iter_mut() {
+        for byte in packet.bytes_mut().iter_mut().take(12) {
+            *byte = byte.wrapping_add(1);
+        }
+    }
+}
+
+fn pool() -> BenchResult<Pool> {
+    let config = PoolConfig::new(FRAMES);
+    let arena = Arena::new(&ArenaConfig::new(config.frames * config.frame_bytes + (1 << 20)))?;
+    Ok(Pool::new(&arena, config)?)
+}
+
+fn touch_alone(pair: Option<[usize; 2]>) -> BenchResult<f64> {
+    let mut pool = pool()?;
+    let measured = std::thread::scope(|scope| {
+        let work = scope.spawn(move || -> std::io::Result<u64> {
+            pin(pair, 0)?;
+            let (mut burst, frame) = (Burst::new(), [7; 64]);
+            let start = cycles();
+            for _ in 0..HOP_PACKETS / BULK {
+                fill(&mut pool, &mut burst, &frame);
+                change(&mut burst);
+                pool.put_all(&mut burst);
+            }
+            Ok(cycles().wrapping_sub(start))
+        });
+        work.join().map_err(|_| "the worker failed")
+    });
+    Ok(measured?? as f64 / HOP_PACKETS as f64)
+}
+
+/// From one core to the other and back to the pool.
+fn hop(pair: Option<[usize; 2]>) -> BenchResult<f64> {
+    let mut pool = pool()?;
+    let (mut to, mut arrive) = ring(RING_PACKETS);
+    let (mut back, mut from) = ring(RING_PACKETS);
+    let ready = Barrier::new(2);
+    std::thread::scope(|scope| {
+        let ready = &ready;
+        let changes = scope.spawn(move || -> std::io::Result<()> {
+            let pinned = pin(pair, 1);
+            ready.wait();
+            pinned?;
+            let mut burst = Burst::with_limit(BULK);
+            loop {
+                let last = arrive.is_abandoned();
+                if arrive.pop_packets(&mut burst) == 0 && last {
+                    return Ok(());
+                }
+                change(&mut burst);
+                while !burst.is_empty() && !back.is_abandoned() {
+                    back.push_packets(&mut burst);
+                }
+            }
+        });
+        let fills = scope.spawn(move || -> std::io::Result<u64> {
+            let pinned = pin(pair, 0);
+            ready.wait();
+            pinned?;
+            let (mut burst, mut returned, frame) = (Burst::new(), Burst::new(), [7; 64]);
+            let (mut sent, mut done) = (0, 0);
+            let start = cycles();
+            while done < HOP_PACKETS {
+                if sent < HOP_PACKETS && sent - done <= RING_PACKETS - BULK {
+                    fill(&mut pool, &mut burst, &frame);
+                    sent += to.push_packets(&mut burst);
+                }
+                done += from.pop_packets(&mut returned);
+                pool.put_all(&mut returned);
+                if to.is_abandoned() {
+                    break;
+                }
+            }
+            Ok(cycles().wrapping_sub(start))
+        });
+        let spent = fills.join().map_err(|_| "the core that fills failed")??;
+        changes.join().map_err(|_| "the core that changes failed")??;
+        Ok(spent as f64 / HOP_PACKETS as f64)
+    })
+}
+
+/// What the ends of a run share.
+#[derive(Debug, Default)]
+struct Progress {
+    sent: AtomicU64,
+    started_at: AtomicU64,
+    spent: AtomicU64,
+    over: AtomicBool,
+}
+
+/// A device in memory: delivers flows in a fixed random order while not too many packets are under way, and counts what is sent.
+struct Device {
+    info: PortInfo,
+    templates: Option<(Templates, Vec<u32>)>,
+    turn: usize,
+    counters: PortCounters,
+    progress: Arc<Progress>,
+}
+
+impl Device {
+    fn new(name: &str, templates: Option<(Templates, Vec<u32>)>, progress: &Arc<Progress>) -> Self {
+        let name = name.to_owned();
+        let info = PortInfo { name, description: String::new(), mac: [2; 6], mtu: 9000, link_up: true };
+        let counters = PortCounters::default();
+        Self { info, templates, turn: 0, counters, progress: Arc::clone(progress) }
+    }
+}
+
+impl Port for Device {
+    fn rx(&mut self, pool: &mut Pool, _now: Time, burst: &mut Burst) {
+        let Some((templates, order)) = &self.templates else { return };
+        let under_way = self.counters.rx_packets.saturating_sub(self.progress.sent.load(Ordering::Relaxed));
+        if under_way >= UNDER_WAY {
+            return;
+        }
+        let taken = pool.take_bulk(burst, burst.room());
+        for packet in burst.iter_mut() {
+            let index = order[self.turn] as usize;
+            self.turn = if self.turn + 1 == order.len() { 0 } else { self.turn + 1 };
+            // Frames have room for it.
+            let _ = packet.set_contents(templates.get(index));
+        }
+        self.counters.rx_packets += taken as u64;
+    }
+
+    fn tx(&mut self, pool: &mut Pool, _now: Time, burst: &mut Burst) {
+        if burst.is_empty() {
+            return;
+        }
+        let before = self.counters.tx_packets;
+        self.counters.tx_packets += burst.len() as u64;
+        pool.put_all(burst);
+        let (sent, progress) = (self.counters.tx_packets, &*self.progress);
+        progress.sent.store(sent, Ordering::Relaxed);
+        if before < WARM && sent >= WARM {
+            progress.started_at.store(cycles(), Ordering::Relaxed);
+        }
+        if before < WARM + PACKETS && sent >= WARM + PACKETS {
+            let started = progress.started_at.load(Ordering::Relaxed);
+            progress.spent.store(cycles().wrapping_sub(started), Ordering::Relaxed);
+            progress.over.store(true, Ordering::Relaxed);
+        }
+    }
+
+    fn info(&self) -> &PortInfo {
+        &self.info
+    }
+
+    fn counters(&mut self) -> PortCounters {
+        self.counters.clone()
+    }
+
+    fn close(&mut self, _pool: Option<&mut Pool>) {}
+}
+
+fn traffic() -> (Templates, Vec<u32>) {
+    let mut templates = Templates::new(TRAFFIC.frame_bytes, TRAFFIC.flows);
+    for index in 0..TRAFFIC.flows as u32 {
+        templates.push(|target| inside_frame(&TRAFFIC, index, TRAFFIC.first_segment(), target));
+    }
+    (templates, Random::new(0x5eed).permutation(TRAFFIC.flows))
+}
+
+fn worker() -> BenchResult<Worker<Chains>> {
+    let chains = build(&CHAIN, TRAFFIC.flows * 4)?;
+    let flow = FlowConfig {
+        sessions: SessionConfig {
+            capacity: TRAFFIC.flows * 2 + 1_024,
+            parts: chains.parts(),
+            timeouts: Timeouts::default(),
+        },
+        cache_entries: TRAFFIC.flows * 2 + 1_024,
+        key_words: 9,
+        operand_words: 8,
+    };
+    let frames = PoolConfig::new(FRAMES);
+    let arena =
+        Arena::new(&ArenaConfig::new(flow.bytes() + frames.frames * frames.frame_bytes + (64 << 20)))?;
+    let state = FlowState::new(&arena, &flow, None)?;
+    let config = EngineConfig { budget: BudgetConfig::UNLIMITED, ..EngineConfig::default() };
+    let engine = Engine::new(chains, state, 2, config);
+    let pool = Pool::new(&arena, frames)?;
+    Ok(Worker::new(engine, pool, Box::<SystemClock>::default(), IdlePolicy::Poll).0)
+}
+
+/// Cycles from packet to packet with so many workers, one or two; of two the first has the ports.
+fn run(workers: usize, pair: Option<[usize; 2]>) -> BenchResult<f64> {
+    let progress = Arc::new(Progress::default());
+    let devices = [(INSIDE, Some(traffic())), (OUTSIDE, None)].map(|(port, traffic)| {
+        let device: Box<dyn Port> = Box::new(Device::new(&format!("port {}", port.0), traffic, &progress));
+        (port, device)
+    });
+    let mut made = vec![worker()?];
+    if workers == 1 {
+        devices.into_iter().for_each(|(id, device)| made[0].add_port(id, device));
+    } else {
+        made.push(worker()?);
+        join(&mut made, devices.into())?;
+    }
+    let ready = Barrier::new(made.len());
+    let reports = std::thread::scope(|scope| {
+        let (ready, over) = (&ready, &progress.over);
+        let threads: Vec<_> = made
+            .into_iter()
+            .enumerate()
+            .map(|(at, mut worker)| {
+                scope.spawn(move || -> std::io::Result<_> {
+                    let pinned = pin(pair, at);
+                    ready.wait();
+                    pinned.inspect_err(|_| over.store(true, Ordering::Relaxed))?;
+                    worker.run(over, false);
+                    Ok(worker.close())
+                })
+            })
+            .collect();
+        let ended = threads.into_iter().map(|thread| thread.join().map_err(|_| "a worker failed"));
+        ended.collect::<Result<Vec<_>, _>>()
+    })?;
+    for report in reports {
+        let report = report?;
+        if !report.sums_hold() || report.sums.drops.total() > 0 {
+            return Err(format!("packets were lost: {:?}", report.sums).into());
+        }
+    }
+    Ok(progress.spent.load(Ordering::Relaxed) as f64 / PACKETS as f64)
+}
+
+/// The first worker has the ports, and what it receives is placed with the second.
+fn join(workers: &mut [Worker<Chains>], devices: Vec<(PortId, Box<dyn Port>)>) -> BenchResult<()> {
+    let member = |worker: u8| -> std::io::Result<Member> {
+        Ok(Member { worker: WorkerId(worker), is_owner: worker == 1, waker: Waker::new()? })
+    };
+    let members = [member(0)?, member(1)?];
+    let translation = Arc::new(translation()?);
+    let hash = KeyedHash::random();
+    for (id, device) in devices {
+        let rule = PortRule {
+            port: id,
+            zone: Some(ZoneId(id.0 as u8)),
+            translation: Some(Arc::clone(&translation)),
+        };
+        let owners = Owners { first: WorkerId(1), count: 1 };
+        let place = Placing::new(rule, owners, hash.clone());
+        let (shared, remotes) = share(device, Box::new(place), &members[0], &members[1..]);
+        workers[0].add_port(id, Box::new(shared));
+        for (at, remote) in remotes {
+            workers[usize::from(at.0)].add_port(id, Box::new(remote));
+        }
+    }
+    for (worker, member) in workers.iter_mut().zip(members) {
+        worker.set_waker(member.waker);
+    }
+    Ok(())
+}

@@ -1,0 +1,42 @@
+//! What several workers ask of the functions that they share out.
+
+use millrace_nf::nat::PortShare;
+
+use super::Config;
+use super::context::{Context, Finding};
+use super::functions::FunctionKind;
+use super::places::join;
+
+/// Checks that every worker that owns connections can do its part.
+pub(crate) fn check(context: &Context<'_>, config: &Config) {
+    let owners = config.workers.owners();
+    if owners == 1 {
+        return;
+    }
+    for chain in &config.chains {
+        let nats = chain.functions.iter().filter_map(|name| match &config.function(name)?.kind {
+            FunctionKind::Nat(nat) => Some((name, nat)),
+            _ => None,
+        });
+        for (at, (name, nat)) in nats.enumerate() {
+            let path = join("functions", name);
+            if at > 0 {
+                let message = "several workers find their packets by one NAT of a chain";
+                let finding = Finding::error(&path, message).at_key();
+                context.push(finding.valid("one NAT in each chain, or one worker"));
+            }
+            if nat.hairpinning {
+                let message = "several workers don't hand hairpins to each other in this version";
+                let finding = Finding::error(join(&path, "hairpinning"), message);
+                context.push(finding.found("true").valid("hairpinning = false, or one worker that owns connections"));
+            }
+            let (first, last) = (*nat.port_range.start(), *nat.port_range.end());
+            let has_ports = |worker| PortShare::new(worker as u8, owners as u8).has_any(first, last);
+            if !(0..owners).all(has_ports) {
+                let message = format!("the ports are too few to share among {owners} workers");
+                let finding = Finding::error(join(&path, "port_range"), message);
+                context.push(finding.found(format!("{first}-{last}")).valid("a block of 64 ports for each worker"));
+            }
+        }
+    }
+}
