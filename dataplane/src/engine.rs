@@ -14,7 +14,7 @@ use crate::flow::key::{Gather, KEY_WORDS_MAX, KeySchema, NEAR_KEY_WORDS};
 use crate::flow::replay::replay;
 use crate::flow::state::{Event, FlowState};
 use crate::flow::tcp::{Segment, TcpVerdict};
-use crate::flow::template::Template;
+use crate::flow::template::{IMAGE_WORDS, Template};
 use crate::hold::{HoldLimits, Holds};
 use crate::memory::Pool;
 pub use crate::outputs::{Outputs, Sums};
@@ -402,7 +402,9 @@ impl<S: SlowPath> Engine<S> {
     fn hit(&mut self, slot: Slot, key_words: usize, packet: Packet, pool: &mut Pool, now_millis: u32) {
         let Self { state, outputs, .. } = self;
         let header = state.cache.header(slot);
-        let operands = state.cache.hit(slot, key_words, packet.len(), now_millis);
+        state.cache.count_packet(slot, packet.len(), now_millis);
+        let mut image = [0; IMAGE_WORDS];
+        let operands = state.cache.operands(slot, key_words, &mut image);
         if let Some(template) = state.templates.get(header.template) {
             replay(template, operands, (header.l3_delta, header.l4_delta), packet, pool, outputs);
         }
@@ -506,15 +508,13 @@ impl<S: SlowPath> Engine<S> {
         } else {
             None
         };
-        if let Some(slot) = stored {
-            self.hit(slot, key.0.len(), packet, pool, now.as_millis() as u32);
-        } else {
-            if let Some(owner) = decision.owner {
-                state.credit(owner, packet.len(), now);
-            }
-            let deltas = (program.l3_delta, program.l4_delta);
-            replay(&program.template, &program.operands, deltas, packet, pool, outputs);
+        match (stored, decision.owner) {
+            (Some(slot), _) => state.cache.count_packet(slot, packet.len(), now.as_millis() as u32),
+            (None, Some(owner)) => state.credit(owner, packet.len(), now),
+            (None, None) => {}
         }
+        let deltas = (program.l3_delta, program.l4_delta);
+        replay(&program.template, &program.operands, deltas, packet, pool, outputs);
         self.drain_events();
     }
 

@@ -71,61 +71,95 @@ pub fn matching_tags(bucket: &[u16; 8], tag: u16) -> u32 {
     bucket.iter().enumerate().fold(0, |bits, (at, &other)| bits | (3 * u32::from(other == tag)) << (2 * at))
 }
 
-/// True if `header` under `mask` is `key`, all as they lie in memory.
+/// Words of half a line, which a vector holds.
+pub const HALF: usize = 4;
+
+/// True if `header` under `mask` is the two halves of `key`, all as they lie in memory. A bit of `nothing` is for a byte of the second
+/// half, the first lowest, that may be anything.
 #[cfg(all(target_arch = "x86_64", target_feature = "avx2"))]
 #[inline(always)]
-pub fn equals_masked(header: &[u8; 64], mask: &[u64; 8], key: &[u64; 8]) -> bool {
+pub fn equals_masked(
+    header: &[u8; 64],
+    mask: &[u64; 8],
+    (low, high): (&[u64; HALF], &[u64; HALF]),
+    nothing: u32,
+) -> bool {
     use std::arch::x86_64::{_mm256_and_si256, _mm256_cmpeq_epi64, _mm256_loadu_si256, _mm256_movemask_epi8};
     // SAFETY: AVX2 is part of the target where this is compiled; all loads, of 32 bytes each, lie within the 64 of their arrays.
     unsafe {
-        let equal = |at: usize| {
+        let equal = |at: usize, key: &[u64; HALF]| {
             let bytes = _mm256_loadu_si256(header.as_ptr().add(32 * at).cast());
-            let mask = _mm256_loadu_si256(mask.as_ptr().add(4 * at).cast());
-            let key = _mm256_loadu_si256(key.as_ptr().add(4 * at).cast());
-            _mm256_cmpeq_epi64(_mm256_and_si256(bytes, mask), key)
+            let mask = _mm256_loadu_si256(mask.as_ptr().add(HALF * at).cast());
+            let key = _mm256_loadu_si256(key.as_ptr().cast());
+            _mm256_movemask_epi8(_mm256_cmpeq_epi64(_mm256_and_si256(bytes, mask), key)) as u32
         };
-        _mm256_movemask_epi8(_mm256_and_si256(equal(0), equal(1))) == -1
+        equal(0, low) & (equal(1, high) | nothing) == u32::MAX
     }
 }
 
-/// True if `header` under `mask` is `key`, all as they lie in memory.
+/// True if `header` under `mask` is the two halves of `key`, all as they lie in memory. A bit of `nothing` is for a byte of the second
+/// half, the first lowest, that may be anything.
 #[cfg(not(all(target_arch = "x86_64", target_feature = "avx2")))]
 #[inline(always)]
-pub fn equals_masked(header: &[u8; 64], mask: &[u64; 8], key: &[u64; 8]) -> bool {
-    let words = header.as_chunks::<8>().0.iter().zip(mask).zip(key);
-    words.fold(0, |bits, ((bytes, mask), key)| bits | ((u64::from_ne_bytes(*bytes) & mask) ^ key)) == 0
+pub fn equals_masked(
+    header: &[u8; 64],
+    mask: &[u64; 8],
+    (low, high): (&[u64; HALF], &[u64; HALF]),
+    nothing: u32,
+) -> bool {
+    let differs = |at: usize, key: u64| {
+        let mut bytes = [0; 8];
+        bytes.copy_from_slice(&header[8 * at..8 * at + 8]);
+        (u64::from_ne_bytes(bytes) & mask[at]) ^ key
+    };
+    let means = |at: usize| {
+        u64::from_ne_bytes(std::array::from_fn(|byte| 0xff * (!nothing >> (8 * at + byte) & 1) as u8))
+    };
+    let low = low.iter().enumerate().fold(0, |bits, (at, &key)| bits | differs(at, key));
+    let high = high.iter().enumerate().fold(0, |bits, (at, &key)| bits | differs(HALF + at, key) & means(at));
+    low | high == 0
 }
 
-/// Sets the bits of `header` that `keep` leaves out to those of `image`, then takes `less` from its words: all as they lie in memory.
-/// What else `image` holds is of no effect.
+/// Sets the bits of `header` that `keep` leaves out to those of an image, given in halves, then takes `less` from its words: all as they lie in memory.
+/// What else the image holds is of no effect.
 #[cfg(all(target_arch = "x86_64", target_feature = "avx2"))]
 #[inline(always)]
-pub fn blend_words(header: &mut [u8; 64], keep: &[u64; 8], image: &[u64; 8], less: &[u64; 8]) {
+pub fn blend_words(
+    header: &mut [u8; 64],
+    keep: &[u64; 8],
+    (low, high): (&[u64; HALF], &[u64; HALF]),
+    less: &[u64; 8],
+) {
     use std::arch::x86_64::{
         _mm256_and_si256, _mm256_andnot_si256, _mm256_loadu_si256, _mm256_or_si256, _mm256_storeu_si256,
         _mm256_sub_epi64,
     };
-    for half in 0..2 {
+    for (half, image) in [low, high].into_iter().enumerate() {
         // SAFETY: AVX2 is part of the target where this is compiled; all accesses, of 32 bytes each, lie within the 64 of their
         // arrays.
         unsafe {
             let bytes = header.as_mut_ptr().add(32 * half).cast();
-            let words = |array: &[u64; 8]| _mm256_loadu_si256(array.as_ptr().add(4 * half).cast());
+            let words = |array: &[u64; 8]| _mm256_loadu_si256(array.as_ptr().add(HALF * half).cast());
             let keep = words(keep);
             let kept = _mm256_and_si256(keep, _mm256_loadu_si256(bytes));
-            let set = _mm256_andnot_si256(keep, words(image));
+            let set = _mm256_andnot_si256(keep, _mm256_loadu_si256(image.as_ptr().cast()));
             let blended = _mm256_sub_epi64(_mm256_or_si256(kept, set), words(less));
             _mm256_storeu_si256(bytes, blended);
         }
     }
 }
 
-/// Sets the bits of `header` that `keep` leaves out to those of `image`, then takes `less` from its words: all as they lie in memory.
-/// What else `image` holds is of no effect.
+/// Sets the bits of `header` that `keep` leaves out to those of an image, given in halves, then takes `less` from its words: all as they lie in memory.
+/// What else the image holds is of no effect.
 #[cfg(not(all(target_arch = "x86_64", target_feature = "avx2")))]
 #[inline(always)]
-pub fn blend_words(header: &mut [u8; 64], keep: &[u64; 8], image: &[u64; 8], less: &[u64; 8]) {
-    let words = header.as_chunks_mut::<8>().0.iter_mut().zip(keep).zip(image).zip(less);
+pub fn blend_words(
+    header: &mut [u8; 64],
+    keep: &[u64; 8],
+    (low, high): (&[u64; HALF], &[u64; HALF]),
+    less: &[u64; 8],
+) {
+    let words = header.as_chunks_mut::<8>().0.iter_mut().zip(keep).zip(low.iter().chain(high)).zip(less);
     for (((bytes, keep), image), less) in words {
         *bytes = ((u64::from_ne_bytes(*bytes) & keep) | (image & !keep)).wrapping_sub(*less).to_ne_bytes();
     }
@@ -135,6 +169,10 @@ pub fn blend_words(header: &mut [u8; 64], keep: &[u64; 8], image: &[u64; 8], les
 mod tests {
     use super::*;
 
+    fn halves(words: &[u64; 8]) -> (&[u64; HALF], &[u64; HALF]) {
+        (words.first_chunk().unwrap(), words.last_chunk().unwrap())
+    }
+
     #[test]
     fn a_blend_keeps_sets_and_takes() {
         let old: [u8; 64] = std::array::from_fn(|at| (at * 37 + 5) as u8);
@@ -143,7 +181,7 @@ mod tests {
         let keep: [u64; 8] = std::array::from_fn(|at| !(0xff00_ff00_0000_0000 >> at));
         let image: [u64; 8] = std::array::from_fn(|at| 0x1234_5678_9abc_def0 << at);
         let less: [u64; 8] = std::array::from_fn(|at| at as u64);
-        blend_words(&mut header, &keep, &image, &less);
+        blend_words(&mut header, &keep, halves(&image), &less);
         for at in 0..8 {
             let word = u64::from_ne_bytes(std::array::from_fn(|i| old[8 * at + i]));
             let expected = (word & keep[at] | image[at] & !keep[at]).wrapping_sub(at as u64);
@@ -166,13 +204,15 @@ mod tests {
         let header: [u8; 64] = std::array::from_fn(|at| (at * 37) as u8);
         let words = header.as_chunks::<8>().0;
         let key = std::array::from_fn(|at| u64::from_ne_bytes(words[at]) & mask[at]);
-        assert!(equals_masked(&header, &mask, &key));
+        assert!(equals_masked(&header, &mask, halves(&key), 0));
         for bit in 0..512 {
             let mut changed = [0u64; 8];
             changed[bit / 64] = 1 << (bit % 64);
             let changed: Vec<u8> = changed.iter().flat_map(|word| word.to_ne_bytes()).collect();
             let changed: [u8; 64] = std::array::from_fn(|at| header[at] ^ changed[at]);
-            assert_eq!(equals_masked(&changed, &mask, &key), bit % 3 != 0, "bit {bit}");
+            assert_eq!(equals_masked(&changed, &mask, halves(&key), 0), bit % 3 != 0, "bit {bit}");
+            let means_nothing = bit % 3 != 0 || bit >= 320;
+            assert_eq!(equals_masked(&changed, &mask, halves(&key), !0 << 8), means_nothing, "bit {bit}");
         }
     }
 

@@ -4,7 +4,7 @@
 use etherparse::{PacketBuilder, SlicedPacket, TransportSlice};
 use millrace_dataplane::drops::DropReason;
 use millrace_dataplane::flow::field::{Field, Reads};
-use millrace_dataplane::flow::key::{KEY_WORDS_MAX, KeySchema};
+use millrace_dataplane::flow::key::{KEY_WORDS_MAX, KeySchema, NARROW_WORDS};
 use millrace_dataplane::flow::program::{Program, ProgramBuilder, RecipeKey};
 use millrace_dataplane::flow::replay::{blend, replay};
 use millrace_dataplane::flow::template::{Fixup, IMAGE_WORDS, Templates};
@@ -333,12 +333,19 @@ proptest! {
         }
         let expected = only(&program, &frame);
         // Without an image, what lies in its place is of an earlier entry.
-        let image = program.operands.first_chunk().unwrap_or(&[0x5a5a_5a5a_5a5a_5a5a; IMAGE_WORDS]);
+        let mut image: [u64; IMAGE_WORDS] =
+            program.operands.first_chunk().copied().unwrap_or([0x5a5a_5a5a_5a5a_5a5a; IMAGE_WORDS]);
+        if usual.narrow {
+            image[NARROW_WORDS..].fill(0x5a5a_5a5a_5a5a_5a5a);
+        }
         let mut pool = Pool::new(&Arena::anonymous(1 << 20).unwrap(), PoolConfig::new(16)).unwrap();
         let mut packet = pool.take().unwrap();
         packet.set_contents(&[&frame[..], &left].concat()).unwrap();
         packet.truncate(frame.len());
-        prop_assert!(blend(usual, image, (program.l3_delta, program.l4_delta), &mut packet));
+        let mut halves = image.as_chunks().0.iter();
+        let mut half = || halves.next().unwrap();
+        let image = (half(), half());
+        prop_assert!(blend(usual, image, (program.l3_delta, program.l4_delta), packet.reach_mut(), frame.len()));
         prop_assert_eq!(packet.bytes(), &expected[..]);
         prop_assert_eq!(&packet.reach_mut()[frame.len()..][..64], &left);
         pool.put(packet);

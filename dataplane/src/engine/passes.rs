@@ -11,7 +11,6 @@ use crate::flow::replay::blend;
 use crate::flow::session::SessionTable;
 use crate::flow::state::FlowState;
 use crate::flow::tcp::Segment;
-use crate::lanes::equals_masked;
 use crate::outputs::Outputs;
 use crate::packet::parse::{parse, parse_usual};
 use crate::packet::{Drain, Flags, L4, Layout, Packet, Shape, Verify};
@@ -112,23 +111,26 @@ fn parse_any(bytes: &[u8], verify: Verify, schema: Option<&KeySchema>, cache: &F
 /// Finds where each packet's entry may be, and asks for its lines; how many have none.
 #[inline(never)]
 pub(super) fn match_tags(lanes: &mut Lanes, count: usize, cache: &FlowCache) -> usize {
-    let mut unmatched = false;
-    for lane in lanes.iter_mut().take(count) {
-        let candidate = if lane.is_keyed() { cache.candidate(lane.hash) } else { None };
+    // A few of many: which ones can't be foretold, so they are noted without a branch.
+    let (mut rest, mut unmatched) = ([0u8; LANES], 0);
+    for (at, lane) in lanes.iter_mut().take(count).enumerate() {
+        let candidate = cache.candidate(lane.hash).filter(|_| lane.is_keyed());
         lane.slot = candidate.map_or(NO_SLOT, |slot| slot.0);
-        unmatched |= candidate.is_none();
+        rest[unmatched % LANES] = at as u8;
+        unmatched += usize::from(candidate.is_none());
     }
-    if unmatched { match_second_tags(lanes, count, cache) } else { 0 }
+    match_second_tags(lanes, rest.get(..unmatched).unwrap_or(&[]), cache)
 }
 
 /// The second homes, for those that the first ones don't have.
-#[inline(never)]
-fn match_second_tags(lanes: &mut Lanes, count: usize, cache: &FlowCache) -> usize {
-    let mut unmatched = 0;
-    for lane in lanes.iter_mut().take(count).filter(|lane| lane.slot == NO_SLOT) {
-        match cache.second_candidate(lane.hash).filter(|_| lane.is_keyed()) {
-            Some(slot) => lane.slot = slot.0,
-            None => unmatched += 1,
+#[inline(always)]
+fn match_second_tags(lanes: &mut Lanes, rest: &[u8], cache: &FlowCache) -> usize {
+    let mut unmatched = rest.len();
+    for &at in rest {
+        let lane = &mut lanes[usize::from(at) % LANES];
+        if let Some(slot) = cache.second_candidate(lane.hash).filter(|_| lane.is_keyed()) {
+            lane.slot = slot.0;
+            unmatched -= 1;
         }
     }
     unmatched
@@ -169,17 +171,17 @@ pub(super) fn express<const TRACKS: bool>(
         }
         let Some(packet) = drain.first_mut() else { break };
         let Layout { shape, flags, l3, end, ttl, .. } = lane.layout;
-        let (Some(head), Some(mut entry)) = (packet.head(), cache.usual_entry(Slot(lane.slot))) else {
+        let (length, bytes) = (packet.len(), packet.reach_mut());
+        let (Some(head), Some(mut entry)) = (bytes.first_chunk(), cache.usual_entry(Slot(lane.slot))) else {
             break;
         };
         let (near, header) = (schema.near(shape), entry.header());
         let Some(usual) = templates.usual(header.template) else { break };
         let as_usual = (header.stamp == epoch)
-            & (entry.identity() == near.identity)
             & !flags.intersects(usual.guards)
             & (ttl >= usual.ttl_min)
             & (end - l3 <= header.length_max)
-            & equals_masked(head, &near.mask, entry.near);
+            & entry.matches(near, head);
         if !as_usual {
             break;
         }
@@ -189,12 +191,12 @@ pub(super) fn express<const TRACKS: bool>(
         if TRACKS
             && usual.tracks_tcp
             && let Some(owner) = header.owner()
-            && !track(sessions, owner, packet.bytes(), &lane.layout)
+            && !track(sessions, owner, bytes, &lane.layout)
         {
             break;
         }
-        blend(usual, entry.image, (header.l3_delta, header.l4_delta), packet);
-        entry.count(packet.len(), now_millis);
+        blend(usual, entry.image(), (header.l3_delta, header.l4_delta), bytes, length);
+        entry.count(length, now_millis);
         if outputs.move_first(usual.port, drain) {
             moved += 1;
         } else if let Some(packet) = drain.next() {
@@ -216,8 +218,7 @@ pub(super) fn near_entry(
 ) -> Option<Slot> {
     let near = schema.near(lane.layout.shape);
     let (head, entry) = (packet.head()?, cache.usual_entry(Slot(lane.slot))?);
-    let is_its = near.identity == entry.identity() && equals_masked(head, &near.mask, entry.near);
-    is_its.then_some(Slot(lane.slot))
+    entry.matches(near, head).then_some(Slot(lane.slot))
 }
 
 /// Runs the session's tracker on a usual segment.

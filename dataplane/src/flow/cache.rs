@@ -4,58 +4,30 @@
 //! a million flows fit the last-level cache, and a tag leads to its entry without another load. A key has two homes; eight
 //! ways each is as far as any probe goes (R16).
 //!
-//! An entry is a few cache lines of words: counts and what names the program, with the key's first word; then the rest of the key,
-//! which is one line for all but few; then the program's operands, of which a usual image is one line. It is only a cache: losing
-//! an entry costs one walk. Eviction takes the least recently seen of the home's entries, those that saw a
-//! single packet first, so that a flood of new flows displaces itself.
+//! An entry is a few cache lines of words, see [`entry`]. It is only a cache: losing an entry costs one walk. Eviction takes the
+//! least recently seen of the homes' entries, those that saw a single packet first, so that a flood of new flows displaces itself.
 //!
 //! Thread-safety: none needed; a cache belongs to one worker.
 
+mod entry;
+
 use super::hash::KeyedHash;
-use super::key::{NEAR_KEY_WORDS, NEAR_WORDS};
-use super::program::Program;
-use super::session::{NONE, SessionId, SessionTable, Traffic};
-use super::template::{IMAGE_WORDS, TemplateId};
+use super::session::{NONE, SessionTable, Traffic};
 use super::validity::Validity;
 use super::watch_sets::SetId;
+use crate::flow::template::IMAGE_WORDS;
 use crate::lanes::matching_tags;
 use crate::memory::{Arena, ArenaError, ArenaSlice, prefetch};
+use entry::{HEADER_WORDS, LINE_WORDS, NARROW_LINES, USUAL_LINES};
+pub use entry::{Header, NewEntry, Owner, UsualEntry};
 
 const WAYS: usize = 8;
-/// Words in front of the key. So its first word ends a line, and what is compared and blended by vectors lies in whole lines.
-const HEADER_WORDS: usize = 7;
-/// The word of the next entry of the session, and of the watches.
-const LINKS: usize = 4;
-const LINE_WORDS: usize = 8;
-const _: () = assert!(
-    (HEADER_WORDS + 1).is_multiple_of(LINE_WORDS) && NEAR_WORDS == LINE_WORDS && IMAGE_WORDS == LINE_WORDS
-);
 /// Cache lines of an entry, least and most. Odd numbers, so that entries spread over all sets of the caches.
 const LINES: [usize; 3] = [USUAL_LINES, 5, 9];
-/// Lines of an entry with a near key and a usual image.
-const USUAL_LINES: usize = 3;
-const REPLY_BIT: u32 = 1 << 31;
-const PROVEN_BIT: u32 = 1 << 30;
-const SESSION_MASK: u32 = PROVEN_BIT - 1;
-const NO_SESSION: u32 = SESSION_MASK;
 
 /// An entry's place.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Slot(pub u32);
-
-/// The session that an entry belongs to, and which direction of it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Owner {
-    /// The session.
-    pub session: SessionId,
-    /// The entry is for what the responder sends.
-    pub reply: bool,
-}
-
-#[inline(always)]
-fn equal(a: &[u64], b: &[u64]) -> bool {
-    a.iter().zip(b).all(|(a, b)| a == b)
-}
 
 /// What happened to a cache, in numbers.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -68,99 +40,6 @@ pub struct CacheCounters {
     pub invalidations: u64,
     /// Decisions too large for an entry, or whose structure found no number.
     pub refused: u64,
-}
-
-/// What an entry is made of.
-#[derive(Debug)]
-pub struct NewEntry<'a> {
-    /// The key's words.
-    pub key: &'a [u64],
-    /// The program.
-    pub program: &'a Program,
-    /// The interned number of its template.
-    pub template: TemplateId,
-    /// The session that it belongs to.
-    pub owner: Option<Owner>,
-    /// The epoch at which it was decided.
-    pub stamp: u32,
-    /// The objects that it used.
-    pub watches: SetId,
-    /// Now, in milliseconds.
-    pub now_millis: u32,
-}
-
-/// The header words of an entry, unpacked.
-#[derive(Clone, Copy, Debug)]
-pub struct Header {
-    session: u32,
-    /// Structure of the program.
-    pub template: TemplateId,
-    /// Longest network packet.
-    pub length_max: u16,
-    /// Epoch up to which it is known to be valid.
-    pub stamp: u32,
-    /// First segment's IPv4 header checksum delta.
-    pub l3_delta: u16,
-    /// First segment's transport checksum delta.
-    pub l4_delta: u16,
-}
-
-/// The lines of an entry with a near key and a usual image.
-#[derive(Debug)]
-pub struct UsualEntry<'a> {
-    head: &'a mut [u64; LINE_WORDS],
-    /// The key, but for its first word.
-    pub near: &'a [u64; NEAR_WORDS],
-    /// The first operands.
-    pub image: &'a [u64; IMAGE_WORDS],
-}
-
-impl UsualEntry<'_> {
-    /// The header, unpacked.
-    #[inline(always)]
-    pub fn header(&self) -> Header {
-        Header::unpack(self.head)
-    }
-
-    /// The key's first word.
-    #[inline(always)]
-    pub fn identity(&self) -> u64 {
-        self.head[HEADER_WORDS]
-    }
-
-    /// Counts a packet.
-    #[inline(always)]
-    pub fn count(&mut self, bytes: usize, now_millis: u32) {
-        count(self.head, bytes, now_millis);
-    }
-}
-
-#[inline(always)]
-fn count(head: &mut [u64; LINE_WORDS], bytes: usize, now_millis: u32) {
-    head[1] = u64::from(head[1] as u32) | u64::from(now_millis) << 32;
-    head[2] = head[2].wrapping_add(1);
-    head[3] += bytes as u64;
-}
-
-impl Header {
-    #[inline(always)]
-    fn unpack(words: &[u64; LINE_WORDS]) -> Self {
-        Self {
-            session: words[0] as u32,
-            template: TemplateId((words[0] >> 32) as u16),
-            length_max: (words[0] >> 48) as u16,
-            stamp: words[1] as u32,
-            l3_delta: (words[2] >> 32) as u16,
-            l4_delta: (words[2] >> 48) as u16,
-        }
-    }
-
-    /// The session and direction.
-    #[inline]
-    pub fn owner(&self) -> Option<Owner> {
-        let id = self.session & SESSION_MASK;
-        (id != NO_SESSION).then_some(Owner { session: SessionId(id), reply: self.session & REPLY_BIT != 0 })
-    }
 }
 
 /// The cache of one worker.
@@ -276,25 +155,18 @@ impl FlowCache {
     #[inline(always)]
     fn candidate_in(&self, home: usize, tag: u16) -> Option<Slot> {
         let ways = matching_tags(self.tags.get(home)?, tag);
-        if ways == 0 {
-            return None;
-        }
         let slot = home * WAYS + ways.trailing_zeros() as usize / 2;
+        // Without a candidate too, rather than by a branch that can't be foretold.
         let first = slot * self.stride;
-        (0..USUAL_LINES).for_each(|line| self.lines.prefetch(first + line));
-        (USUAL_LINES..self.lines_used).for_each(|line| self.lines.prefetch(first + line));
-        Some(Slot(slot as u32))
+        (0..NARROW_LINES).for_each(|line| self.lines.prefetch(first + line));
+        (NARROW_LINES..self.lines_used).for_each(|line| self.lines.prefetch(first + line));
+        (ways != 0).then_some(Slot(slot as u32))
     }
 
-    /// A candidate in the first home, where most are; else the tags of the second are asked for.
+    /// A candidate in the first home, where most are.
     #[inline(always)]
     pub fn candidate(&self, hash: u64) -> Option<Slot> {
-        let [first, second] = self.homes(hash);
-        let found = self.candidate_in(first, Self::tag(hash));
-        if found.is_none() {
-            self.tags.prefetch(second);
-        }
-        found
+        self.candidate_in(self.homes(hash)[0], Self::tag(hash))
     }
 
     /// A candidate in the second home.
@@ -304,10 +176,8 @@ impl FlowCache {
 
     /// Asks for the place that an entry of this hash would get.
     pub(crate) fn prefetch_place(&self, hash: u64) {
-        let homes = self.homes(hash);
-        let Some(way) = self.tags[homes[0]].iter().position(|&tag| tag == 0) else { return };
-        let slot = homes[0] * WAYS + way;
-        for line in &self.lines[slot * self.stride..][..self.lines_used] {
+        let Some(slot) = self.free_in(self.homes(hash)[0]) else { return };
+        for line in &self.lines[slot.0 as usize * self.stride..][..self.lines_used] {
             prefetch(line);
         }
     }
@@ -316,17 +186,6 @@ impl FlowCache {
     pub(super) fn prefetch_entry(&self, slot: Slot) {
         prefetch(&self.lines[slot.0 as usize * self.stride]);
         prefetch(&self.tags[slot.0 as usize / WAYS]);
-    }
-
-    /// True if the entry at `slot` has this key.
-    #[inline(always)]
-    fn has_key(&self, slot: Slot, key: &[u64]) -> bool {
-        let mine = self.words(slot).get(HEADER_WORDS..HEADER_WORDS + key.len());
-        // Keys are a few words: the least at once, the rest one by one, and no call.
-        match (mine.and_then(<[u64]>::split_first_chunk::<NEAR_KEY_WORDS>), key.split_first_chunk()) {
-            (Some((a, a_rest)), Some((b, b_rest))) => a == b && equal(a_rest, b_rest),
-            _ => mine == Some(key),
-        }
     }
 
     /// The entry of a key. At most 16 tags are looked at.
@@ -338,7 +197,7 @@ impl FlowCache {
             while ways != 0 {
                 let way = ways.trailing_zeros() as usize / 2;
                 let slot = Slot((home * WAYS + way) as u32);
-                if self.has_key(slot, key) {
+                if entry::has_key(self.words(slot), key) {
                     return Some(slot);
                 }
                 ways &= !(3 << (2 * way));
@@ -364,30 +223,42 @@ impl FlowCache {
         &self.lines[slot.0 as usize * self.stride]
     }
 
+    #[inline(always)]
+    fn head_mut(&mut self, slot: Slot) -> &mut [u64; LINE_WORDS] {
+        &mut self.lines[slot.0 as usize * self.stride]
+    }
+
     /// The header of the entry at `slot`.
     #[inline(always)]
     pub fn header(&self, slot: Slot) -> Header {
         Header::unpack(self.head(slot))
     }
 
-    /// Counts a packet of `bytes` on the entry, and gives its operands; `key_words` is the length of its key.
+    /// Counts a packet of `bytes` on the entry.
     #[inline(always)]
-    pub fn hit(&mut self, slot: Slot, key_words: usize, bytes: usize, now_millis: u32) -> &[u64] {
-        count(&mut self.lines[slot.0 as usize * self.stride], bytes, now_millis);
-        self.words(slot).get(HEADER_WORDS + key_words..).unwrap_or(&[])
+    pub fn count_packet(&mut self, slot: Slot, bytes: usize, now_millis: u32) {
+        entry::count(self.head_mut(slot), bytes, now_millis);
+    }
+
+    /// The operands of the entry at `slot`, whose key has `key_words`; they may be put together in `image`.
+    pub fn operands<'a>(
+        &'a self,
+        slot: Slot,
+        key_words: usize,
+        image: &'a mut [u64; IMAGE_WORDS],
+    ) -> &'a [u64] {
+        entry::operands(self.words(slot), key_words, image)
     }
 
     /// The lines of the entry at `slot`, as they are if it has a near key and a usual image.
     #[inline(always)]
     pub fn usual_entry(&mut self, slot: Slot) -> Option<UsualEntry<'_>> {
-        let [head, near, image] = self.lines.get_mut(slot.0 as usize * self.stride..)?.first_chunk_mut()?;
-        Some(UsualEntry { head, near, image })
+        UsualEntry::new(self.lines.get_mut(slot.0 as usize * self.stride..)?)
     }
 
     /// The entry is valid up to this epoch.
     pub fn restamp(&mut self, slot: Slot, stamp: u32) {
-        let words = self.words_mut(slot);
-        words[1] = (words[1] & 0xffff_ffff_0000_0000) | u64::from(stamp);
+        entry::restamp(self.head_mut(slot), stamp);
     }
 
     /// The objects that entries which fell had named.
@@ -397,7 +268,7 @@ impl FlowCache {
 
     /// The objects that the entry used.
     pub fn watches(&self, slot: Slot) -> SetId {
-        SetId((self.head(slot)[LINKS] >> 32) as u32)
+        entry::watches(self.head(slot))
     }
 
     /// Adds an entry, evicting another if its homes are full. None if it does not fit. What the evicted entry had counted
@@ -408,30 +279,18 @@ impl FlowCache {
         new: &NewEntry<'_>,
         sessions: &mut SessionTable,
     ) -> Option<(Slot, Option<(Owner, Traffic)>)> {
-        let operands = &new.program.operands;
-        let needed = HEADER_WORDS + new.key.len() + operands.len();
-        if needed > self.stride * LINE_WORDS {
+        let lines = new.lines();
+        if lines > self.stride {
             self.refuse();
             return None;
         }
         let (slot, evicted) = self.place(hash, sessions);
-        self.lines_used = self.lines_used.max(needed.div_ceil(LINE_WORDS));
+        self.lines_used = self.lines_used.max(lines);
         self.tags[slot.0 as usize / WAYS][slot.0 as usize % WAYS] = Self::tag(hash);
-        let session =
-            new.owner.map_or(NO_SESSION, |owner| owner.session.0 | if owner.reply { REPLY_BIT } else { 0 });
-        let words = self.words_mut(slot);
-        words[0] =
-            u64::from(session) | u64::from(new.template.0) << 32 | u64::from(new.program.length_max) << 48;
-        words[1] = u64::from(new.stamp) | u64::from(new.now_millis) << 32;
-        words[2] = u64::from(new.program.l3_delta) << 32 | u64::from(new.program.l4_delta) << 48;
-        words[3] = 0;
-        words[HEADER_WORDS..HEADER_WORDS + new.key.len()].copy_from_slice(new.key);
-        words[HEADER_WORDS + new.key.len()..needed].copy_from_slice(operands);
-        let mut next = NONE;
-        if let Some(owner) = new.owner {
-            next = std::mem::replace(&mut sessions.hot(owner.session).entries, slot.0);
-        }
-        self.words_mut(slot)[LINKS] = u64::from(next) | u64::from(new.watches.0) << 32;
+        let next = new
+            .owner
+            .map_or(NONE, |owner| std::mem::replace(&mut sessions.hot(owner.session).entries, slot.0));
+        new.write(self.words_mut(slot), next);
         self.count += 1;
         self.mutations += 1;
         self.counters.insertions += 1;
@@ -445,38 +304,53 @@ impl FlowCache {
 
     fn place(&mut self, hash: u64, sessions: &mut SessionTable) -> (Slot, Option<(Owner, Traffic)>) {
         let homes = self.homes(hash);
-        for home in homes {
-            if let Some(way) = self.tags[home].iter().position(|&tag| tag == 0) {
-                return (Slot((home * WAYS + way) as u32), None);
-            }
+        if let Some(free) = homes.into_iter().find_map(|home| self.free_in(home)) {
+            return (free, None);
         }
-        let first = homes[0] * WAYS;
-        (first..first + WAYS).for_each(|slot| prefetch(&self.lines[slot * self.stride]));
-        let age = |slot: &usize| {
-            let words = self.words(Slot(*slot as u32));
-            let proven = words[0] as u32 & PROVEN_BIT != 0 || words[2] as u32 > 1;
-            (proven, (words[1] >> 32) as u32)
-        };
-        let victim = (first..first + WAYS).min_by_key(age).unwrap_or(first);
+        let victim = self.victim(homes);
         self.counters.evictions += 1;
-        let evicted = self.remove(Slot(victim as u32), sessions);
-        (Slot(victim as u32), evicted)
+        let evicted = self.remove(victim, sessions);
+        (victim, evicted)
+    }
+
+    /// A place that no entry has.
+    #[inline(always)]
+    fn free_in(&self, home: usize) -> Option<Slot> {
+        let ways = matching_tags(&self.tags[home], 0);
+        (ways != 0).then(|| Slot((home * WAYS + ways.trailing_zeros() as usize / 2) as u32))
+    }
+
+    /// The entry that gives way to another with these homes: the longest unseen of those that saw a single packet, if there are
+    /// such. A flow that saw more, but none since, keeps its place once: then it counts as one of them.
+    #[cold]
+    fn victim(&mut self, homes: [usize; 2]) -> Slot {
+        let places =
+            || homes.into_iter().flat_map(|home| home * WAYS..(home + 1) * WAYS).map(|at| Slot(at as u32));
+        places().for_each(|slot| prefetch(self.head(slot)));
+        let oldest = |proven| {
+            let alike = places().filter(|&slot| entry::is_proven(self.head(slot)) == proven);
+            alike.min_by_key(|&slot| self.last_seen_millis(slot))
+        };
+        match (oldest(false), oldest(true)) {
+            (Some(single), Some(proven))
+                if self.last_seen_millis(proven) <= self.last_seen_millis(single) =>
+            {
+                entry::doubt(self.head_mut(proven));
+                single
+            }
+            (Some(slot), _) | (None, Some(slot)) => slot,
+            (None, None) => Slot(0),
+        }
     }
 
     /// Moves an entry's counts to its session. Returns what they were, if there were any.
     pub fn fold(&mut self, slot: Slot, sessions: &mut SessionTable) -> Option<(Owner, Traffic)> {
-        let words = self.words_mut(slot);
-        let packets = words[2] as u32;
-        if packets == 0 {
+        let head = self.head_mut(slot);
+        let traffic = entry::take_counted(head);
+        if traffic.packets == 0 {
             return None;
         }
-        let traffic = Traffic { packets: u64::from(packets), bytes: words[3] };
-        let last_seen = (words[1] >> 32) as u32;
-        if packets > 1 {
-            words[0] |= u64::from(PROVEN_BIT);
-        }
-        words[2] &= 0xffff_ffff_0000_0000;
-        words[3] = 0;
+        let last_seen = entry::last_seen_millis(head);
         let owner = self.header(slot).owner()?;
         sessions.credit(owner.session, owner.reply, traffic, last_seen);
         Some((owner, traffic))
@@ -496,8 +370,7 @@ impl FlowCache {
                     at = self.next(Slot(at));
                 }
                 if at != NONE {
-                    let links = &mut self.words_mut(Slot(at))[LINKS];
-                    *links = *links & 0xffff_ffff_0000_0000 | u64::from(after);
+                    entry::set_next(self.head_mut(Slot(at)), after);
                 }
             }
         }
@@ -516,7 +389,7 @@ impl FlowCache {
 
     /// The next entry of a session's list.
     pub(super) fn next(&self, slot: Slot) -> u32 {
-        self.head(slot)[LINKS] as u32
+        entry::next(self.head(slot))
     }
 
     /// Places between where the sweep is and where it should be when `part` of a round of `whole` is over.
@@ -549,12 +422,11 @@ impl FlowCache {
 
     /// When the entry was last hit, in milliseconds of the clock.
     pub fn last_seen_millis(&self, slot: Slot) -> u32 {
-        (self.words(slot)[1] >> 32) as u32
+        entry::last_seen_millis(self.head(slot))
     }
 
     /// Packets and bytes since the last fold.
     pub fn unfolded(&self, slot: Slot) -> Traffic {
-        let words = self.words(slot);
-        Traffic { packets: u64::from(words[2] as u32), bytes: words[3] }
+        entry::counted(self.head(slot))
     }
 }

@@ -21,6 +21,18 @@ pub const NEAR_WORDS: usize = NEAR_BYTES / 8;
 /// Words of a key without far windows.
 pub const NEAR_KEY_WORDS: usize = 1 + NEAR_WORDS;
 
+/// The bit of [`Gather::identity`] that says that the words behind the fifth of the header are not part of the key: of untagged
+/// IPv4, those are all but addresses and ports.
+const NARROW_BIT: u64 = 1 << 62;
+/// Words of a header that a narrow key holds.
+pub const NARROW_WORDS: usize = 5;
+
+/// True if the first word of a key says that it is narrow.
+#[inline]
+pub(super) fn is_narrow(identity: u64) -> bool {
+    identity & NARROW_BIT != 0
+}
+
 /// A key: [`Gather::words`] words are used.
 pub type Key = [u64; KEY_WORDS_MAX];
 
@@ -118,13 +130,15 @@ impl Gather {
             }
         }
         let words = covered.as_chunks::<8>().0;
-        let mask = std::array::from_fn(|at| u64::from_ne_bytes(words[at]));
+        let mask: [u64; NEAR_WORDS] = std::array::from_fn(|at| u64::from_ne_bytes(words[at]));
         let mut behind = [0; HEADER_BYTES_MAX];
         behind[NEAR_BYTES..].copy_from_slice(&covered[NEAR_BYTES..HEADER_BYTES_MAX]);
         let far: Box<[Window]> = windows(&behind, header_bytes).collect();
+        let narrow = far.is_empty() && mask[NARROW_WORDS..] == [0; NEAR_WORDS - NARROW_WORDS];
         let identity = u64::from(port.0)
             | u64::from(shape.0) << 16
-            | u64::from(generation & 0x7fff_ffff) << 32
+            | u64::from(generation & 0x3fff_ffff) << 32
+            | if narrow { NARROW_BIT } else { 0 }
             | 1 << 63;
         let near = Near { mask, identity };
         (NEAR_KEY_WORDS + far.len() <= KEY_WORDS_MAX).then_some(Self { near, far, covered })
@@ -191,13 +205,13 @@ impl KeySchema {
     /// changed schema leaves the entries of the old one unreachable at once; they are evicted in time.
     pub fn new(port: PortId, generation: u32, reads: Reads) -> Self {
         let gather_of = |bits| {
-            let shape = Shape(bits);
+            let shape = Shape(bits as u8);
             let possible = shape.tags() < 3
                 && shape.is_regular()
                 && (matches!(shape.l3(), L3::Ipv4 | L3::Ipv6) || shape.l4() == L4::Other);
             possible.then(|| Gather::compile(port, generation, shape, &reads)).flatten()
         };
-        let gathers: Box<[_]> = (0..Shape::COUNT as u16).map(gather_of).collect();
+        let gathers: Box<[_]> = (0..Shape::COUNT).map(gather_of).collect();
         let mut near = Box::new([NOT_NEAR; Shape::COUNT]);
         for (near, gather) in near.iter_mut().zip(&gathers) {
             *near =
@@ -214,7 +228,7 @@ impl KeySchema {
     /// The key of packets of this shape, if their first bytes are all of it; else one without identity.
     #[inline(always)]
     pub fn near(&self, shape: Shape) -> &Near {
-        self.near.get(usize::from(shape.0)).unwrap_or(&NOT_NEAR)
+        &self.near[usize::from(shape.0)]
     }
 
     /// What was declared.

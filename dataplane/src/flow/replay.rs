@@ -4,10 +4,10 @@
 //! segments and operations, from the same operands.
 
 use super::template::{
-    CombineEcn, Dynamic, Exit, Fixup, IMAGE_BYTES, IMAGE_WORDS, L4Checksum, Segment, Splice, Template, Usual,
+    CombineEcn, Dynamic, Exit, Fixup, IMAGE_BYTES, L4Checksum, Segment, Splice, Template, Usual,
 };
 use crate::drops::DropReason;
-use crate::lanes;
+use crate::lanes::{self, HALF};
 use crate::memory::Pool;
 use crate::outputs::Outputs;
 use crate::packet::{Packet, checksum};
@@ -144,13 +144,18 @@ fn blend_words(bytes: &mut [u8], mask: &[u64], image: &[u64]) {
     }
 }
 
-/// The usual form of [`replay`]: blends the image into the packet's head and updates the checksums. False if the frame has no
-/// room for a whole image, and nothing was done.
+/// The usual form of [`replay`]: blends the image, given in halves, into the head of the packet that is the first `length` of
+/// `bytes`, and updates the checksums. False if there is no room for a whole image, and nothing was done.
 #[inline(always)]
-pub fn blend(usual: &Usual, image: &[u64; IMAGE_WORDS], deltas: (u16, u16), packet: &mut Packet) -> bool {
+pub fn blend(
+    usual: &Usual,
+    image: (&[u64; HALF], &[u64; HALF]),
+    deltas: (u16, u16),
+    bytes: &mut [u8],
+    length: usize,
+) -> bool {
     // The old checksums are read before the wide store, and the new ones written behind it: a narrow load would wait for the one, a
     // wide load for the others. No image sets a checksum.
-    let bytes = packet.reach_mut();
     let l4_at = usize::from(usual.l4_checksum);
     let Some(&[a, b]) = bytes.get(l4_at..l4_at + 2) else { return false };
     let l4_new = updated_l4(u16::from_ne_bytes([a, b]), deltas.1, usual.udp);
@@ -164,11 +169,21 @@ pub fn blend(usual: &Usual, image: &[u64; IMAGE_WORDS], deltas: (u16, u16), pack
     }
     if l4_at != 0 {
         bytes[l4_at..l4_at + 2].copy_from_slice(&l4_new.to_ne_bytes());
-        if usual.icmp && l4_new == 0 {
-            settle_icmp_zero(packet.bytes_mut(), l4_at);
+        if l4_new == 0 {
+            settle_zero(usual, bytes, length);
         }
     }
     true
+}
+
+/// The transport checksum of a packet came out as zero.
+#[cold]
+fn settle_zero(usual: &Usual, bytes: &mut [u8], length: usize) {
+    if usual.icmp
+        && let Some(bytes) = bytes.get_mut(..length)
+    {
+        settle_icmp_zero(bytes, usize::from(usual.l4_checksum));
+    }
 }
 
 /// A transport checksum after `delta`, as it lies in memory.

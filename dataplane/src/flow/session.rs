@@ -4,7 +4,7 @@
 //! responder's answers look like when they come in. Functions keep a word each in the record (`parts`). Entries of the
 //! flow cache hang on the session in a list, so that they fall with it.
 //!
-//! Design: records never move and nothing is rehashed. A record is three lines side by side: what hits touch, and one for each
+//! Design: records never move and nothing is rehashed. A record is three lines: what hits touch, apart from the others; and one for each
 //! end with all that is kept of it. The index (`flow/tuple_index.rs`) finds them.
 //! A single timer wheel (`flow/wheel.rs`) of one-second slots holds every session; a session whose slot comes up is looked at, its true
 //! deadline computed from the folded last-seen, and put back or ended. All work is done in slices bounded in entries.
@@ -122,19 +122,16 @@ impl Side {
     }
 }
 
-#[derive(Clone, Copy, Debug)]
-#[repr(C)]
-struct Record {
-    hot: Hot,
-    /// The initiator, the responder.
-    sides: [Side; 2],
-}
+/// The initiator's side, the responder's.
+type Sides = [Side; 2];
 
 #[allow(unsafe_code)]
 mod pod {
-    use super::{Pod, Record};
+    use super::{Hot, Pod, Side};
     // SAFETY: plain integers and arrays of them; all zeroes is a valid value.
-    unsafe impl Pod for Record {}
+    unsafe impl Pod for Hot {}
+    // SAFETY: as above.
+    unsafe impl Pod for Side {}
 }
 
 /// Size and behaviour of a session table.
@@ -163,7 +160,9 @@ pub enum InsertError {
 /// The sessions of one worker.
 #[derive(Debug)]
 pub struct SessionTable {
-    records: ArenaSlice<Record>,
+    /// By number: what hits touch, apart from the rest, so that it lies on few pages.
+    hots: ArenaSlice<Hot>,
+    sides: ArenaSlice<Sides>,
     /// The functions' words beyond those in the records.
     far_parts: ArenaSlice<u64>,
     index: TupleIndex,
@@ -202,7 +201,8 @@ impl SessionTable {
     pub fn new(arena: &Arena, config: &SessionConfig, hash: KeyedHash) -> Result<Self, ArenaError> {
         let capacity = config.capacity.clamp(1, SESSIONS_MAX);
         Ok(Self {
-            records: ArenaSlice::zeroed(arena, capacity)?,
+            hots: ArenaSlice::zeroed(arena, capacity)?,
+            sides: ArenaSlice::zeroed(arena, capacity)?,
             far_parts: ArenaSlice::zeroed(arena, capacity * far_parts(config.parts))?,
             index: TupleIndex::new(arena, capacity, hash)?,
             wheel: TimerWheel::new(arena, capacity)?,
@@ -219,15 +219,16 @@ impl SessionTable {
     /// Bytes that a table of this size takes from the arena.
     pub fn bytes_for(capacity: usize, parts: usize) -> usize {
         let capacity = capacity.clamp(1, SESSIONS_MAX);
-        capacity * (size_of::<Record>() + 8 * far_parts(parts) + size_of::<u32>())
+        capacity * (size_of::<Hot>() + size_of::<Sides>() + 8 * far_parts(parts) + size_of::<u32>())
             + TupleIndex::bytes_for(capacity)
             + TimerWheel::bytes_for(capacity)
-            + 5 * 64
+            + 6 * 64
     }
 
     /// Bytes that this table takes, wheel included.
     pub fn memory_bytes(&self) -> usize {
-        self.records.arena_bytes()
+        self.hots.arena_bytes()
+            + self.sides.arena_bytes()
             + self.far_parts.arena_bytes()
             + self.index.memory_bytes()
             + self.free.arena_bytes()
@@ -236,7 +237,7 @@ impl SessionTable {
 
     /// Most sessions.
     pub fn capacity(&self) -> usize {
-        self.records.len()
+        self.hots.len()
     }
 
     /// Sessions now.
@@ -271,9 +272,9 @@ impl SessionTable {
 
     /// Asks for all of a session's record.
     pub fn prefetch_record(&self, id: u32) {
-        if let Some(record) = self.records.get(id as usize) {
-            prefetch(&record.hot);
-            record.sides.iter().for_each(prefetch);
+        self.hots.prefetch(id as usize);
+        if let Some(sides) = self.sides.get(id as usize) {
+            sides.iter().for_each(prefetch);
         }
         if let Some(parts) = self.far_parts.get(id as usize * far_parts(self.parts_count)) {
             prefetch(parts);
@@ -293,19 +294,14 @@ impl SessionTable {
 
     #[inline(always)]
     fn side(&self, end: End) -> &Side {
-        &self.record(end.session()).sides[usize::from(end.is_reply())]
-    }
-
-    #[inline(always)]
-    fn record(&self, id: SessionId) -> &Record {
-        &self.records[id.0 as usize]
+        &self.sides[end.session().0 as usize][usize::from(end.is_reply())]
     }
 
     /// Adds the entry of a tuple whose record is written.
     #[inline(always)]
     fn index_add(&mut self, id: SessionId, reply: bool, homes: Homes) -> bool {
-        let Self { records, index, .. } = self;
-        index.insert(homes, End::new(id, reply), |index, end| homes_of(records, index, end))
+        let Self { sides, index, .. } = self;
+        index.insert(homes, End::new(id, reply), |index, end| homes_of(sides, index, end))
     }
 
     fn index_remove(&mut self, id: SessionId, reply: bool) {
@@ -330,13 +326,13 @@ impl SessionTable {
         }
         // That both want the last place of all is as good as impossible, and costs one connection.
         let room = |tuple| {
-            let homes_of = |index: &TupleIndex, end| homes_of(&self.records, index, end);
+            let homes_of = |index: &TupleIndex, end| homes_of(&self.sides, index, end);
             self.index.has_room(self.index.homes(tuple), replaces, homes_of)
         };
         if !room(initiator) || !room(responder) {
             return Err(InsertError::Crowded);
         }
-        let full = self.free_count == 0 && self.fresh as usize >= self.records.len() && replaces.is_none();
+        let full = self.free_count == 0 && self.fresh as usize >= self.hots.len() && replaces.is_none();
         if full { Err(InsertError::Full) } else { Ok(()) }
     }
 
@@ -357,12 +353,11 @@ impl SessionTable {
         }
         let id = match self.free_count.checked_sub(1) {
             Some(last) => self.free[last],
-            None if (self.fresh as usize) < self.records.len() => self.fresh,
+            None if (self.fresh as usize) < self.hots.len() => self.fresh,
             None => return Err(InsertError::Full),
         };
         let (id, last_seen) = (SessionId(id), now.as_millis() as u32);
-        let record = &mut self.records[id.0 as usize];
-        record.hot = Hot {
+        *self.hot(id) = Hot {
             tcp: TcpTracker::default(),
             last_seen,
             entries: NONE,
@@ -372,14 +367,14 @@ impl SessionTable {
             zones: [ANYWHERE; 2],
             created: last_seen,
         };
-        record.sides = [Side::new(*initiator), Side::new(*responder)];
+        self.sides[id.0 as usize] = [Side::new(*initiator), Side::new(*responder)];
         // Traffic between equal tuples in both directions (a host to itself) has one index entry.
         let added = self.index_add(id, false, homes);
         if !added || (initiator != responder && !self.index_add(id, true, answer_homes)) {
             if added {
                 self.index_remove(id, false);
             }
-            self.records[id.0 as usize].hot.flags = 0;
+            self.hots[id.0 as usize].flags = 0;
             return Err(InsertError::Crowded);
         }
         match self.free_count.checked_sub(1) {
@@ -396,13 +391,13 @@ impl SessionTable {
         }
         self.count += 1;
         let slot = self.slot_for(now + self.timeout(id));
-        self.records[id.0 as usize].hot.timer = self.wheel.arm(id.0, slot);
+        self.hots[id.0 as usize].timer = self.wheel.arm(id.0, slot);
         Ok(id)
     }
 
     /// Removes a session that has no entries left, with traffic that was credited but not told.
     pub(super) fn remove(&mut self, id: SessionId, untold: [Traffic; 2]) -> Ended {
-        debug_assert_eq!(self.record(id).hot.entries, NONE);
+        debug_assert_eq!(self.hots[id.0 as usize].entries, NONE);
         self.index_remove(id, false);
         self.index_remove(id, true);
         self.disarm(id.0);
@@ -429,13 +424,13 @@ impl SessionTable {
 
     /// True if both ends agreed to the connection: answered, and for TCP past its handshake.
     pub fn is_assured(&self, id: SessionId) -> bool {
-        let hot = &self.record(id).hot;
+        let hot = &self.hots[id.0 as usize];
         hot.flags & REPLIED != 0 && (hot.protocol != 6 || hot.tcp.is_assured())
     }
 
     /// How long the session lives without traffic, in its state.
     pub fn timeout(&self, id: SessionId) -> Duration {
-        let hot = &self.record(id).hot;
+        let hot = &self.hots[id.0 as usize];
         match hot.protocol {
             6 => match hot.tcp.state() {
                 TcpState::Established if hot.tcp.is_doubted() => self.timeouts.tcp_closed,
@@ -452,9 +447,9 @@ impl SessionTable {
     /// Moves a session's timer to the second of `deadline`.
     fn arm(&mut self, id: u32, deadline: Time) {
         let slot = self.slot_for(deadline);
-        if !self.wheel.is_in(self.records[id as usize].hot.timer, slot) {
+        if !self.wheel.is_in(self.hots[id as usize].timer, slot) {
             self.disarm(id);
-            self.records[id as usize].hot.timer = self.wheel.arm(id, slot);
+            self.hots[id as usize].timer = self.wheel.arm(id, slot);
         }
     }
 
@@ -463,9 +458,9 @@ impl SessionTable {
     }
 
     fn disarm(&mut self, id: u32) {
-        let timer = std::mem::replace(&mut self.records[id as usize].hot.timer, Timer::NONE);
+        let timer = std::mem::replace(&mut self.hots[id as usize].timer, Timer::NONE);
         if let Some((moved, timer)) = self.wheel.disarm(timer) {
-            self.records[moved as usize].hot.timer = timer;
+            self.hots[moved as usize].timer = timer;
         }
     }
 
@@ -482,7 +477,7 @@ impl SessionTable {
 
     /// Asks for the index entries of a session that may end.
     pub(super) fn prefetch_index(&self, id: SessionId) {
-        self.record(id).sides.iter().for_each(|side| self.prefetch(&side.tuple));
+        self.sides[id.0 as usize].iter().for_each(|side| self.prefetch(&side.tuple));
     }
 
     /// Puts a session's timer to where its last traffic says, or answers false if it has run out.
@@ -500,7 +495,7 @@ impl SessionTable {
 
     /// A packet of a session walked: its timer is set anew, and a `reply` counts as one before any counter is folded.
     pub fn touch(&mut self, id: SessionId, reply: bool, now: Time) {
-        let hot = &mut self.records[id.0 as usize].hot;
+        let hot = &mut self.hots[id.0 as usize];
         let millis = now.as_millis() as u32;
         if hot.last_seen == millis && !reply && hot.protocol != 6 {
             // It was opened by this very packet, or is as good as that.
@@ -516,41 +511,39 @@ impl SessionTable {
 
     /// Time since the last packet, as folded.
     pub fn idle(&self, id: SessionId, now: Time) -> Duration {
-        let elapsed = (now.as_millis() as u32).wrapping_sub(self.record(id).hot.last_seen);
+        let elapsed = (now.as_millis() as u32).wrapping_sub(self.hots[id.0 as usize].last_seen);
         // A last-seen after `now` (by a fold in between) is no idle time.
         Duration::from_millis(if elapsed > u32::MAX / 2 { 0 } else { u64::from(elapsed) })
     }
 
     /// Adds traffic to a direction, and notes when it was last seen (milliseconds).
     pub(super) fn credit(&mut self, id: SessionId, reply: bool, traffic: Traffic, last_seen: u32) {
-        let Record { hot, sides } = &mut self.records[id.0 as usize];
+        let hot = &mut self.hots[id.0 as usize];
         if reply {
             hot.flags |= REPLIED;
         }
         if (last_seen.wrapping_sub(hot.last_seen) as i32) > 0 {
             hot.last_seen = last_seen;
         }
-        let mine = &mut sides[usize::from(reply)].traffic;
+        let mine = &mut self.sides[id.0 as usize][usize::from(reply)].traffic;
         *mine += traffic;
     }
 
     /// The line that hits touch.
     #[inline]
     pub fn hot(&mut self, id: SessionId) -> &mut Hot {
-        &mut self.records[id.0 as usize].hot
+        &mut self.hots[id.0 as usize]
     }
 
     /// Asks for the line that hits touch.
     #[inline(always)]
     pub fn prefetch_hot(&self, id: u32) {
-        if let Some(record) = self.records.get(id as usize) {
-            prefetch(&record.hot);
-        }
+        self.hots.prefetch(id as usize);
     }
 
     /// The TCP tracker, for reading.
     pub fn tcp(&self, id: SessionId) -> &TcpTracker {
-        &self.record(id).hot.tcp
+        &self.hots[id.0 as usize].tcp
     }
 
     /// Words that functions have in each session.
@@ -560,7 +553,7 @@ impl SessionTable {
 
     /// All functions' words.
     pub fn parts_of(&self, id: SessionId) -> arrayvec::ArrayVec<u64, PARTS_MAX> {
-        let near = self.record(id).sides.iter().map(|side| side.part);
+        let near = self.sides[id.0 as usize].iter().map(|side| side.part);
         let mut parts: arrayvec::ArrayVec<u64, PARTS_MAX> = near.take(self.parts_count).collect();
         if self.parts_count > NEAR_PARTS {
             parts.extend(self.far_parts[self.far_range(id)].iter().copied());
@@ -573,7 +566,7 @@ impl SessionTable {
         if part >= self.parts_count {
             return 0;
         }
-        match self.record(id).sides.get(part) {
+        match self.sides[id.0 as usize].get(part) {
             Some(side) => side.part,
             None => self.far_parts[self.far_range(id)].get(part - NEAR_PARTS).copied().unwrap_or(0),
         }
@@ -585,7 +578,7 @@ impl SessionTable {
             return;
         }
         let far = self.far_range(id);
-        let mine = match self.records[id.0 as usize].sides.get_mut(part) {
+        let mine = match self.sides[id.0 as usize].get_mut(part) {
             Some(side) => Some(&mut side.part),
             None => self.far_parts[far].get_mut(part - NEAR_PARTS),
         };
@@ -602,17 +595,17 @@ impl SessionTable {
 
     /// The tuples of both directions: as the initiator sent, as the responder answers.
     pub fn tuples(&self, id: SessionId) -> [Tuple; 2] {
-        self.record(id).sides.map(|side| side.tuple)
+        self.sides[id.0 as usize].map(|side| side.tuple)
     }
 
     /// The domain in which its tuples are unique.
     pub fn domain(&self, id: SessionId) -> u16 {
-        self.record(id).sides[0].tuple.domain
+        self.sides[id.0 as usize][0].tuple.domain
     }
 
     /// The zones from which the initiator and the responder send; [`ANYWHERE`]: any.
     pub fn zones(&self, id: SessionId) -> [u8; 2] {
-        self.record(id).hot.zones
+        self.hots[id.0 as usize].zones
     }
 
     /// Sets the zones of the initiator and the responder. Entries made before don't know: they are to be killed if this matters.
@@ -622,22 +615,22 @@ impl SessionTable {
 
     /// The folded traffic of both directions.
     pub fn traffic(&self, id: SessionId) -> [Traffic; 2] {
-        self.record(id).sides.map(|side| side.traffic)
+        self.sides[id.0 as usize].map(|side| side.traffic)
     }
 
     /// When the session began, in milliseconds of the clock (it wraps after 49 days).
     pub fn created_millis(&self, id: SessionId) -> u32 {
-        self.record(id).hot.created
+        self.hots[id.0 as usize].created
     }
 
     /// True if traffic came from the responder, as folded.
     pub fn is_replied(&self, id: SessionId) -> bool {
-        self.record(id).hot.flags & REPLIED != 0
+        self.hots[id.0 as usize].flags & REPLIED != 0
     }
 
     /// The session of this number, if it is in use: for walks in slices.
     pub fn get(&self, id: u32) -> Option<SessionId> {
-        self.records.get(id as usize).filter(|record| record.hot.flags & IN_USE != 0).map(|_| SessionId(id))
+        self.hots.get(id as usize).filter(|hot| hot.flags & IN_USE != 0).map(|_| SessionId(id))
     }
 
     /// Numbers from here on were never used.
@@ -652,11 +645,11 @@ const fn far_parts(parts: usize) -> usize {
     parts.saturating_sub(NEAR_PARTS)
 }
 
-fn homes_of(records: &[Record], index: &TupleIndex, end: End) -> Homes {
-    index.homes(&records[end.session().0 as usize].sides[usize::from(end.is_reply())].tuple)
+fn homes_of(sides: &[Sides], index: &TupleIndex, end: End) -> Homes {
+    index.homes(&sides[end.session().0 as usize][usize::from(end.is_reply())].tuple)
 }
 
-const _: () = assert!(size_of::<Hot>() == 64 && size_of::<Record>() == 192);
+const _: () = assert!(size_of::<Hot>() == 64 && size_of::<Sides>() == 128);
 
 #[cfg(test)]
 mod tests {

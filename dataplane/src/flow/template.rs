@@ -3,7 +3,7 @@
 //! Millions of flows use a few dozen structures: which windows are written, which checksums follow, what is pushed, where
 //! it goes. The structure is interned here and stays in the first-level cache; an entry keeps only the values.
 
-use super::key::HEADER_BYTES_MAX;
+use super::key::{HEADER_BYTES_MAX, NARROW_WORDS};
 use crate::drops::DropReason;
 use crate::packet::{Flags, Shape};
 use crate::port::PortId;
@@ -245,6 +245,8 @@ pub struct Usual {
     pub l3_checksum: u8,
     /// Offset of the transport checksum; 0: none.
     pub l4_checksum: u16,
+    /// It sets nothing behind the words that a narrow key holds.
+    pub narrow: bool,
     /// Where it leaves; a port that does not exist if the program is not of this form.
     pub port: PortId,
 }
@@ -280,6 +282,7 @@ impl Usual {
             icmp: first.l4_checksum.is_some_and(|field| field.icmp),
             l3_checksum: (first.l3_checksum / 2) as u8,
             l4_checksum: first.l4_checksum.map_or(0, |field| field.offset),
+            narrow: applies && port.is_some() && first.mask[NARROW_WORDS..].iter().all(|&bits| bits == 0),
             port: port.filter(|_| applies).unwrap_or(NO_PORT),
         }
     }
@@ -369,7 +372,7 @@ mod tests {
         let mut templates = Templates::default();
         let with = |ttl| Template {
             ttl_min: (ttl & 255) as u8,
-            shape: Shape((ttl >> 8) as u16),
+            shape: Shape((ttl >> 8) as u8),
             ..Template::default()
         };
         let ids: Vec<_> = (0..TEMPLATES_MAX).map(|i| templates.intern(&with(i)).unwrap()).collect();

@@ -11,7 +11,7 @@ use crate::drops::DropReason;
 ///
 /// The low byte is the outermost packet; the high byte is kept for the packet inside a tunnel (0: none).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct Shape(pub u16);
+pub struct Shape(pub u8);
 
 /// Network layer of a shape.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -44,11 +44,11 @@ pub enum L4 {
 impl Shape {
     /// Number of distinct outer shapes.
     pub const COUNT: usize = 256;
-    const IRREGULAR: u16 = 0x80;
+    const IRREGULAR: u8 = 0x80;
 
     /// The shape of these layers; `tags` is 0 to 2.
     pub const fn new(tags: usize, l3: L3, l4: L4) -> Self {
-        Self(tags as u16 | (l3 as u16) << 2 | (l4 as u16) << 4)
+        Self(tags as u8 | (l3 as u8) << 2 | (l4 as u8) << 4)
     }
 
     /// The same, for a packet whose offsets the shape does not fix.

@@ -1,0 +1,314 @@
+//! An entry of the flow cache: a few cache lines of words.
+//!
+//! The first line holds counts and what names the program, and ends with the key's first word. The rest of the key follows, then the
+//! program's operands: a line each for a near key and a usual image. An entry is *narrow* if no more than the first five words of both
+//! say anything, as where IPv4 is untagged: then the second line holds the first four words of key and image, and the first line
+//! the fifth ones, so that two lines are all.
+
+use crate::flow::key::{self, NEAR_BYTES, NEAR_KEY_WORDS, NEAR_WORDS, Near};
+use crate::flow::program::Program;
+use crate::flow::session::{SessionId, Traffic};
+use crate::flow::template::{IMAGE_WORDS, TemplateId};
+use crate::flow::watch_sets::SetId;
+use crate::lanes::{HALF, equals_masked};
+
+/// Words of a cache line.
+pub(super) const LINE_WORDS: usize = 8;
+/// Words in front of the key. So its first word ends a line, and what is compared and blended by vectors lies in whole lines.
+pub(super) const HEADER_WORDS: usize = 7;
+/// Lines of an entry with a near key and a usual image.
+pub(super) const USUAL_LINES: usize = 3;
+/// Lines of a narrow one.
+pub(super) const NARROW_LINES: usize = 2;
+const USUAL_WORDS: usize = USUAL_LINES * LINE_WORDS;
+
+/// The word of the next entry of the session, and of the watches.
+const LINKS: usize = 4;
+/// The fifth words of key and image of a narrow entry.
+const FIFTH_KEY: usize = 5;
+const FIFTH_IMAGE: usize = 6;
+/// Where the key goes on behind its first word.
+const KEY: usize = HEADER_WORDS + 1;
+/// Where the image of a narrow entry is, and of another one.
+const NARROW_IMAGE: usize = KEY + HALF;
+const IMAGE: usize = KEY + NEAR_WORDS;
+
+const _: () = assert!(KEY == LINE_WORDS && NEAR_WORDS == LINE_WORDS && IMAGE_WORDS == LINE_WORDS);
+
+const REPLY_BIT: u32 = 1 << 31;
+const PROVEN_BIT: u32 = 1 << 30;
+const DOUBTED_BIT: u32 = 1 << 29;
+const SESSION_MASK: u32 = DOUBTED_BIT - 1;
+const NO_SESSION: u32 = SESSION_MASK;
+/// Above the number of the template.
+const NARROW_BIT: u64 = 1 << 63;
+const UPPER: u64 = 0xffff_ffff_0000_0000;
+
+/// The session that an entry belongs to, and which direction of it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Owner {
+    /// The session.
+    pub session: SessionId,
+    /// The entry is for what the responder sends.
+    pub reply: bool,
+}
+
+/// The header words of an entry, unpacked.
+#[derive(Clone, Copy, Debug)]
+pub struct Header {
+    session: u32,
+    /// Structure of the program.
+    pub template: TemplateId,
+    /// Longest network packet.
+    pub length_max: u16,
+    /// Epoch up to which it is known to be valid.
+    pub stamp: u32,
+    /// First segment's IPv4 header checksum delta.
+    pub l3_delta: u16,
+    /// First segment's transport checksum delta.
+    pub l4_delta: u16,
+}
+
+impl Header {
+    #[inline(always)]
+    pub(super) fn unpack(head: &[u64; LINE_WORDS]) -> Self {
+        Self {
+            session: head[0] as u32,
+            template: TemplateId(((head[0] & !NARROW_BIT) >> 48) as u16),
+            length_max: (head[0] >> 32) as u16,
+            stamp: head[1] as u32,
+            l3_delta: (head[2] >> 32) as u16,
+            l4_delta: (head[2] >> 48) as u16,
+        }
+    }
+
+    /// The session and direction.
+    #[inline]
+    pub fn owner(&self) -> Option<Owner> {
+        let id = self.session & SESSION_MASK;
+        (id != NO_SESSION).then_some(Owner { session: SessionId(id), reply: self.session & REPLY_BIT != 0 })
+    }
+}
+
+/// The lines of an entry with a near key and a usual image.
+#[derive(Debug)]
+pub struct UsualEntry<'a>(&'a mut [u64; USUAL_WORDS]);
+
+impl<'a> UsualEntry<'a> {
+    #[inline(always)]
+    pub(super) fn new(lines: &'a mut [[u64; LINE_WORDS]]) -> Option<Self> {
+        lines.as_flattened_mut().first_chunk_mut().map(Self)
+    }
+
+    #[inline(always)]
+    fn head(&self) -> &[u64; LINE_WORDS] {
+        let (head, _) = self.0.as_chunks();
+        &head[0]
+    }
+
+    #[inline(always)]
+    fn half(&self, at: usize) -> &[u64; HALF] {
+        let half: &[u64] = &self.0[at..at + HALF];
+        half.first_chunk().expect("just as long")
+    }
+
+    /// All ones if the entry is narrow, else zero: a choice of places without a branch.
+    #[inline(always)]
+    fn narrow(&self) -> usize {
+        (self.0[0].cast_signed() >> 63) as usize
+    }
+
+    /// The header, unpacked.
+    #[inline(always)]
+    pub fn header(&self) -> Header {
+        Header::unpack(self.head())
+    }
+
+    /// True if it has the key of a packet that begins with `head`.
+    #[inline(always)]
+    pub fn matches(&self, near: &Near, head: &[u8; NEAR_BYTES]) -> bool {
+        let narrow = self.narrow();
+        let high = self.half(KEY + HALF - (narrow & (KEY + HALF - FIFTH_KEY)));
+        (self.0[HEADER_WORDS] == near.identity)
+            & equals_masked(head, &near.mask, (self.half(KEY), high), (narrow as u32) << 8)
+    }
+
+    /// The halves of the image. Of a narrow one, what is behind the fifth word means nothing.
+    #[inline(always)]
+    pub fn image(&self) -> (&[u64; HALF], &[u64; HALF]) {
+        let narrow = self.narrow();
+        let low = IMAGE - (narrow & (IMAGE - NARROW_IMAGE));
+        let high = IMAGE + HALF - (narrow & (IMAGE + HALF - FIFTH_IMAGE));
+        (self.half(low), self.half(high))
+    }
+
+    /// Counts a packet.
+    #[inline(always)]
+    pub fn count(&mut self, bytes: usize, now_millis: u32) {
+        let (head, _) = self.0.as_chunks_mut();
+        count(&mut head[0], bytes, now_millis);
+    }
+}
+
+/// True if no more than the first five words of key and image say anything.
+#[inline(always)]
+fn is_narrow(head: &[u64; LINE_WORDS]) -> bool {
+    head[0] & NARROW_BIT != 0
+}
+
+/// Counts a packet.
+#[inline(always)]
+pub(super) fn count(head: &mut [u64; LINE_WORDS], bytes: usize, now_millis: u32) {
+    head[1] = u64::from(head[1] as u32) | u64::from(now_millis) << 32;
+    head[2] = head[2].wrapping_add(1);
+    head[3] += bytes as u64;
+}
+
+/// What was counted since it was last taken.
+pub(super) fn counted(head: &[u64; LINE_WORDS]) -> Traffic {
+    Traffic { packets: u64::from(head[2] as u32), bytes: head[3] }
+}
+
+/// Takes what was counted.
+pub(super) fn take_counted(head: &mut [u64; LINE_WORDS]) -> Traffic {
+    let traffic = counted(head);
+    if traffic.packets > 1 {
+        head[0] = (head[0] | u64::from(PROVEN_BIT)) & !u64::from(DOUBTED_BIT);
+    }
+    head[2] &= UPPER;
+    head[3] = 0;
+    traffic
+}
+
+/// True if it saw more than the packet that made it, and was not doubted since that was noted.
+pub(super) fn is_proven(head: &[u64; LINE_WORDS]) -> bool {
+    head[0] as u32 & DOUBTED_BIT == 0 && (head[0] as u32 & PROVEN_BIT != 0 || head[2] as u32 > 1)
+}
+
+/// What it saw counts no more.
+pub(super) fn doubt(head: &mut [u64; LINE_WORDS]) {
+    head[0] |= u64::from(DOUBTED_BIT);
+}
+
+/// When it was last hit, in milliseconds of the clock.
+pub(super) fn last_seen_millis(head: &[u64; LINE_WORDS]) -> u32 {
+    (head[1] >> 32) as u32
+}
+
+/// It is valid up to this epoch.
+pub(super) fn restamp(head: &mut [u64; LINE_WORDS], stamp: u32) {
+    head[1] = (head[1] & UPPER) | u64::from(stamp);
+}
+
+/// The next entry of the session.
+pub(super) fn next(head: &[u64; LINE_WORDS]) -> u32 {
+    head[LINKS] as u32
+}
+
+/// Sets the next entry of the session.
+pub(super) fn set_next(head: &mut [u64; LINE_WORDS], next: u32) {
+    head[LINKS] = head[LINKS] & UPPER | u64::from(next);
+}
+
+/// The objects that it used.
+pub(super) fn watches(head: &[u64; LINE_WORDS]) -> SetId {
+    SetId((head[LINKS] >> 32) as u32)
+}
+
+/// What an entry is made of.
+#[derive(Debug)]
+pub struct NewEntry<'a> {
+    /// The key's words.
+    pub key: &'a [u64],
+    /// The program.
+    pub program: &'a Program,
+    /// The interned number of its template.
+    pub template: TemplateId,
+    /// Whether the template's image is within its first five words, see [`super::super::template::Usual::narrow`].
+    pub narrow: bool,
+    /// The session that it belongs to.
+    pub owner: Option<Owner>,
+    /// The epoch at which it was decided.
+    pub stamp: u32,
+    /// The objects that it used.
+    pub watches: SetId,
+    /// Now, in milliseconds.
+    pub now_millis: u32,
+}
+
+impl NewEntry<'_> {
+    fn is_narrow(&self) -> bool {
+        self.narrow
+            && self.key.len() == NEAR_KEY_WORDS
+            && self.key.first().is_some_and(|&first| key::is_narrow(first))
+    }
+
+    /// Lines that it takes.
+    pub(super) fn lines(&self) -> usize {
+        match self.is_narrow() {
+            true => NARROW_LINES,
+            false => (HEADER_WORDS + self.key.len() + self.program.operands.len()).div_ceil(LINE_WORDS),
+        }
+    }
+
+    /// Writes it to a place of at least [`Self::lines`], in front of the entry `next` of its session.
+    pub(super) fn write(&self, words: &mut [u64], next: u32) {
+        let Self { key, program, .. } = self;
+        let reply = |owner: Owner| if owner.reply { REPLY_BIT } else { 0 };
+        let session = self.owner.map_or(NO_SESSION, |owner| owner.session.0 | reply(owner));
+        words[0] =
+            u64::from(session) | u64::from(program.length_max) << 32 | u64::from(self.template.0) << 48;
+        words[1] = u64::from(self.stamp) | u64::from(self.now_millis) << 32;
+        words[2] = u64::from(program.l3_delta) << 32 | u64::from(program.l4_delta) << 48;
+        words[3] = 0;
+        words[LINKS] = u64::from(next) | u64::from(self.watches.0) << 32;
+        let operands = &program.operands[..];
+        if self.is_narrow() {
+            words[0] |= NARROW_BIT;
+            let fifth = |words: &[u64], at| words.get(at).copied().unwrap_or(0);
+            (words[FIFTH_KEY], words[FIFTH_IMAGE]) = (fifth(key, 1 + HALF), fifth(operands, HALF));
+            words[HEADER_WORDS..NARROW_IMAGE].copy_from_slice(&key[..=HALF]);
+            let image = operands.get(..HALF).unwrap_or(&[0; HALF]);
+            words[NARROW_IMAGE..NARROW_IMAGE + HALF].copy_from_slice(image);
+        } else {
+            let (head, rest) = words[HEADER_WORDS..].split_at_mut(key.len());
+            head.copy_from_slice(key);
+            rest[..operands.len()].copy_from_slice(operands);
+        }
+    }
+}
+
+/// True if an entry has this key.
+#[inline(always)]
+pub(super) fn has_key(words: &[u64], key: &[u64]) -> bool {
+    let Some((head, _)) = words.split_first_chunk() else { return false };
+    if is_narrow(head) {
+        // Of keys with this first word, the words behind the fifth are zero.
+        let [mine, theirs] = [words.get(HEADER_WORDS..NARROW_IMAGE), key.get(..=HALF)];
+        return mine == theirs && key.get(1 + HALF) == Some(&head[FIFTH_KEY]) && key.len() == NEAR_KEY_WORDS;
+    }
+    let mine = words.get(HEADER_WORDS..HEADER_WORDS + key.len());
+    // Keys are a few words: the least at once, the rest one by one, and no call.
+    match (mine.and_then(<[u64]>::split_first_chunk::<NEAR_KEY_WORDS>), key.split_first_chunk()) {
+        (Some((a, a_rest)), Some((b, b_rest))) => a == b && a_rest.iter().zip(b_rest).all(|(a, b)| a == b),
+        _ => mine == Some(key),
+    }
+}
+
+/// The operands of an entry whose key has `key_words`. Those of a narrow one are put together in `image`.
+pub(super) fn operands<'a>(
+    words: &'a [u64],
+    key_words: usize,
+    image: &'a mut [u64; IMAGE_WORDS],
+) -> &'a [u64] {
+    match words.first_chunk() {
+        Some(head) if is_narrow(head) => {
+            let low = words.get(NARROW_IMAGE..NARROW_IMAGE + HALF).unwrap_or(&[0; HALF]);
+            image[..HALF].copy_from_slice(low);
+            image[HALF] = head[FIFTH_IMAGE];
+            image[HALF + 1..].fill(0);
+            image
+        }
+        _ => words.get(HEADER_WORDS + key_words..).unwrap_or(&[]),
+    }
+}
