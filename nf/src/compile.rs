@@ -41,6 +41,19 @@ pub fn compile(
             return Ok(());
         }
     }
+    build(program, bytes, headers, gather, exits, key)
+}
+
+/// The same where no program of the same structure was just made.
+#[inline(never)]
+fn build(
+    program: &mut Program,
+    bytes: &[u8],
+    headers: &Headers,
+    gather: Option<&Gather>,
+    exits: Exits<'_>,
+    key: Option<RecipeKey>,
+) -> Result<(), ProgramTooLarge> {
     let mut builder = ProgramBuilder::new(program, bytes, headers.layout(), gather);
     // R3: what no key holds and any function may care about.
     let always = Flags::FRAGMENT.union(Flags::OPTIONS).union(Flags::EXTENSIONS).union(Flags::ICMP_OTHER);

@@ -55,8 +55,8 @@ pub struct RecipeKey {
     pub rest: u64,
 }
 
-/// Most fields that a recipe sets.
-const STEPS_MAX: usize = 8;
+/// Most words' parts of fields that a recipe sets.
+const STEPS_MAX: usize = 12;
 
 /// A program of one segment that sets fields which do not overlap, to be filled with other values.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -65,48 +65,89 @@ struct Recipe {
     steps: ArrayVec<Step, STEPS_MAX>,
 }
 
-/// How one field is set.
+/// How at most eight bytes of a field are set. Two steps set the halves of a longer one, the first bytes first.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Step {
     /// Bits of the field from its offset on, in memory order.
-    mask: u128,
+    mask: u64,
+    /// The same in the word of the header where it begins, and in the one behind that.
+    masks: [u64; 2],
     offset: u8,
     /// Bits by which the value is shifted to lie under the mask, before its bytes are swapped.
     shift: u8,
-    coverage: Coverage,
+    /// It sets the second half of the value that the step before set the first half of.
+    goes_on: bool,
+    /// The value's upper half is set.
+    is_upper: bool,
     /// It starts at an odd place of what the checksums sum.
     odd: bool,
+    /// All ones where the IPv4 header checksum covers it.
+    l3: u64,
+    /// All ones where the transport checksum does.
+    l4: u64,
+}
+
+impl Step {
+    /// The bytes of `value` that it sets, in memory order.
+    #[inline(always)]
+    fn bytes(&self, value: u128) -> u64 {
+        let half = if self.is_upper { (value >> 64) as u64 } else { value as u64 };
+        (half << self.shift).swap_bytes() & self.mask
+    }
+
+    /// Sets its bits of an image to `bytes`.
+    #[inline(always)]
+    fn put(&self, image: &mut [u64], bytes: u64) {
+        let (word, parts) = (usize::from(self.offset / 8), self.parts(bytes));
+        if let Some(first) = image.get_mut(word) {
+            *first = *first & !self.masks[0] | parts[0];
+        }
+        if self.masks[1] != 0
+            && let Some(second) = image.get_mut(word + 1)
+        {
+            *second = *second & !self.masks[1] | parts[1];
+        }
+    }
+
+    /// Bytes that begin at its offset, by the header's words.
+    #[inline(always)]
+    fn parts(&self, bytes: u64) -> [u64; 2] {
+        let bit = u32::from(self.offset % 8) * 8;
+        // In two steps, since no word is shifted by all of its bits.
+        [bytes << bit, bytes >> 1 >> (63 - bit)]
+    }
 }
 
 impl Program {
     /// Fills the program as it is with `values`, if it was made by the same recipe. False if it was not.
-    pub fn refill(&mut self, key: &RecipeKey, original: &[u8], values: impl Iterator<Item = u128>) -> bool {
+    #[inline(never)]
+    pub fn refill(
+        &mut self,
+        key: &RecipeKey,
+        original: &[u8],
+        mut values: impl Iterator<Item = u128>,
+    ) -> bool {
         let Some(recipe) = self.recipe.as_ref().filter(|recipe| recipe.key.as_ref() == Some(key)) else {
             return false;
         };
-        let mut image = [0; SCRATCH_BYTES];
         let (mut l3, mut l4) = (Difference::default(), Difference::default());
-        for (step, value) in recipe.steps.iter().zip(values) {
-            let offset = usize::from(step.offset);
-            let value = (value << step.shift).swap_bytes() & step.mask;
-            let before = sixteen(&image, offset);
-            put_sixteen(&mut image, offset, before | value);
-            if step.coverage.l3 || step.coverage.l4 {
-                let old = sum_sixteen(sixteen(original, offset) & step.mask, step.odd);
-                let new = sum_sixteen(value, step.odd);
-                if step.coverage.l3 {
-                    l3.add(old, new);
-                }
-                if step.coverage.l4 {
-                    l4.add(old, new);
-                }
+        let mut value = 0;
+        for step in &recipe.steps {
+            if !step.goes_on {
+                value = values.next().unwrap_or(0);
+            }
+            let bytes = step.bytes(value);
+            // The image is all of the operands, and what it was filled with before lies under the same masks.
+            step.put(&mut self.operands, bytes);
+            if step.l3 | step.l4 != 0 {
+                let old = eight(original, usize::from(step.offset)) & step.mask;
+                let change = sum_eight(bytes, step.odd) + sum_eight(!old, step.odd);
+                l3.sum += change & step.l3;
+                l4.sum += change & step.l4;
             }
         }
         (self.l3_delta, self.l4_delta) = (l3.l3_delta(self.template.first.ttl), l4.delta());
-        let words: [u64; IMAGE_WORDS_MAX] = words_of(&image);
-        let count = usize::from(self.template.first.image_words).min(IMAGE_WORDS_MAX);
-        self.operands.clear();
-        self.operands.try_extend_from_slice(&words[..count]).is_ok()
+        true
     }
 
     /// Whether the session's TCP tracker runs.
@@ -129,26 +170,26 @@ impl Program {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ProgramTooLarge;
 
-/// What the edits of one segment replaced and put, as sums for a checksum.
+/// The change that the edits of one segment make to the sum of a checksum.
 #[derive(Clone, Copy, Debug, Default)]
 struct Difference {
-    old: u64,
-    new: u64,
+    /// Of what they put, and of the complement of what they replaced (RFC 1624 equation 3).
+    sum: u64,
     /// Some edit is covered by the checksum.
     covers: bool,
 }
 
 impl Difference {
-    fn add(&mut self, old: u64, new: u64) {
-        self.old += old;
-        self.new += new;
-        self.covers = true;
+    /// Adds the change that an edit makes, if the checksum covers it.
+    #[inline(always)]
+    fn add(&mut self, covered: bool, change: u64) {
+        self.sum += if covered { change } else { 0 };
+        self.covers |= covered;
     }
 
     fn delta(&self) -> u16 {
         // Bytes were summed in little-endian order; folded, a sum is turned to the order of memory by swapping its bytes.
-        let folded = |sum: u64| u64::from(checksum::fold(sum).to_le());
-        checksum::delta(folded(self.old), folded(self.new))
+        checksum::fold(self.sum).to_le()
     }
 
     /// The delta of an IPv4 header whose TTL, if it has an offset, is decremented. IPv6 has no checksum to apply it to.
@@ -162,10 +203,14 @@ impl Difference {
 fn sixteen(bytes: &[u8], at: usize) -> u128 {
     match bytes.get(at..).and_then(<[u8]>::first_chunk) {
         Some(chunk) => u128::from_le_bytes(*chunk),
-        None => {
-            bytes.get(at..).unwrap_or(&[]).iter().rev().fold(0, |word, &byte| word << 8 | u128::from(byte))
-        }
+        None => last_sixteen(bytes, at),
     }
+}
+
+/// The same where fewer are left.
+#[cold]
+fn last_sixteen(bytes: &[u8], at: usize) -> u128 {
+    bytes.get(at..).unwrap_or(&[]).iter().take(16).rev().fold(0, |word, &byte| word << 8 | u128::from(byte))
 }
 
 fn put_sixteen(bytes: &mut [u8; SCRATCH_BYTES], at: usize, value: u128) {
@@ -174,12 +219,25 @@ fn put_sixteen(bytes: &mut [u8; SCRATCH_BYTES], at: usize, value: u128) {
     }
 }
 
-/// The unfolded sum of 16 bytes as they lie in memory, in little-endian order; `odd`: they start at an odd place of what is summed.
+/// Bytes as they lie in memory, 8 at a time.
+#[inline(always)]
+fn eight(bytes: &[u8], at: usize) -> u64 {
+    match bytes.get(at..).and_then(<[u8]>::first_chunk) {
+        Some(chunk) => u64::from_le_bytes(*chunk),
+        None => last_sixteen(bytes, at) as u64,
+    }
+}
+
+/// The unfolded sum of 8 bytes as they lie in memory, in little-endian order; `odd`: they start at an odd place of what is summed.
+#[inline(always)]
+fn sum_eight(bytes: u64, odd: bool) -> u64 {
+    let bytes = if odd { bytes.rotate_left(8) } else { bytes };
+    (bytes & 0xffff_ffff) + (bytes >> 32)
+}
+
+/// The same of 16 bytes.
 fn sum_sixteen(bytes: u128, odd: bool) -> u64 {
-    // What starts at an odd place is no longer than 15 bytes.
-    let bytes = if odd { bytes << 8 } else { bytes };
-    let (low, high) = (bytes as u64, (bytes >> 64) as u64);
-    (low & 0xffff_ffff) + (low >> 32) + (high & 0xffff_ffff) + (high >> 32)
+    sum_eight(bytes as u64, odd) + sum_eight((bytes >> 64) as u64, odd)
 }
 
 /// Builds a [`Program`] from edits in the order in which they were made.
@@ -214,7 +272,6 @@ pub struct ProgramBuilder<'a> {
 
 impl<'a> ProgramBuilder<'a> {
     /// Builds `program` anew, for a packet `original` of this layout. With `gather`, it serves each packet of the same key.
-    #[inline(always)]
     pub fn new(
         program: &'a mut Program,
         original: &'a [u8],
@@ -329,10 +386,20 @@ impl<'a> ProgramBuilder<'a> {
     /// The field is set by its value alone, unless something was written there before.
     fn note_step(&mut self, offset: usize, mask: u128, shift: u32, coverage: Coverage) {
         let again = sixteen(&self.written, offset) & mask != 0;
+        let (near, far) = (mask as u64, (mask >> 64) as u64);
+        // Values are shifted to the upper end of 16 bytes, the first of which lies lowest in memory.
+        let (is_wide, shift) = (far != 0, (shift % 64) as u8);
         let odd = (offset ^ usize::from(self.layout.l3)) & 1 == 1;
-        let step = Step { mask, offset: offset as u8, shift: shift as u8, coverage, odd };
-        if again || self.segments > 0 || self.steps.as_mut().is_none_or(|steps| steps.try_push(step).is_err())
-        {
+        let (goes_on, is_upper, offset) = (false, is_wide, offset as u8);
+        let [l3, l4] = [coverage.l3, coverage.l4].map(|covered| if covered { u64::MAX } else { 0 });
+        let step = Step { mask: near, masks: [0; 2], offset, shift, goes_on, is_upper, odd, l3, l4 };
+        let rest = Step { mask: far, offset: offset + 8, goes_on: true, is_upper: false, ..step };
+        let [step, rest] = [step, rest].map(|step| Step { masks: step.parts(step.mask), ..step });
+        let fits = self
+            .steps
+            .as_mut()
+            .is_some_and(|steps| steps.try_push(step).is_ok() && (!is_wide || steps.try_push(rest).is_ok()));
+        if again || self.segments > 0 || !fits || is_wide && shift != 0 {
             self.steps = None;
         }
     }
@@ -340,18 +407,12 @@ impl<'a> ProgramBuilder<'a> {
     fn write_known(&mut self, offset: usize, value: u128, mask: u128, coverage: Coverage) {
         self.untouched = false;
         let (image, written) = (sixteen(&self.image, offset), sixteen(&self.written, offset));
-        if coverage.l3 || coverage.l4 {
-            // What the segment wrote before is what is replaced.
-            let old = ((sixteen(self.original, offset) & !written) | (image & written)) & mask;
-            let odd = (offset ^ usize::from(self.layout.l3)) & 1 == 1;
-            let (old, new) = (sum_sixteen(old, odd), sum_sixteen(value, odd));
-            if coverage.l3 {
-                self.l3.add(old, new);
-            }
-            if coverage.l4 {
-                self.l4.add(old, new);
-            }
-        }
+        // What the segment wrote before is what is replaced.
+        let old = ((sixteen(self.original, offset) & !written) | (image & written)) & mask;
+        let odd = (offset ^ usize::from(self.layout.l3)) & 1 == 1;
+        let change = sum_sixteen(value, odd) + sum_sixteen(!old, odd);
+        self.l3.add(coverage.l3, change);
+        self.l4.add(coverage.l4, change);
         put_sixteen(&mut self.image, offset, (image & !mask) | value);
         put_sixteen(&mut self.written, offset, written | mask);
     }
@@ -517,7 +578,6 @@ impl<'a> ProgramBuilder<'a> {
         self.finish_mut().map(|program| &*program)
     }
 
-    #[inline(always)]
     fn finish_mut(mut self) -> Result<&'a mut Program, ProgramTooLarge> {
         let last = self.program.template.more.last().unwrap_or(&self.program.template.first);
         if !self.untouched || self.segments == 0 || last.exit == Exit::Continue {
@@ -535,7 +595,6 @@ impl<'a> ProgramBuilder<'a> {
     ///
     /// # Errors
     /// If it exceeds the bounds of a program.
-    #[inline(always)]
     pub fn finish_as(self, key: Option<RecipeKey>) -> Result<(), ProgramTooLarge> {
         let program = self.finish_mut()?;
         if let Some(recipe) = &mut program.recipe {
