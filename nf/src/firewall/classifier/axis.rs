@@ -3,6 +3,7 @@
 //!
 //! The intervals are the coarsest that no rule's range cuts. Their boundaries are counted, so that a rule that goes
 //! takes its own with it. A row has a bit for each place of each block; its words are in the order in which blocks were made.
+//! A value is searched for among the intervals that begin with its most significant byte.
 
 use std::ops::RangeInclusive;
 
@@ -12,6 +13,8 @@ pub(super) trait Key: Copy + Ord + std::fmt::Debug {
     const MIN: Self;
     /// The next one; none behind the greatest.
     fn next(self) -> Option<Self>;
+    /// Its most significant byte.
+    fn lead(self) -> usize;
 }
 
 macro_rules! keys {
@@ -21,6 +24,10 @@ macro_rules! keys {
 
             fn next(self) -> Option<Self> {
                 self.checked_add(1)
+            }
+
+            fn lead(self) -> usize {
+                (self >> (<$number>::BITS - 8)) as usize
             }
         }
     )*};
@@ -50,6 +57,8 @@ pub(super) fn joined<K: Key>(mut ranges: Ranges<K>) -> Ranges<K> {
 pub(super) struct Axis<K> {
     /// The first value of each interval, ascending.
     starts: Vec<K>,
+    /// For each most significant byte, how many intervals begin with a lesser one.
+    leads: [u16; LEADS + 1],
     /// How many ranges begin or end in front of each.
     uses: Vec<u32>,
     /// The number of each interval's row.
@@ -58,10 +67,18 @@ pub(super) struct Axis<K> {
     free: Vec<u32>,
 }
 
+/// Most significant bytes.
+const LEADS: usize = 1 << 8;
+// Each interval has a row.
+const _: () = assert!(super::matrix::ROWS_MAX <= u16::MAX as usize);
+
 impl<K: Key> Axis<K> {
     /// One interval that nobody allows, in rows of `stride` words.
     pub fn new(stride: usize) -> Self {
-        Self { starts: vec![K::MIN], uses: vec![1], rows: vec![0], bits: vec![0; stride], free: Vec::new() }
+        let mut leads = [1; LEADS + 1];
+        leads[0] = 0;
+        let (starts, uses, rows, bits) = (vec![K::MIN], vec![1], vec![0], vec![0; stride]);
+        Self { starts, leads, uses, rows, bits, free: Vec::new() }
     }
 
     /// How many intervals there are.
@@ -74,16 +91,26 @@ impl<K: Key> Axis<K> {
         self.len().next_power_of_two().ilog2() as usize
     }
 
-    /// The rules that allow `value`.
-    #[inline]
+    /// The rules that allow `value`: the first words.
+    #[inline(always)]
     pub fn row(&self, value: K, stride: usize) -> &[u64] {
         // Most fields of most rule sets are cut nowhere; the interval of the least value keeps the first row.
-        if let [_] = self.starts.as_slice() {
-            return &self.bits[..stride];
-        }
-        let at = self.starts.partition_point(|start| *start <= value) - 1;
-        let row = self.rows[at] as usize * stride;
-        &self.bits[row..row + stride]
+        if self.len() == 1 { &self.bits } else { &self.bits[self.find(value) * stride..] }
+    }
+
+    /// The row of the interval that `value` is in.
+    #[inline]
+    fn find(&self, value: K) -> usize {
+        let lead = value.lead();
+        let (first, end) = (usize::from(self.leads[lead]), usize::from(self.leads[lead + 1]));
+        // Where the byte is all of the value, none that begins with it is greater.
+        let is_all = size_of::<K>() == 1;
+        let behind = if is_all {
+            end
+        } else {
+            first + self.starts[first..end].partition_point(|start| *start <= value)
+        };
+        self.rows[behind - 1] as usize
     }
 
     /// Allows the ranges to the rule at `bit` of word `word`.
@@ -141,6 +168,7 @@ impl<K: Key> Axis<K> {
                 });
                 self.bits.copy_within(old..old + stride, row as usize * stride);
                 self.starts.insert(at, value);
+                self.leads[value.lead() + 1..].iter_mut().for_each(|before| *before += 1);
                 self.uses.insert(at, 0);
                 self.rows.insert(at, row);
                 at
@@ -156,6 +184,7 @@ impl<K: Key> Axis<K> {
         self.uses[at] -= 1;
         if self.uses[at] == 0 {
             self.starts.remove(at);
+            self.leads[value.lead() + 1..].iter_mut().for_each(|before| *before -= 1);
             self.uses.remove(at);
             self.free.push(self.rows.remove(at));
         }
@@ -186,6 +215,6 @@ mod tests {
         assert_eq!(bits(&axis), [0, 0, 0, 2, 2, 2, 2, 0, 0, 0]);
         assert_eq!(axis.len(), 3);
         axis.widen(1, 2);
-        assert_eq!(axis.row(16, 2), [2, 0]);
+        assert_eq!(axis.row(16, 2)[..2], [2, 0]);
     }
 }
