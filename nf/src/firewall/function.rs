@@ -68,13 +68,6 @@ impl Staged {
     }
 }
 
-/// The ends of a connection at this place of the chain, as its first packet named them.
-struct Ends {
-    addresses: Addresses,
-    protocol: u8,
-    transport: Transport,
-}
-
 impl Firewall {
     /// A firewall with these rules, whose answers to rejected packets are limited like ICMP errors.
     pub fn new(policy: Policy, answers: IcmpLimitConfig) -> Self {
@@ -179,7 +172,7 @@ impl Firewall {
         }
         let reply = walk.session.is_some_and(|session| session.reply);
         let word = |from, to| Word { rule: RuleSlot::DEFAULT, version: self.version, from, to, turns: false };
-        let Some(ends) = ends_of(walk, reply) else {
+        let Some(mut query) = query_of(walk, reply) else {
             let judgement = self.policy.default_judgement();
             return self.conclude(
                 walk,
@@ -190,18 +183,19 @@ impl Firewall {
                 None,
             );
         };
-        depend(walk, &ends);
-        let zones = zones_now(walk, reply);
-        let judgement = self.policy.judge(&ends.query(zones));
+        depend(walk, &query);
+        (query.from_zone, query.to_zone) = zones_now(walk, reply);
+        let judgement = self.policy.judge(&query);
         let flow = judgement.log.then_some(LoggedFlow {
             at: walk.now,
-            addresses: ends.addresses,
-            protocol: ends.protocol,
-            transport: ends.transport,
+            addresses: query.addresses,
+            protocol: query.protocol,
+            transport: query.transport,
             from: walk.port,
             to: None,
         });
-        self.conclude(walk, judgement, word(Some(zones.0), Some(zones.1)), walk.hairpin, None, flow)
+        let word = word(Some(query.from_zone), Some(query.to_zone));
+        self.conclude(walk, judgement, word, walk.hairpin, None, flow)
     }
 
     /// A packet of a session that this firewall admitted: held against the rules again only if they have changed.
@@ -218,8 +212,8 @@ impl Firewall {
         }
         walk.want_session();
         walk.track_tcp();
-        let Some(ends) = ends_of(walk, reply) else { return (Verdict::Continue, None) };
-        depend(walk, &ends);
+        let Some(mut query) = query_of(walk, reply) else { return (Verdict::Continue, None) };
+        depend(walk, &query);
         // A later fragment can't be judged by itself; the next packet that can be will.
         if word.version == self.version || walk.headers.is_later_fragment() {
             return (Verdict::Continue, None);
@@ -229,9 +223,9 @@ impl Firewall {
         let forward = walk.direction == Direction::Forward;
         let turned = if reply { word.turns && forward && !walk.hairpin } else { walk.hairpin };
         let now = zones_now(walk, reply);
-        let from = word.from.unwrap_or(now.0);
-        let to = word.to.filter(|_| !turned).unwrap_or(now.1);
-        let judgement = self.policy.judge(&ends.query((from, to)));
+        query.from_zone = word.from.unwrap_or(now.0);
+        query.to_zone = word.to.filter(|_| !turned).unwrap_or(now.1);
+        let judgement = self.policy.judge(&query);
         self.conclude(walk, judgement, Word { version: self.version, ..word }, turned, Some(id), None)
     }
 
@@ -241,7 +235,7 @@ impl Firewall {
         (if admitted { Verdict::Continue } else { Verdict::Drop(DropReason::IcmpUnrelated) }, None)
     }
 
-    #[inline]
+    #[inline(always)]
     fn conclude(
         &self,
         walk: &mut Walk<'_>,
@@ -281,33 +275,6 @@ impl Firewall {
         }?;
         walk.emit(walk.port, &frame);
         Some(source)
-    }
-}
-
-impl Ends {
-    /// What to ask the rules about a connection between these zones.
-    fn query(&self, (from_zone, to_zone): (ZoneId, ZoneId)) -> Query {
-        let &Self { addresses, protocol, transport } = self;
-        Query { from_zone, to_zone, addresses, protocol, transport }
-    }
-
-    /// The same seen from the other side.
-    fn turned(self) -> Self {
-        let addresses = match self.addresses {
-            Addresses::V4 { source, destination } => {
-                Addresses::V4 { source: destination, destination: source }
-            }
-            Addresses::V6 { source, destination } => {
-                Addresses::V6 { source: destination, destination: source }
-            }
-        };
-        let transport = match self.transport {
-            Transport::Ports { source, destination } => {
-                Transport::Ports { source: destination, destination: source }
-            }
-            other => other,
-        };
-        Self { addresses, transport, ..self }
     }
 }
 
@@ -368,7 +335,7 @@ impl FlowFunction for Firewall {
         let this = Traffic { packets: 1, bytes: staged.bytes };
         match staged.outcome {
             Outcome::Admitted(word) => {
-                let before = Word::rule_of(commit.part());
+                let before = if commit.is_new { None } else { Word::rule_of(commit.part()) };
                 counters.hits += u64::from(before != Some(staged.rule));
                 if commit.session.is_some() {
                     commit.set_part(word.pack());
@@ -428,25 +395,26 @@ impl FlowFunction for Firewall {
     }
 }
 
-/// The decision depends on the rules for these ends.
+/// The decision depends on the rules for this.
 #[inline(always)]
-fn depend(walk: &mut Walk<'_>, ends: &Ends) {
-    let (source, destination): (IpAddr, IpAddr) = match ends.addresses {
+fn depend(walk: &mut Walk<'_>, query: &Query) {
+    let (source, destination): (IpAddr, IpAddr) = match query.addresses {
         Addresses::V4 { source, destination } => (source.into(), destination.into()),
         Addresses::V6 { source, destination } => (source.into(), destination.into()),
     };
-    let service = match ends.transport {
-        Transport::Ports { destination, .. } => Some((ends.protocol, destination)),
+    let service = match query.transport {
+        Transport::Ports { destination, .. } => Some((query.protocol, destination)),
         _ => None,
     };
     depend_on_rules(walk, source, destination, service);
 }
 
-/// The ends of the packet's connection, from the headers as they are now; of a reply, the other way round. None if it is
-/// not IP.
-#[inline]
-fn ends_of(walk: &mut Walk<'_>, reply: bool) -> Option<Ends> {
+/// What to ask the rules about the packet's connection, as its first packet named its ends at this place of the chain: from the
+/// headers as they are now; of a reply, the other way round. The zones are still to be told. None if it is not IP.
+#[inline(always)]
+fn query_of(walk: &mut Walk<'_>, reply: bool) -> Option<Query> {
     let in_session = walk.session.is_some();
+    let (from_zone, to_zone) = (NOWHERE, NOWHERE);
     let headers = &mut *walk.headers;
     let protocol = headers.protocol()?;
     let addresses = match headers.addresses()? {
@@ -454,8 +422,9 @@ fn ends_of(walk: &mut Walk<'_>, reply: bool) -> Option<Ends> {
         (IpAddr::V6(source), IpAddr::V6(destination)) => Addresses::V6 { source, destination },
         _ => return None,
     };
-    let ends = Ends { addresses, protocol, transport: transport_of(headers, protocol, in_session) };
-    Some(if reply { ends.turned() } else { ends })
+    let transport = transport_of(headers, protocol, in_session);
+    let query = Query { from_zone, to_zone, addresses, protocol, transport };
+    Some(if reply { query.turned() } else { query })
 }
 
 /// Ports, or ICMP type and code: of an echo in a session, those of the request that opened it.

@@ -58,3 +58,25 @@ pub struct Query {
     /// Its ports, or ICMP type and code.
     pub transport: Transport,
 }
+
+impl Query {
+    /// The same with both ends in each other's place, but for their zones.
+    #[must_use]
+    pub fn turned(self) -> Self {
+        let addresses = match self.addresses {
+            Addresses::V4 { source, destination } => {
+                Addresses::V4 { source: destination, destination: source }
+            }
+            Addresses::V6 { source, destination } => {
+                Addresses::V6 { source: destination, destination: source }
+            }
+        };
+        let transport = match self.transport {
+            Transport::Ports { source, destination } => {
+                Transport::Ports { source: destination, destination: source }
+            }
+            other => other,
+        };
+        Self { addresses, transport, ..self }
+    }
+}

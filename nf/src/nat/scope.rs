@@ -57,10 +57,15 @@ impl Scope {
     }
 
     /// Is an inside host of this address translated?
+    #[inline]
     pub(super) fn covers(&self, source: Ipv4Addr) -> bool {
+        self.everything || self.lists(source)
+    }
+
+    fn lists(&self, source: Ipv4Addr) -> bool {
         let after = self.sources.partition_point(|prefix| prefix.network() <= source);
         let prefix = after.checked_sub(1).and_then(|at| self.sources.get(at));
-        self.everything || prefix.is_some_and(|prefix| prefix.contains(&source))
+        prefix.is_some_and(|prefix| prefix.contains(&source))
     }
 
     /// Is traffic from one zone to another translated? Without a route nothing leaves, so it does not matter.
