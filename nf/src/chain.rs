@@ -25,6 +25,7 @@ use millrace_dataplane::flow::field::{Field, Reads};
 use millrace_dataplane::flow::session::{ANYWHERE, SessionId, Tuple};
 use millrace_dataplane::flow::state::{Event, FlowState};
 use millrace_dataplane::flow::tcp::{self, Segment, TcpState, TcpTracker, TcpVerdict};
+use millrace_dataplane::flow::validity::Watches;
 use millrace_dataplane::packet::{L3, L4};
 use millrace_dataplane::port::PortId;
 use millrace_dataplane::slow_path::{Decision, Fate, Miss, Tracked};
@@ -268,9 +269,8 @@ impl Chain {
             return;
         }
         self.record.clear();
-        self.record.scope = self.scope();
         // A port that leads elsewhere takes all decisions about its packets with it.
-        self.record.watches.add(port_watch(miss.port).within(self.scope()));
+        decision.watches.add(port_watch(miss.port).within(self.scope()));
         self.segment = self.read_segment(miss.bytes);
         if let Err(fate) = self.match_fragment(miss, decision) {
             decision.fate = fate;
@@ -284,7 +284,8 @@ impl Chain {
             }
         };
         let related = self.find_related(state);
-        let session = match self.hold_against_zone(session, related.as_ref(), zone) {
+        let (session, related) = (session.as_ref(), related.as_ref());
+        let session = match self.hold_against_zone(session, related, zone) {
             Ok(session) => session,
             Err(reason) => {
                 decision.fate = Fate::Drop(reason);
@@ -292,15 +293,16 @@ impl Chain {
             }
         };
         self.answered = None;
-        let end = self.walk(miss, zone, segment, session.as_ref(), related.as_ref(), state, &mut ());
+        let watches = &mut decision.watches;
+        let end = self.walk(miss, zone, segment, session, related, state, watches, &mut ());
         match end.verdict {
             Verdict::Forward(port) => {
                 let to = self.zone_behind(entry.chain, port, ports);
-                self.leave(miss, &[port], [zone.0, to], session.as_ref(), state, decision);
+                self.leave(miss, &[port], [zone.0, to], session, state, decision);
             }
             Verdict::Flood => {
                 let ports = std::mem::take(&mut self.record.flood);
-                self.leave(miss, &ports, [zone.0, ANYWHERE], session.as_ref(), state, decision);
+                self.leave(miss, &ports, [zone.0, ANYWHERE], session, state, decision);
                 self.record.flood = ports;
             }
             Verdict::Continue => {
@@ -316,7 +318,7 @@ impl Chain {
                     Verdict::Continue | Verdict::Forward(_) | Verdict::Flood => Fate::Undecided,
                 };
                 decision.frames.extend(self.record.frames.drain(end.first_frame..));
-                self.commit_one(end.by, miss.now, session.as_ref(), state, decision);
+                self.commit_one(end.by, miss.now, session, state, decision);
             }
         }
     }
@@ -426,21 +428,21 @@ impl Chain {
 
     /// The session with which a packet from `zone` goes on.
     #[inline]
-    fn hold_against_zone(
+    fn hold_against_zone<'a>(
         &mut self,
-        session: Option<SessionView>,
+        session: Option<&'a SessionView>,
         related: Option<&SessionView>,
         zone: ZoneId,
-    ) -> Result<Option<SessionView>, DropReason> {
+    ) -> Result<Option<&'a SessionView>, DropReason> {
         // Only what lies beyond us on a packet's way can report an error about it: there, where its receiver is.
         let elsewhere = |of: &SessionView| !of.sends_from(of.reply, zone);
         // An initiator may move, too: if this is where it is reached now, its session is judged anew.
         let (session, moved) = match session {
-            Some(it) if !it.reply && elsewhere(&it) && self.is_sender_behind(zone) => (None, Some(it.id)),
+            Some(it) if !it.reply && elsewhere(it) && self.is_sender_behind(zone) => (None, Some(it.id)),
             session => (session, None),
         };
         self.reopens = self.reopens.or(moved);
-        if session.as_ref().is_some_and(elsewhere) || related.is_some_and(elsewhere) {
+        if session.is_some_and(elsewhere) || related.is_some_and(elsewhere) {
             return Err(DropReason::WrongZone);
         }
         Ok(session)
@@ -472,9 +474,10 @@ impl Chain {
         session: Option<&SessionView>,
         related: Option<&SessionView>,
         state: &FlowState,
+        watches: &mut Watches,
         onlooker: &mut O,
     ) -> WalkEnd {
-        let parts = self.parts;
+        let (parts, scope) = (self.parts, self.scope());
         let Self { functions, forwarder, headers, record, boundaries, answered, responder, domain, .. } =
             self;
         let direction = if zone == ZoneId(0) { Direction::Forward } else { Direction::Backward };
@@ -499,6 +502,8 @@ impl Chain {
                 related,
                 part: 0,
                 record: &mut *record,
+                watches: &mut *watches,
+                scope,
                 forwarder: Some(forwarder.zones()),
             };
             if let Some(end) = walk_functions(functions, first..end, &mut walk, onlooker) {
@@ -542,6 +547,8 @@ impl Chain {
             related,
             part: 0,
             record,
+            watches,
+            scope,
             forwarder: None,
         };
         onlooker.before(&last_step);
@@ -595,7 +602,6 @@ impl Chain {
         decision.fate = Fate::Replay;
         decision.cacheable = cacheable;
         decision.owner = owner.map(|(owner, _)| owner);
-        std::mem::swap(&mut decision.watches, &mut self.record.watches);
         decision.frames.append(&mut self.record.frames);
         if let Some(reason) = self.commit_all(miss.now, ports.first().copied(), owner, state, decision) {
             return Self::withdraw(reason, owner, state, decision);

@@ -36,20 +36,23 @@ pub type Slices = ArrayVec<Watch, SLICES_MAX>;
 /// The decision used the rules for these addresses and, if it has one, this service: IP protocol and destination port.
 #[inline(always)]
 pub fn depend_on_rules(walk: &mut Walk<'_>, source: IpAddr, destination: IpAddr, service: Option<(u8, u16)>) {
-    walk.depend(wide(ObjectKind::RulesByDestination));
-    walk.depend(cell(ObjectKind::RulesByDestination, destination));
-    walk.depend(cell(ObjectKind::RulesBySource, source));
-    if let Some((protocol, port)) = service {
-        walk.depend(self::service(protocol, port));
+    let wide = wide(ObjectKind::RulesByDestination);
+    let to = cell(ObjectKind::RulesByDestination, destination);
+    let from = cell(ObjectKind::RulesBySource, source);
+    match service {
+        Some((protocol, port)) => walk.depend_on_all([wide, to, from, self::service(protocol, port)]),
+        None => walk.depend_on_all([wide, to, from]),
     }
 }
 
 /// The decision depends on what this destination is to a router: on which prefixes there are around it and, where a route was
 /// `sought`, on the one that was found, or on that there is none.
+#[inline(always)]
 pub fn depend_on_destination(walk: &mut Walk<'_>, destination: IpAddr, sought: Option<Option<IpNet>>) {
-    walk.depend(cell(ObjectKind::Route, destination));
-    if let Some(found) = sought {
-        walk.depend(route(destination.is_ipv4(), found));
+    let cell = cell(ObjectKind::Route, destination);
+    match sought {
+        Some(found) => walk.depend_on_all([cell, route(destination.is_ipv4(), found)]),
+        None => walk.depend(cell),
     }
     walk.record.routed = Some(destination);
 }

@@ -65,9 +65,6 @@ impl SessionView {
 /// What a walk gathers beside the edits of the headers.
 #[derive(Debug, Default)]
 pub struct Record {
-    /// Whose objects `watches` are: the chain's.
-    pub(crate) scope: u8,
-    pub(crate) watches: Watches,
     pub(crate) frames: Vec<Frame>,
     pub(crate) flood: Vec<PortId>,
     pub(crate) wants_session: bool,
@@ -76,13 +73,12 @@ pub struct Record {
     pub(crate) length_max: u16,
     /// The zone that the headers lead to, with the number of edits that they had then.
     pub(crate) zone: Option<(u16, Option<ZoneId>)>,
-    /// The destination whose route `watches` names, the last one if there were several.
+    /// The destination whose route the watches name, the last one if there were several.
     pub(crate) routed: Option<IpAddr>,
 }
 
 impl Record {
     pub(crate) fn clear(&mut self) {
-        self.watches.clear();
         self.frames.clear();
         self.flood.clear();
         self.wants_session = false;
@@ -122,6 +118,10 @@ pub struct Walk<'a> {
     pub related: Option<&'a SessionView>,
     pub(crate) part: usize,
     pub(crate) record: &'a mut Record,
+    /// The objects that the decision depends on.
+    pub(crate) watches: &'a mut Watches,
+    /// Whose objects they are: the chain's.
+    pub(crate) scope: u8,
     pub(crate) forwarder: Option<&'a dyn ZoneOf>,
 }
 
@@ -138,7 +138,14 @@ impl Walk<'_> {
 
     /// The decision depends on an object that many flows share (R8): it falls when the object changes.
     pub fn depend(&mut self, watch: Watch) {
-        self.record.watches.add(watch.within(self.record.scope));
+        self.watches.add(watch.within(self.scope));
+    }
+
+    /// The same of several objects, of which no two are the same.
+    #[inline(always)]
+    pub fn depend_on_all<const N: usize>(&mut self, watches: [Watch; N]) {
+        let scope = self.scope;
+        self.watches.add_all(watches.map(|watch| watch.within(scope)));
     }
 
     /// A session shall exist for this packet when the walk is over.

@@ -54,6 +54,12 @@ impl Watch {
         let scope = if is_everything { 0 } else { scope as u64 };
         Self(self.0 & !(((1 << SCOPE_BITS) - 1) << ID_BITS) | scope << ID_BITS)
     }
+
+    /// A bit for each few objects.
+    #[inline(always)]
+    const fn bit(self) -> u64 {
+        1 << (self.0.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 58)
+    }
 }
 
 const _: () = assert!((ObjectKind::Other as u64) < 1 << (64 - ID_BITS - SCOPE_BITS));
@@ -70,11 +76,23 @@ pub struct Watches {
 impl Watches {
     /// Names an object.
     pub fn add(&mut self, watch: Watch) {
-        let bit = 1 << (watch.0.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 58);
+        let bit = watch.bit();
         let known = self.seen & bit != 0 && self.objects.contains(&watch);
         if watch != Watch::EVERYTHING && !known {
             self.seen |= bit;
             self.overflow |= self.objects.try_push(watch).is_err();
+        }
+    }
+
+    /// Names several objects, of which no two are the same. As a rule they are new here.
+    #[inline(always)]
+    pub fn add_all<const N: usize>(&mut self, watches: [Watch; N]) {
+        let bits = watches.iter().fold(0, |bits, watch| bits | watch.bit());
+        let are_new = self.seen & bits == 0 && !watches.contains(&Watch::EVERYTHING);
+        if are_new && self.objects.try_extend_from_slice(&watches).is_ok() {
+            self.seen |= bits;
+        } else {
+            watches.into_iter().for_each(|watch| self.add(watch));
         }
     }
 

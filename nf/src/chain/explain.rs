@@ -4,11 +4,12 @@ use super::onlooker::Steps;
 use super::{Attachment, Chain, Exits, WalkEnd, chains::domain_of, compile};
 use crate::explain::{Explanation, ProgramFacts, SessionFacts};
 use crate::function::Verdict;
-use crate::walk::{SessionView, port_watch};
+use crate::walk::SessionView;
 use millrace_dataplane::drops::DropReason;
 use millrace_dataplane::flow::program::Program;
 use millrace_dataplane::flow::session::{InsertError, SessionId};
 use millrace_dataplane::flow::state::FlowState;
+use millrace_dataplane::flow::validity::Watches;
 use millrace_dataplane::port::PortId;
 use millrace_dataplane::slow_path::{Fate, Miss};
 
@@ -49,8 +50,6 @@ impl Chain {
         }
         said.received = Some(self.headers.original().clone());
         self.record.clear();
-        self.record.scope = self.scope();
-        self.record.watches.add(port_watch(miss.port).within(self.scope()));
         self.segment = self.read_segment(miss.bytes);
         if let Err(fate) = self.look_at_fragment(miss.port) {
             return fate;
@@ -67,15 +66,15 @@ impl Chain {
         let related = self.find_related(state);
         said.session = session.as_ref().map(|session| facts(session.id, session.reply, state));
         said.related = related.as_ref().map(|session| facts(session.id, session.reply, state));
-        let session = match self.hold_against_zone(session, related.as_ref(), entry.zone) {
+        let (session, related) = (session.as_ref(), related.as_ref());
+        let session = match self.hold_against_zone(session, related, entry.zone) {
             Ok(session) => session,
             Err(reason) => return Fate::Drop(reason),
         };
         self.answered = None;
-        let mut steps = Steps::default();
-        let (session, related) = (session.as_ref(), related.as_ref());
+        let (mut steps, mut watches) = (Steps::default(), Watches::default());
         let WalkEnd { verdict, .. } =
-            self.walk(miss, entry.zone, entry.segment, session, related, state, &mut steps);
+            self.walk(miss, entry.zone, entry.segment, session, related, state, &mut watches, &mut steps);
         said.steps = steps.steps;
         match verdict {
             Verdict::Forward(port) => self.explain_leave(miss, &[port], session.is_none(), state, said),

@@ -270,7 +270,7 @@ fn local_or(walk: &mut Walk<'_>, reason: DropReason) -> Answer {
     if walk.to_zone() == Some(ZoneId::LOCAL) { (Verdict::Continue, None) } else { drop(reason) }
 }
 
-#[inline]
+#[inline(always)]
 fn set_source(headers: &mut Headers, (address, port): (Ipv4Addr, Option<u16>)) {
     headers.set_source(address.into());
     if let Some(port) = port {

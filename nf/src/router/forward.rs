@@ -96,21 +96,14 @@ impl Router {
         else {
             return self.report(walk, ingress, IcmpError::NoRoute, DropReason::NoRoute);
         };
-        walk.depend(port_watch(out.port));
         if !walk.fits(out.mtu) {
             return self.too_big(walk, ingress, out.mtu);
         }
         let address = hop.gateway.unwrap_or(destination);
         let view = self.neighbours.lookup(hop.interface, address, walk.now);
-        let (mac, staged) = match (view.needs, view.mac, view.id) {
-            (Needs::Nothing, Some(mac), Some(id)) => {
-                walk.depend(neighbour_watch(id));
-                (mac, None)
-            }
-            (Needs::Used, Some(mac), Some(id)) => {
-                walk.depend(neighbour_watch(id));
-                (mac, Some(Staged::neighbour(Event::Used { id })))
-            }
+        let ((mac, neighbour), staged) = match (view.needs, view.mac, view.id) {
+            (Needs::Nothing, Some(mac), Some(id)) => ((mac, id), None),
+            (Needs::Used, Some(mac), Some(id)) => ((mac, id), Some(Staged::neighbour(Event::Used { id }))),
             (Needs::Resolve, ..) => {
                 let event = Event::Resolve { interface: hop.interface, address };
                 let token = hold_token(HoldKind::Neighbour, view.token.0);
@@ -122,6 +115,7 @@ impl Router {
                 return self.report(walk, ingress, error, DropReason::NeighbourUnreachable);
             }
         };
+        walk.depend_on_all([port_watch(out.port), neighbour_watch(neighbour)]);
         forward_to(walk, out.mac, mac);
         (Verdict::Forward(out.port), staged)
     }

@@ -165,27 +165,26 @@ impl Router {
         ingress: InterfaceId,
         address: IpAddr,
     ) -> (AddressClass, Option<&Route>) {
-        let found = match self.recent.get() {
-            Some(recent) if recent.address == address => recent,
+        let (class, id) = match self.recent.get() {
+            Some(recent) if recent.address == address => (recent.class, recent.route),
             _ => self.find_destination(ingress, address),
         };
-        let route = found.route.and_then(|id| self.routes.route(id));
+        let route = id.and_then(|id| self.routes.route(id));
         // Functions ask for its zone before the packet is forwarded there.
         if walk.record.routed != Some(address) {
-            let sought = found.class.is_routed().then(|| route.map(|route| route.prefix));
+            let sought = class.is_routed().then(|| route.map(|route| route.prefix));
             depend_on_destination(walk, address, sought);
         }
-        (found.class, route)
+        (class, route)
     }
 
-    #[inline(never)]
-    fn find_destination(&self, ingress: InterfaceId, address: IpAddr) -> Recent {
+    #[inline(always)]
+    fn find_destination(&self, ingress: InterfaceId, address: IpAddr) -> (AddressClass, Option<RouteId>) {
         let class = self.interfaces.classify(ingress, address);
         let route = if class.is_routed() { self.routes.lookup_id(address) } else { None };
-        let found = Recent { address, class, route };
         // Of other addresses it depends on the interface what they are.
-        self.recent.set(class.is_routed().then_some(found));
-        found
+        self.recent.set(class.is_routed().then_some(Recent { address, class, route }));
+        (class, route)
     }
 
     /// Routes or interfaces changed.
