@@ -133,7 +133,7 @@ pub trait SlowPath: Send {
 
     /// Asks for the memory that deciding this packet will need; if it hardly `walks`, for that of [`Self::is_known`] alone. Called
     /// for all misses of a burst before the first walk.
-    fn prefetch(&self, miss: &Miss<'_>, walks: bool, state: &FlowState) {
+    fn prefetch(&mut self, miss: &Miss<'_>, walks: bool, state: &FlowState) {
         let _ = (miss, walks, state);
     }
 

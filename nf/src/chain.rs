@@ -4,6 +4,7 @@
 //! compile; commit (R6). Nothing of the functions' state changes before the last.
 
 mod chains;
+mod expected;
 mod explain;
 mod onlooker;
 mod reshape;

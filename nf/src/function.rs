@@ -73,6 +73,12 @@ pub trait FlowFunction: Send + 'static {
         let _ = (tuple, direction);
     }
 
+    /// A packet with this tuple, as it comes to this function, walks forwards a little later, and what [`Self::prefetch`] asked for has
+    /// arrived: asks for the memory whose place follows from that. Makes of the tuple what `admit` is likely to make of it.
+    fn prefetch_behind(&self, tuple: &mut Tuple) {
+        let _ = tuple;
+    }
+
     /// Makes true what an `admit` proposed: the walk ended without a drop, or with this function's own verdict.
     fn commit(&mut self, staged: Self::Staged, commit: &mut Commit<'_>) {
         let _ = (staged, commit);

@@ -22,6 +22,7 @@ pub(crate) trait Stage: Send {
         let _ = (walk, notes);
     }
     fn prefetch(&self, tuple: &Tuple, direction: Direction);
+    fn prefetch_behind(&self, tuple: &mut Tuple);
     fn commit(&mut self, commit: &mut Commit<'_>);
     fn consumed(&mut self);
     fn discard(&mut self);
@@ -100,6 +101,10 @@ impl<F: FlowFunction> Stage for FunctionSlot<F> {
 
     fn prefetch(&self, tuple: &Tuple, direction: Direction) {
         self.function.prefetch(tuple, direction);
+    }
+
+    fn prefetch_behind(&self, tuple: &mut Tuple) {
+        self.function.prefetch_behind(tuple);
     }
 
     fn commit(&mut self, commit: &mut Commit<'_>) {

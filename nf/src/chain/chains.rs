@@ -1,5 +1,6 @@
 //! All chains of an instance, the ports that lead to them, and how both change while packets flow (R8).
 
+use super::expected::Expected;
 use super::{Chain, tuple_of};
 use crate::explain::Explanation;
 use crate::function::PacketFunction;
@@ -57,6 +58,7 @@ pub struct Chains {
     chains: Vec<Option<Chain>>,
     ports: Vec<Option<Attachment>>,
     sweeps: VecDeque<Sweep>,
+    expected: Expected,
     now: Time,
 }
 
@@ -157,6 +159,18 @@ impl Chains {
 
     fn begin(&mut self, place: usize, what: Sweeps, state: &FlowState) {
         self.sweeps.push_back(Sweep { place, what, next: 0, end: state.sessions.high_water() });
+    }
+
+    /// Asks for the memory of packets that walk soon whose place follows from what was asked for first: what functions make of them,
+    /// and where their answer's session is found.
+    fn prefetch_behind(&mut self, state: &FlowState) {
+        self.expected.walked();
+        for _ in 0..self.expected.due() {
+            let Some((at, mut tuple)) = self.expected.next() else { return };
+            let Some(chain) = self.get(at) else { continue };
+            chain.functions.iter().for_each(|function| function.prefetch_behind(&mut tuple));
+            state.sessions.prefetch(&tuple.inverse());
+        }
     }
 
     /// A slice of the first sweep: at most `budget` sessions.
@@ -315,7 +329,7 @@ impl SlowPath for Chains {
             && headers.original_tuple(domain).is_some_and(|tuple| state.sessions.find(&tuple).is_some())
     }
 
-    fn prefetch(&self, miss: &Miss<'_>, walks: bool, state: &FlowState) {
+    fn prefetch(&mut self, miss: &Miss<'_>, walks: bool, state: &FlowState) {
         let Some(to) = self.attachment(miss.port) else { return };
         let Some(tuple) = tuple_of(miss, domain_of(to.chain, to.segment)) else { return };
         state.sessions.prefetch(&tuple);
@@ -325,6 +339,9 @@ impl SlowPath for Chains {
         let direction = if to.zone == ZoneId(0) { Direction::Forward } else { Direction::Backward };
         if let Some(chain) = self.get(to.chain) {
             chain.functions.iter().for_each(|function| function.prefetch(&tuple, direction));
+        }
+        if direction == Direction::Forward {
+            self.expected.push(to.chain, tuple, miss.now);
         }
     }
 
@@ -339,6 +356,7 @@ impl SlowPath for Chains {
             Some(chain) => chain.decide(miss, to, ports, state, decision),
             None => decision.fate = Fate::Drop(DropReason::NoOutput),
         }
+        self.prefetch_behind(state);
     }
 
     fn event(&mut self, event: &Event, _state: &mut FlowState) {

@@ -44,6 +44,7 @@ impl Stage for Kept {
         Verdict::Continue
     }
     fn prefetch(&self, _: &Tuple, _: Direction) {}
+    fn prefetch_behind(&self, _: &mut Tuple) {}
     fn commit(&mut self, _: &mut Commit<'_>) {}
     fn consumed(&mut self) {}
     fn discard(&mut self) {}

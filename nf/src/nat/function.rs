@@ -326,6 +326,16 @@ impl FlowFunction for Nat {
         }
     }
 
+    fn prefetch_behind(&self, tuple: &mut Tuple) {
+        let Some((protocol, endpoint)) = endpoint_of(tuple, true) else { return };
+        if self.scope.covers(*endpoint.ip())
+            && let Some(external) = self.state.prefetch_external(&Inside { protocol, endpoint })
+        {
+            tuple.source = external.ip().to_ipv6_mapped().octets();
+            tuple.source_port = external.port();
+        }
+    }
+
     fn hairpins(&self, walk: &mut Walk<'_>) -> bool {
         if !walk.headers.is_ipv4() {
             return false;

@@ -173,6 +173,14 @@ impl ExternalPool {
         })
     }
 
+    /// The port that [`ExternalPool::peek`] finds as a rule: one of the first range, on the address that the host's hash chooses.
+    pub fn peek_at_home(&self, inside: &Inside) -> Option<Choice> {
+        if self.slots.is_empty() {
+            return None;
+        }
+        self.peek_at(self.home(inside), inside, ranges_for(inside)[0])
+    }
+
     /// The slot that the hash of an inside host chooses.
     fn home(&self, inside: &Inside) -> usize {
         let random = self.secret.choice(Purpose::Address, inside.host_word(), 0);

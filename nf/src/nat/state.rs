@@ -416,6 +416,14 @@ impl NatState {
         self.pool.prefetch(inside);
     }
 
+    /// Asks for the memory that the mapping of an inside tuple without one will take. The external endpoint that it would get now, if
+    /// its host is paired as its hash says.
+    pub fn prefetch_external(&self, inside: &Inside) -> Option<SocketAddrV4> {
+        let external = self.pool.peek_at_home(inside)?.external;
+        self.mappings.prefetch_external(inside.protocol, external);
+        Some(external)
+    }
+
     /// Asks for the memory that [`NatState::inbound`] will read.
     pub fn prefetch_inbound(&self, protocol: Protocol, external: SocketAddrV4) {
         self.mappings.prefetch_external(protocol, external);

@@ -47,6 +47,20 @@ fn open(state: &mut NatState, tuple: &Inside, remote: Ipv4Addr) -> Result<(Hold,
     }
 }
 
+/// Memory is asked for by what a mapping is going to be, so that is foreseen for all but those who find their first choice taken.
+#[test]
+fn what_a_mapping_will_be_is_foreseen() {
+    let mut state = state(settings());
+    for port in 2000..2060 {
+        let tuple = inside(Protocol::Udp, &format!("10.0.0.{}:{port}", port % 8));
+        let foreseen = state.prefetch_external(&tuple);
+        let (_, external) = open(&mut state, &tuple, REMOTE).expect("ports are free");
+        assert_eq!(foreseen, Some(external));
+    }
+    let nowhere = NatSettings { pool: Vec::new(), ..settings() };
+    assert_eq!(self::state(nowhere).prefetch_external(&inside(Protocol::Tcp, "10.0.0.1:1")), None);
+}
+
 /// RFC 4787 section 4.1 REQ-1: one mapping for an inside endpoint, whatever it talks to, until its last session.
 #[test]
 fn mappings_are_endpoint_independent() {
