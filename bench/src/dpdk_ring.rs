@@ -1,7 +1,6 @@
 //! DPDK's own measurement of its ring: `ring_perf_autotest` of `dpdk-test` (Debian 12: package `dpdk-dev`), as a process.
 
 use crate::rig::BenchResult;
-use crate::ring::BULK;
 use std::io::{ErrorKind, Read, Write};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
@@ -12,11 +11,11 @@ const TIME_MAX: Duration = Duration::from_secs(180);
 const OUTPUT_BYTES_MAX: u64 = 1 << 20;
 
 /// Runs the test on two cores: TSC cycles an element of its single-producer, single-consumer ring between the two in bulks
-/// of 32, those of both cores added.
+/// of `bulk` (8 or 32), those of both cores added.
 ///
 /// # Errors
 /// If there are no two cores, the program is not installed, takes more than three minutes, or prints no such line.
-pub fn run(pair: Option<(usize, usize)>) -> BenchResult<f64> {
+pub fn run(pair: Option<(usize, usize)>, bulk: usize) -> BenchResult<f64> {
     let (first, second) = pair.ok_or("there are no two cores to run on")?;
     let mut child = Command::new(PROGRAM)
         .args(["--no-huge", "-m", "256", "--no-pci", "--no-shconf", "-l", &format!("{first},{second}")])
@@ -34,7 +33,7 @@ pub fn run(pair: Option<(usize, usize)>) -> BenchResult<f64> {
         let _ = child.kill();
     }
     child.wait()?;
-    Ok(parse(&output?).ok_or("`dpdk-test` printed no cycles for two cores")?)
+    Ok(parse(&output?, bulk).ok_or("`dpdk-test` printed no cycles for two cores")?)
 }
 
 /// Gives the commands and collects what is printed until the program ends.
@@ -59,8 +58,8 @@ fn finish(child: &mut Child) -> BenchResult<String> {
 }
 
 /// The first line for the bulk size in the section for two cores.
-fn parse(output: &str) -> Option<f64> {
-    let size = format!("(size: {BULK})");
+fn parse(output: &str, bulk: usize) -> Option<f64> {
+    let size = format!("(size: {bulk})");
     output
         .lines()
         .skip_while(|line| !line.starts_with("### Testing using two "))
@@ -89,17 +88,17 @@ elem APIs: element size 16B: SP/SC: bulk (size: 32): 11.36
 
     #[test]
     fn the_line_for_two_cores_is_found() {
-        assert_eq!(parse(OUTPUT), Some(6.5));
-        assert_eq!(parse("SP/SC bulk enq/dequeue (size: 32): 9.00\n"), None);
+        assert_eq!(parse(OUTPUT, 32), Some(6.5));
+        assert_eq!(parse("SP/SC bulk enq/dequeue (size: 32): 9.00\n", 32), None);
         assert_eq!(
-            parse("### Testing using two hyperthreads ###\nSP/SC bulk enq/dequeue (size: 32): x\n"),
+            parse("### Testing using two hyperthreads ###\nSP/SC bulk enq/dequeue (size: 32): x\n", 32),
             None
         );
-        assert_eq!(parse(""), None);
+        assert_eq!(parse("", 32), None);
     }
 
     #[test]
     fn one_core_is_not_enough() {
-        assert!(run(None).unwrap_err().to_string().contains("two cores"));
+        assert!(run(None, 32).unwrap_err().to_string().contains("two cores"));
     }
 }

@@ -4,6 +4,7 @@
 //! (they wrap with the integer, and are masked to find a slot); `tail - head` is the number of elements. Each side
 //! keeps a private copy of the other's index and reads the shared one only when the copy says that there is not
 //! enough room or not enough to take. A bulk of elements costs one copy, or two where the ring wraps, and one store.
+//! Copies go upwards into the ring and downwards out of it, so that neither end asks for lines that the other one needs.
 //!
 //! **Thread-safety.** `tail` is written by the producer alone, `head` by the consumer alone. The producer's Release
 //! store of `tail` pairs with the consumer's Acquire load: elements are written before they are seen. The consumer's
@@ -41,13 +42,28 @@ impl<T> Shared<T> {
     #[inline]
     unsafe fn write(&self, index: usize, source: *const T, count: usize) {
         let at = index & self.mask;
-        let first = count.min(self.mask + 1 - at);
+        let first = self.mask + 1 - at;
+        // SAFETY: the slots are inside, at once or in two parts; the rest is the caller's promise.
+        unsafe {
+            if count <= first {
+                self.slots.write(at, source, count);
+            } else {
+                self.write_around(source, first, count);
+            }
+        }
+    }
+
+    /// Moves the `first` elements to the last slots and the others to those at the start. Rare, and out of the way: the copy
+    /// of a usual bulk has no part whose length would have to be known first.
+    ///
+    /// # Safety
+    /// As [`Self::write`]; `first < count`.
+    #[cold]
+    unsafe fn write_around(&self, source: *const T, first: usize, count: usize) {
         // SAFETY: the two parts cover `count` slots once and stay inside; the rest is the caller's promise.
         unsafe {
-            self.slots.write(at, source, first);
-            if first < count {
-                self.slots.write(0, source.add(first), count - first);
-            }
+            self.slots.write(self.mask + 1 - first, source, first);
+            self.slots.write(0, source.add(first), count - first);
         }
     }
 
@@ -58,13 +74,27 @@ impl<T> Shared<T> {
     #[inline]
     unsafe fn read(&self, index: usize, target: *mut T, count: usize) {
         let at = index & self.mask;
-        let first = count.min(self.mask + 1 - at);
+        let first = self.mask + 1 - at;
         // SAFETY: as in `write`.
         unsafe {
-            self.slots.read(at, target, first);
-            if first < count {
-                self.slots.read(0, target.add(first), count - first);
+            if count <= first {
+                self.slots.read(at, target, count);
+            } else {
+                self.read_around(target, first, count);
             }
+        }
+    }
+
+    /// The counterpart of [`Self::write_around`].
+    ///
+    /// # Safety
+    /// As [`Self::read`]; `first < count`.
+    #[cold]
+    unsafe fn read_around(&self, target: *mut T, first: usize, count: usize) {
+        // SAFETY: as in `write_around`.
+        unsafe {
+            self.slots.read(self.mask + 1 - first, target, first);
+            self.slots.read(0, target.add(first), count - first);
         }
     }
 }
