@@ -16,6 +16,7 @@ pub mod placing;
 pub mod router;
 pub mod slices;
 mod slot;
+pub mod verdict;
 pub mod walk;
 pub mod zone;
 

@@ -1,7 +1,7 @@
 //! The walk: one packet's way through the functions of a chain, and what is recorded of it.
 
-use crate::function::Verdict;
 use crate::headers::Headers;
+use crate::verdict::Verdict;
 use crate::zone::ZoneId;
 use arrayvec::ArrayVec;
 use millrace_dataplane::drops::DropReason;

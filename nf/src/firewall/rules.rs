@@ -10,7 +10,6 @@ use std::ops::RangeInclusive;
 use ipnet::IpNet;
 
 use super::query::{Addresses, Query, Transport};
-use super::rule_set::FieldSet;
 use crate::zone::ZoneId;
 
 /// Most matches that [`Rule::matches`] makes of one rule.
@@ -301,18 +300,6 @@ impl Rule {
         Ok(matches)
     }
 
-    /// The packet fields that the rule reads, zones and IP version aside.
-    pub fn fields(&self) -> FieldSet {
-        let mut fields = FieldSet::NONE;
-        fields.add_if(self.sources.iter().any(|net| net.prefix_len() > 0), FieldSet::SOURCE);
-        fields.add_if(self.destinations.iter().any(|net| net.prefix_len() > 0), FieldSet::DESTINATION);
-        fields.add_if(!self.protocols.is_empty(), FieldSet::PROTOCOL);
-        fields.add_if(reads_ports(&self.source_ports), FieldSet::PROTOCOL | FieldSet::SOURCE_PORT);
-        fields.add_if(reads_ports(&self.destination_ports), FieldSet::PROTOCOL | FieldSet::DESTINATION_PORT);
-        fields.add_if(!self.icmp.is_empty(), FieldSet::PROTOCOL | FieldSet::ICMP);
-        fields
-    }
-
     /// An upper bound on the number of matches, without building them.
     pub(crate) fn combinations(&self) -> usize {
         [
@@ -410,10 +397,6 @@ fn ranges(list: &[RangeInclusive<u16>]) -> Vec<RangeInclusive<u16>> {
 
 fn is_every_port(range: &RangeInclusive<u16>) -> bool {
     *range.start() == 0 && *range.end() == u16::MAX
-}
-
-fn reads_ports(list: &[RangeInclusive<u16>]) -> bool {
-    list.iter().any(|range| !is_every_port(range))
 }
 
 fn family_of(net: Option<IpNet>) -> Family {

@@ -48,7 +48,6 @@ fn icmp_types_take_the_protocol_of_the_family() {
 fn every_port_is_no_demand() {
     let all = Rule { source_ports: vec![0..=65_535], destination_ports: vec![0..=65_535], ..rule() };
     assert_eq!(all.matches().unwrap()[0].transport, TransportMatch::Any);
-    assert_eq!(all.fields(), FieldSet::NONE);
 }
 
 #[test]
@@ -73,19 +72,6 @@ fn contradictions_are_refused_by_name() {
     assert_eq!(many.matches(), Err(RuleError::TooManyMatches { name: "web".into(), found: 90_000 }));
     let twice = RuleSet::new(vec![rule(), rule()]).unwrap_err();
     assert_eq!(twice, RuleError::DuplicateId { name: "web".into(), id: RuleId(7) });
-}
-
-#[test]
-fn a_set_reads_what_its_rules_read_and_nothing_else() {
-    let ports = Rule { destination_ports: vec![53..=53], ..rule() };
-    let sources = Rule { id: RuleId(8), sources: nets(&["10.0.0.0/8", "0.0.0.0/0"]), ..rule() };
-    let default =
-        Rule { id: RuleId(9), sources: nets(&["0.0.0.0/0"]), destinations: nets(&["::/0"]), ..rule() };
-    assert_eq!(ports.fields(), FieldSet::PROTOCOL | FieldSet::DESTINATION_PORT);
-    assert_eq!(default.fields(), FieldSet::NONE);
-    let set = RuleSet::new(vec![sources, ports]).unwrap();
-    assert_eq!(set.fields(), FieldSet::SOURCE | FieldSet::PROTOCOL | FieldSet::DESTINATION_PORT);
-    assert!(!set.fields().contains(FieldSet::SOURCE_PORT));
 }
 
 #[test]

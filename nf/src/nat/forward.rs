@@ -5,7 +5,7 @@
 //! scan of it leaves nothing behind. Each look-up is a binary search over at most [`RULES_MAX`] rules (or
 //! twice as many pieces of rules), so 13 steps at most (R15).
 
-use super::plan::PlanError;
+use super::plan_error::PlanError;
 use super::segments::{Segments, SegmentsBuilder};
 use super::tuple::{Inside, Protocol};
 use std::net::{Ipv4Addr, SocketAddrV4};

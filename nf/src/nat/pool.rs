@@ -10,7 +10,8 @@
 //! addresses, it reads 64 words to find the address and 1,008 to find the port (see [`super::ports`]). The first that asks for
 //! an address after a change of reservations gets the states made anew for it, some ten microseconds.
 
-use super::plan::{NatPlan, POOL_ADDRESSES_MAX};
+use super::plan::NatPlan;
+use super::plan_error::POOL_ADDRESSES_MAX;
 use super::ports::{PortRange, PortStates};
 use super::secret::{Purpose, Secret};
 use super::subscriber::Paired;
