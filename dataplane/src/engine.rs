@@ -12,7 +12,7 @@ use crate::drops::DropReason;
 use crate::flow::cache::{Owner, Slot};
 use crate::flow::key::{Gather, KEY_WORDS_MAX, KeySchema, NEAR_KEY_WORDS};
 use crate::flow::replay::replay;
-use crate::flow::state::{Event, FlowState};
+use crate::flow::state::FlowState;
 use crate::flow::tcp::{Segment, TcpVerdict};
 use crate::flow::template::{IMAGE_WORDS, Template};
 use crate::hold::{HoldLimits, Holds};
@@ -95,7 +95,6 @@ pub struct Engine<S: SlowPath> {
     budget: MissBudget,
     config: EngineConfig,
     counters: EngineCounters,
-    events: Vec<Event>,
     /// The packet for whose place and record memory is still to be asked, see [`Self::prefetch_miss`].
     half_asked: Option<usize>,
     /// Who follows some of the packets.
@@ -143,7 +142,6 @@ impl<S: SlowPath> Engine<S> {
             budget: MissBudget::new(config.budget),
             config,
             counters: EngineCounters::default(),
-            events: Vec::with_capacity(1024),
             half_asked: None,
             observer: None,
         };
@@ -519,15 +517,8 @@ impl<S: SlowPath> Engine<S> {
     }
 
     fn drain_events(&mut self) {
-        // Telling a function may end further sessions; the bound is the number of sessions.
-        while self.state.has_events() {
-            let mut events = std::mem::take(&mut self.events);
-            self.state.take_events(&mut events);
-            for event in events.drain(..) {
-                self.slow.event(&event, &mut self.state);
-            }
-            self.events = events;
-        }
+        let Self { state, slow, .. } = self;
+        state.tell_events(|events, state| slow.events(events, state));
     }
 
     fn emit_frames(&mut self, pool: &mut Pool) {

@@ -140,8 +140,8 @@ pub trait SlowPath: Send {
     /// Walks the chain for one packet and writes what it decided to `decision`.
     fn decide(&mut self, miss: &Miss<'_>, state: &mut FlowState, decision: &mut Decision);
 
-    /// Something happened to sessions that functions have a part in.
-    fn event(&mut self, event: &Event, state: &mut FlowState);
+    /// Something happened to sessions that functions have a part in, in this order.
+    fn events(&mut self, events: &[Event], state: &mut FlowState);
 
     /// A slice of timers: at most `budget` objects are looked at. Frames and wakes go to `decision`.
     fn tick(&mut self, now: Time, budget: usize, state: &mut FlowState, decision: &mut Decision);

@@ -38,7 +38,7 @@ impl SlowPath for Ahead {
         decision.fate = Fate::Replay;
     }
 
-    fn event(&mut self, _event: &Event, _state: &mut FlowState) {}
+    fn events(&mut self, _events: &[Event], _state: &mut FlowState) {}
 
     fn tick(&mut self, _now: Time, _budget: usize, _state: &mut FlowState, _decision: &mut Decision) {}
 }

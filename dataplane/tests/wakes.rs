@@ -53,7 +53,7 @@ impl SlowPath for Gates {
         }
     }
 
-    fn event(&mut self, _event: &Event, _state: &mut FlowState) {}
+    fn events(&mut self, _events: &[Event], _state: &mut FlowState) {}
 
     fn tick(&mut self, _now: Time, _budget: usize, _state: &mut FlowState, decision: &mut Decision) {
         let given_up = std::mem::take(&mut self.given_up).into_iter();

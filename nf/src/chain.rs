@@ -23,7 +23,7 @@ use explain::Found;
 use millrace_dataplane::drops::DropReason;
 use millrace_dataplane::flow::cache::Owner;
 use millrace_dataplane::flow::field::{Field, Reads};
-use millrace_dataplane::flow::session::{ANYWHERE, SessionId, Tuple};
+use millrace_dataplane::flow::session::{ANYWHERE, SessionId, SessionTable, Tuple};
 use millrace_dataplane::flow::state::{Event, FlowState};
 use millrace_dataplane::flow::tcp::{self, Segment, TcpState, TcpTracker, TcpVerdict};
 use millrace_dataplane::flow::validity::Watches;
@@ -763,11 +763,11 @@ impl Chain {
         self.forwarder.tick(&mut tick);
     }
 
-    fn event(&mut self, event: &Event, now: Time) {
+    fn events(&mut self, events: &[Event], now: Time, sessions: &SessionTable) {
         for function in &mut self.functions {
-            function.event(event, now);
+            function.events(events, now, sessions);
         }
-        self.forwarder.event(event, now);
+        self.forwarder.events(events, now, sessions);
     }
 }
 

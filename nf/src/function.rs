@@ -75,7 +75,7 @@ pub trait FlowFunction: Send + 'static {
     }
 
     /// A session ended in which this function's word was `part`. Its entries are gone already.
-    fn ended(&mut self, part: u64, tuples: &[Tuple; 2], now: Time) {
+    fn ended(&mut self, part: u64, tuples: [&Tuple; 2], now: Time) {
         let _ = (part, tuples, now);
     }
 

@@ -5,7 +5,7 @@ use crate::function::{FlowFunction, Forwarder, Verdict};
 use crate::walk::{Commit, Direction, Tick, Walk, ZoneOf};
 use crate::zone::ZoneId;
 use millrace_dataplane::flow::field::Reads;
-use millrace_dataplane::flow::session::{PARTS_MAX, Tuple};
+use millrace_dataplane::flow::session::{PARTS_MAX, SessionTable, Tuple};
 use millrace_dataplane::flow::state::Event;
 use millrace_dataplane::time::Time;
 use std::any::Any;
@@ -28,7 +28,7 @@ pub(crate) trait Stage: Send {
     fn discard(&mut self);
     fn hairpins(&self, walk: &mut Walk<'_>) -> bool;
     fn tick(&mut self, tick: &mut Tick<'_>);
-    fn event(&mut self, event: &Event, now: Time);
+    fn events(&mut self, events: &[Event], now: Time, sessions: &SessionTable);
     fn as_any(&mut self) -> &mut dyn Any;
     /// Its place among the words of a session, if it keeps one.
     fn part(&self) -> Option<usize>;
@@ -138,24 +138,26 @@ impl<F: FlowFunction> Stage for FunctionSlot<F> {
         self.function.tick(tick);
     }
 
-    fn event(&mut self, event: &Event, now: Time) {
-        if !self.keeps_part {
+    fn events(&mut self, events: &[Event], now: Time, sessions: &SessionTable) {
+        if !self.keeps_part || self.part >= sessions.parts_count() {
             return;
         }
-        match event {
-            Event::Traffic { parts, reply, traffic, .. } => {
-                if let Some(&part) = parts.get(self.part) {
-                    self.function.account(part, *reply, *traffic);
+        for event in events {
+            match event {
+                Event::Traffic { parts, reply, traffic, .. } => {
+                    if let Some(&part) = parts.get(self.part) {
+                        self.function.account(part, *reply, *traffic);
+                    }
                 }
-            }
-            Event::Ended(ended) => {
-                if let Some(&part) = ended.parts.get(self.part) {
-                    for (reply, traffic) in [false, true].into_iter().zip(ended.untold) {
+                Event::Ended { session, untold } => {
+                    let part = sessions.part(*session, self.part);
+                    for (reply, traffic) in [false, true].into_iter().zip(untold) {
                         if traffic.packets > 0 {
-                            self.function.account(part, reply, traffic);
+                            self.function.account(part, reply, *traffic);
                         }
                     }
-                    self.function.ended(part, &ended.tuples, now);
+                    let tuples = [false, true].map(|reply| sessions.tuple(*session, reply));
+                    self.function.ended(part, tuples, now);
                 }
             }
         }

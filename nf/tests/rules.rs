@@ -100,7 +100,7 @@ impl FlowFunction for Stage {
         let mine = &mut self.traffic[usize::from(reply)];
         (mine.packets, mine.bytes) = (mine.packets + traffic.packets, mine.bytes + traffic.bytes);
     }
-    fn ended(&mut self, _: u64, _: &[Tuple; 2], _: Time) {
+    fn ended(&mut self, _: u64, _: [&Tuple; 2], _: Time) {
         self.ended += 1;
     }
     fn hairpins(&self, walk: &mut Walk<'_>) -> bool {

@@ -4,7 +4,7 @@
 //! a million flows fit the last-level cache, and a tag leads to its entry without another load. A key has two homes; eight
 //! ways each is as far as any probe goes (R16).
 //!
-//! An entry is a few cache lines of words, see [`entry`]. It is only a cache: losing an entry costs one walk. Eviction takes the
+//! An entry is a few cache lines of words, see `entry`. It is only a cache: losing an entry costs one walk. Eviction takes the
 //! least recently seen of the homes' entries, those that saw a single packet first, so that a flood of new flows displaces itself.
 //!
 //! Thread-safety: none needed; a cache belongs to one worker.
@@ -385,6 +385,21 @@ impl FlowCache {
     pub fn invalidate(&mut self, slot: Slot, sessions: &mut SessionTable) -> Option<(Owner, Traffic)> {
         self.counters.invalidations += 1;
         self.remove(slot, sessions)
+    }
+
+    /// Takes away the entries of a session's list, of which `first` is the first. What they had counted was folded; what they named
+    /// goes to `named`.
+    pub(super) fn drop_list(&mut self, first: u32, mut named: impl FnMut(SetId)) {
+        let mut at = first;
+        while at != NONE {
+            let (slot, next) = (Slot(at), self.next(Slot(at)));
+            self.tags[at as usize / WAYS][at as usize % WAYS] = 0;
+            self.count -= 1;
+            self.mutations += 1;
+            self.counters.invalidations += 1;
+            named(self.watches(slot));
+            at = next;
+        }
     }
 
     /// The next entry of a session's list.

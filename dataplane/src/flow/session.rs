@@ -173,25 +173,20 @@ pub struct SessionTable {
     free_count: usize,
     fresh: u32,
     count: usize,
+    capacity: usize,
     clock_hand: u32,
     timeouts: Timeouts,
 }
 
-/// Sessions whose timers came up, a few at a time.
-pub(super) type Due = arrayvec::ArrayVec<SessionId, 16>;
+/// Most sessions whose timers are looked at together.
+pub(super) const DUE_MAX: usize = 64;
 
-/// A session that ended, for the functions to release what they hold for it.
-#[derive(Clone, Debug)]
-pub struct Ended {
-    /// Its number, free again.
-    pub id: SessionId,
-    /// Both tuples: as the initiator sent, as the responder answers.
-    pub tuples: [Tuple; 2],
-    /// The functions' words.
-    pub parts: arrayvec::ArrayVec<u64, PARTS_MAX>,
-    /// Traffic of both directions of which the functions were not told.
-    pub untold: [Traffic; 2],
-}
+/// Numbers of sessions whose timers came up.
+pub(super) type Due = arrayvec::ArrayVec<u32, DUE_MAX>;
+
+/// Numbers beyond the capacity: those that ended stay theirs until the functions were told, and a walk that ends some may open
+/// another.
+const SPARE: usize = 8;
 
 impl SessionTable {
     /// Memory comes from `arena`, all of it at once.
@@ -200,17 +195,19 @@ impl SessionTable {
     /// If the arena has not enough.
     pub fn new(arena: &Arena, config: &SessionConfig, hash: KeyedHash) -> Result<Self, ArenaError> {
         let capacity = config.capacity.clamp(1, SESSIONS_MAX);
+        let numbers = capacity + SPARE;
         Ok(Self {
-            hots: ArenaSlice::zeroed(arena, capacity)?,
-            sides: ArenaSlice::zeroed(arena, capacity)?,
-            far_parts: ArenaSlice::zeroed(arena, capacity * far_parts(config.parts))?,
+            hots: ArenaSlice::zeroed(arena, numbers)?,
+            sides: ArenaSlice::zeroed(arena, numbers)?,
+            far_parts: ArenaSlice::zeroed(arena, numbers * far_parts(config.parts))?,
             index: TupleIndex::new(arena, capacity, hash)?,
             wheel: TimerWheel::new(arena, capacity)?,
             parts_count: config.parts.min(PARTS_MAX),
-            free: ArenaSlice::zeroed(arena, capacity)?,
+            free: ArenaSlice::zeroed(arena, numbers)?,
             free_count: 0,
             fresh: 0,
             count: 0,
+            capacity,
             clock_hand: 0,
             timeouts: config.timeouts,
         })
@@ -219,7 +216,8 @@ impl SessionTable {
     /// Bytes that a table of this size takes from the arena.
     pub fn bytes_for(capacity: usize, parts: usize) -> usize {
         let capacity = capacity.clamp(1, SESSIONS_MAX);
-        capacity * (size_of::<Hot>() + size_of::<Sides>() + 8 * far_parts(parts) + size_of::<u32>())
+        let session_bytes = size_of::<Hot>() + size_of::<Sides>() + 8 * far_parts(parts) + size_of::<u32>();
+        (capacity + SPARE) * session_bytes
             + TupleIndex::bytes_for(capacity)
             + TimerWheel::bytes_for(capacity)
             + 6 * 64
@@ -237,7 +235,7 @@ impl SessionTable {
 
     /// Most sessions.
     pub fn capacity(&self) -> usize {
-        self.hots.len()
+        self.capacity
     }
 
     /// Sessions now.
@@ -304,10 +302,14 @@ impl SessionTable {
         index.insert(homes, End::new(id, reply), |index, end| homes_of(sides, index, end))
     }
 
-    fn index_remove(&mut self, id: SessionId, reply: bool) {
-        let end = End::new(id, reply);
-        let homes = self.index.homes(&self.side(end).tuple);
-        self.index.remove(homes, end);
+    /// The number of the next session; none without room for it.
+    fn next_number(&self) -> Option<u32> {
+        let fresh = || ((self.fresh as usize) < self.hots.len()).then_some(self.fresh);
+        match self.free_count.checked_sub(1) {
+            _ if self.count >= self.capacity => None,
+            Some(last) => Some(self.free[last]),
+            None => fresh(),
+        }
     }
 
     /// Whether [`Self::insert`] would add a session of these tuples, once the session `replaces` has ended.
@@ -332,7 +334,7 @@ impl SessionTable {
         if !room(initiator) || !room(responder) {
             return Err(InsertError::Crowded);
         }
-        let full = self.free_count == 0 && self.fresh as usize >= self.hots.len() && replaces.is_none();
+        let full = self.next_number().is_none() && replaces.is_none();
         if full { Err(InsertError::Full) } else { Ok(()) }
     }
 
@@ -347,16 +349,12 @@ impl SessionTable {
         responder: &Tuple,
         now: Time,
     ) -> Result<SessionId, InsertError> {
-        let (homes, answer_homes) = (self.index.homes(initiator), self.index.homes(responder));
-        if self.find_at(initiator, homes).is_some() || self.find_at(responder, answer_homes).is_some() {
+        let homes = self.index.homes(initiator);
+        if self.find_at(initiator, homes).is_some() {
             return Err(InsertError::Taken);
         }
-        let id = match self.free_count.checked_sub(1) {
-            Some(last) => self.free[last],
-            None if (self.fresh as usize) < self.hots.len() => self.fresh,
-            None => return Err(InsertError::Full),
-        };
-        let (id, last_seen) = (SessionId(id), now.as_millis() as u32);
+        let id = SessionId(self.next_number().ok_or(InsertError::Full)?);
+        let last_seen = now.as_millis() as u32;
         *self.hot(id) = Hot {
             tcp: TcpTracker::default(),
             last_seen,
@@ -368,44 +366,69 @@ impl SessionTable {
             created: last_seen,
         };
         self.sides[id.0 as usize] = [Side::new(*initiator), Side::new(*responder)];
-        // Traffic between equal tuples in both directions (a host to itself) has one index entry.
-        let added = self.index_add(id, false, homes);
-        if !added || (initiator != responder && !self.index_add(id, true, answer_homes)) {
-            if added {
-                self.index_remove(id, false);
-            }
-            self.hots[id.0 as usize].flags = 0;
+        if !self.index_add(id, false, homes) {
+            self.hot(id).flags = 0;
             return Err(InsertError::Crowded);
-        }
-        match self.free_count.checked_sub(1) {
-            Some(last) => self.free_count = last,
-            None => self.fresh += 1,
-        }
-        if self.parts_count > NEAR_PARTS {
-            let far = self.far_range(id);
-            self.far_parts[far].fill(0);
         }
         if self.count == 0 {
             // An empty wheel has nothing to turn through.
             self.wheel.skip_to(now.0 / 1_000_000_000);
         }
-        self.count += 1;
         let slot = self.slot_for(now + self.timeout(id));
-        self.hots[id.0 as usize].timer = self.wheel.arm(id.0, slot);
+        self.hot(id).timer = self.wheel.arm(id.0, slot);
+        // Last, since what answers look like is known last, and so is where in memory that leads.
+        if let Err(error) = self.add_responder(id, initiator, responder) {
+            self.index.remove(homes, End::new(id, false));
+            self.disarm(id.0);
+            self.hot(id).flags = 0;
+            return Err(error);
+        }
+        match self.free_count.checked_sub(1) {
+            Some(last) => self.free_count = last,
+            None => self.fresh += 1,
+        }
+        self.count += 1;
+        if self.parts_count > NEAR_PARTS {
+            let far = self.far_range(id);
+            self.far_parts[far].fill(0);
+        }
         Ok(id)
     }
 
-    /// Removes a session that has no entries left, with traffic that was credited but not told.
-    pub(super) fn remove(&mut self, id: SessionId, untold: [Traffic; 2]) -> Ended {
-        debug_assert_eq!(self.hots[id.0 as usize].entries, NONE);
-        self.index_remove(id, false);
-        self.index_remove(id, true);
+    /// Enters the responder's tuple of a session whose record is written.
+    #[inline(always)]
+    fn add_responder(
+        &mut self,
+        id: SessionId,
+        initiator: &Tuple,
+        responder: &Tuple,
+    ) -> Result<(), InsertError> {
+        if initiator == responder {
+            // Traffic between equal tuples in both directions (a host to itself) has one index entry.
+            return Ok(());
+        }
+        let homes = self.index.homes(responder);
+        if self.find_at(responder, homes).is_some() {
+            return Err(InsertError::Taken);
+        }
+        if self.index_add(id, true, homes) { Ok(()) } else { Err(InsertError::Crowded) }
+    }
+
+    /// Removes a session that has no entries left, from the homes of its ends. What is kept of it stays, and its number is not
+    /// given to another, until [`Self::free`].
+    pub(super) fn remove(&mut self, id: SessionId, [initiator, responder]: [Homes; 2]) {
+        debug_assert_eq!(self.hot(id).entries, NONE);
+        self.index.remove(initiator, End::new(id, false));
+        self.index.remove(responder, End::new(id, true));
         self.disarm(id.0);
         self.hot(id).flags = 0;
+        self.count -= 1;
+    }
+
+    /// The number of a session that was removed is free.
+    pub(super) fn free(&mut self, id: SessionId) {
         self.free[self.free_count] = id.0;
         self.free_count += 1;
-        self.count -= 1;
-        Ended { id, tuples: self.tuples(id), parts: self.parts_of(id), untold }
     }
 
     /// A session that may give way to a new one: not assured, found within a bounded number of looks.
@@ -464,33 +487,42 @@ impl SessionTable {
         }
     }
 
-    /// Sessions whose timers came up by `now`, the next of them; none if there are no more. Then those behind them.
-    pub(super) fn due(&mut self, now: Time) -> (Due, Due) {
+    /// Sessions whose timers came up by `now`, at most so many; fewer than that if there are no more. Each has no timer then: it
+    /// is to be put back, or removed.
+    pub(super) fn take_due(&mut self, now: Time, most: usize) -> Due {
         let second = now.0 / 1_000_000_000;
         if self.count == 0 {
             self.wheel.skip_to(second);
         }
-        let (due, next) = self.wheel.due(second);
-        let sessions = |ids: &[u32]| ids.iter().rev().map(|&id| SessionId(id)).collect();
-        (sessions(due), sessions(next))
+        let mut due = Due::new();
+        self.wheel.take_due(second, &mut due, most);
+        due
     }
 
-    /// Asks for the index entries of a session that may end.
-    pub(super) fn prefetch_index(&self, id: SessionId) {
-        self.sides[id.0 as usize].iter().for_each(|side| self.prefetch(&side.tuple));
+    /// Asks for the records of some sessions whose timers came up by `now`.
+    pub(super) fn prefetch_due(&self, now: Time) {
+        self.wheel.due(now.0 / 1_000_000_000).iter().rev().for_each(|&id| self.prefetch_record(id));
     }
 
-    /// Puts a session's timer to where its last traffic says, or answers false if it has run out.
+    /// Where the ends of a session are in the index.
+    pub(super) fn homes_of(&self, id: SessionId) -> [Homes; 2] {
+        let [initiator, responder] = &self.sides[id.0 as usize];
+        [self.index.homes(&initiator.tuple), self.index.homes(&responder.tuple)]
+    }
+
+    /// Asks for the memory there.
+    pub(super) fn prefetch_homes(&self, homes: &[Homes; 2]) {
+        homes.iter().for_each(|homes| self.index.prefetch(*homes));
+    }
+
+    /// Puts the timer that came up to where the session's last traffic says, or answers false if it has run out.
     pub(super) fn rearm(&mut self, id: SessionId, now: Time) -> bool {
-        let (idle, timeout) = (nanos(self.idle(id, now)), nanos(self.timeout(id)));
-        let over = idle.saturating_sub(timeout);
-        let deadline = Time(now.0.saturating_sub(over).saturating_add(timeout.saturating_sub(idle)));
+        let deadline = Time((now + self.timeout(id)).0.saturating_sub(nanos(self.idle(id, now))));
         // In whole seconds, as the wheel turns: whether it was looked at before makes no difference to when it ends.
-        if deadline.0.div_ceil(1_000_000_000) <= now.0 / 1_000_000_000 {
-            return false;
-        }
-        self.arm(id.0, deadline);
-        true
+        let goes_on = deadline.0.div_ceil(1_000_000_000) > now.0 / 1_000_000_000;
+        let timer = if goes_on { self.wheel.arm(id.0, self.slot_for(deadline)) } else { Timer::NONE };
+        self.hot(id).timer = timer;
+        goes_on
     }
 
     /// A packet of a session walked: its timer is set anew, and a `reply` counts as one before any counter is folded.
@@ -598,6 +630,11 @@ impl SessionTable {
         self.sides[id.0 as usize].map(|side| side.tuple)
     }
 
+    /// What the initiator sends, or what the responder answers, as received.
+    pub fn tuple(&self, id: SessionId, reply: bool) -> &Tuple {
+        &self.side(End::new(id, reply)).tuple
+    }
+
     /// The domain in which its tuples are unique.
     pub fn domain(&self, id: SessionId) -> u16 {
         self.sides[id.0 as usize][0].tuple.domain
@@ -666,6 +703,16 @@ mod tests {
         SessionTable::new(&arena, &config, KeyedHash::random()).unwrap()
     }
 
+    fn remove(table: &mut SessionTable, id: SessionId) {
+        let homes = table.homes_of(id);
+        table.remove(id, homes);
+    }
+
+    /// The next session whose timer came up.
+    fn due(table: &mut SessionTable, now: u64) -> Option<SessionId> {
+        table.take_due(Time::from_secs(now), 1).first().copied().map(SessionId)
+    }
+
     #[test]
     fn both_directions_are_found_and_a_full_table_says_so() {
         let mut table = table(1000);
@@ -677,8 +724,9 @@ mod tests {
         }
         assert_eq!(table.insert(&tuple(5000), &tuple(5000).inverse(), Time(0)), Err(InsertError::Full));
         assert_eq!(table.insert(&tuple(3), &tuple(9999), Time(0)), Err(InsertError::Taken));
-        let ended = table.remove(ids[7], [Traffic::default(); 2]);
-        assert_eq!(ended.tuples[0], tuple(7));
+        remove(&mut table, ids[7]);
+        assert_eq!(table.tuples(ids[7])[0], tuple(7), "it is remembered for the functions");
+        table.free(ids[7]);
         assert_eq!(table.find(&tuple(7)), None);
         assert_eq!(table.insert(&tuple(5000), &tuple(5000).inverse(), Time(0)), Ok(ids[7]));
     }
@@ -706,15 +754,15 @@ mod tests {
     fn timers_come_up_once_and_in_time() {
         let mut table = table(100);
         let id = table.insert(&tuple(1), &tuple(2), Time::from_secs(10)).unwrap();
-        assert!(table.due(Time::from_secs(309)).0.is_empty());
-        assert_eq!(table.due(Time::from_secs(311)).0[..], [id]);
+        assert_eq!(due(&mut table, 309), None);
+        assert_eq!(due(&mut table, 311), Some(id));
         table.credit(id, false, Traffic { packets: 1, bytes: 60 }, 100_000);
         assert!(table.rearm(id, Time::from_secs(311)));
-        assert!(table.due(Time::from_secs(399)).0.is_empty());
-        assert_eq!(table.due(Time::from_secs(401)).0[..], [id]);
+        assert_eq!(due(&mut table, 399), None);
+        assert_eq!(due(&mut table, 401), Some(id));
         assert!(!table.rearm(id, Time::from_secs(401)));
-        table.remove(id, [Traffic::default(); 2]);
-        assert!(table.due(Time::from_secs(100_000)).0.is_empty());
+        remove(&mut table, id);
+        assert_eq!(due(&mut table, 100_000), None);
     }
 
     #[test]
@@ -725,13 +773,13 @@ mod tests {
         let mut now = 0;
         loop {
             now += 5000;
-            match table.due(Time::from_secs(now)).0.first().copied() {
+            match due(&mut table, now) {
                 Some(due) if !table.rearm(due, Time::from_secs(now)) => break,
                 _ => {}
             }
         }
         assert_eq!(now, 100_000);
-        table.remove(id, [Traffic::default(); 2]);
+        remove(&mut table, id);
     }
 
     #[test]
@@ -747,7 +795,7 @@ mod tests {
                 assert_eq!(table.find(&tuple(i).inverse()), Some((id, true)));
             }
             for &id in &ids {
-                table.remove(id, [Traffic::default(); 2]);
+                remove(&mut table, id);
             }
             assert!(table.index.is_empty());
         }

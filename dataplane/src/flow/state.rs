@@ -4,9 +4,10 @@ use super::cache::{FlowCache, NewEntry, Owner, Slot};
 use super::hash::KeyedHash;
 use super::program::Program;
 use super::session::{
-    Ended, InsertError, NONE, PARTS_MAX, SessionConfig, SessionId, SessionTable, Traffic, Tuple,
+    DUE_MAX, InsertError, NONE, PARTS_MAX, SessionConfig, SessionId, SessionTable, Traffic, Tuple,
 };
 use super::template::Templates;
+use super::tuple_index::Homes;
 use super::validity::{Validity, Watches};
 use crate::memory::{Arena, ArenaError};
 use crate::time::Time;
@@ -17,8 +18,8 @@ use arrayvec::ArrayVec;
 const FULL_PACKETS: u64 = 1 << 24;
 /// Most places that one slice of [`FlowState::fold_from`] looks at.
 pub const PLACES_MAX: usize = 1 << 16;
-/// How many sessions ahead the memory is asked for that their end touches.
-const AHEAD: usize = 4;
+/// How many sessions the memory of each step is asked for ahead of the next one.
+const AHEAD: usize = 6;
 /// How long housekeeping takes to go round the cache.
 const ROUND_MILLIS: u64 = 60_000;
 
@@ -36,8 +37,13 @@ pub enum Event {
         /// How much.
         traffic: Traffic,
     },
-    /// A session ended; its entries are gone already.
-    Ended(Ended),
+    /// A session ended; its entries are gone already. What it was is still in the table: its tuples, and the functions' words.
+    Ended {
+        /// Its number, which no other session gets before all functions were told.
+        session: SessionId,
+        /// Traffic of both directions of which the functions were not told.
+        untold: [Traffic; 2],
+    },
 }
 
 /// Sizes of the flow state.
@@ -73,6 +79,8 @@ pub struct FlowState {
     /// The structures of the programs.
     pub templates: Templates,
     events: Vec<Event>,
+    /// Those that are being told; else empty.
+    telling: Vec<Event>,
     /// The epoch in which the round of the sweep began.
     round_since: u64,
     caching: bool,
@@ -93,6 +101,7 @@ impl FlowState {
             cache,
             templates: Templates::default(),
             events: Vec::with_capacity(1024),
+            telling: Vec::with_capacity(1024),
             round_since: 1,
             caching: config.cache_entries > 0,
         })
@@ -127,40 +136,31 @@ impl FlowState {
         self.sessions.insert(initiator, responder, now)
     }
 
-    /// Ends a session: its entries fall first, then its tuples and number are free (R8).
+    /// Ends a session: its entries fall first, then its tuples are free; its number is when the functions were told (R8).
     pub fn end_session(&mut self, id: SessionId) {
-        self.end(id, [Traffic::default(); 2]);
+        let untold = self.fold(id);
+        let homes = self.sessions.homes_of(id);
+        self.end(id, homes, untold);
     }
 
-    /// The same for a session of which `folded` was just folded.
-    fn end(&mut self, id: SessionId, folded: [Traffic; 2]) {
-        let mut untold = self.take_entries(id);
-        (0..2).for_each(|direction| untold[direction] += folded[direction]);
-        let ended = self.sessions.remove(id, untold);
-        self.events.push(Event::Ended(ended));
+    /// The same for a session that was just folded.
+    fn end(&mut self, session: SessionId, homes: [Homes; 2], untold: [Traffic; 2]) {
+        self.drop_entries(session);
+        self.sessions.remove(session, homes);
+        self.events.push(Event::Ended { session, untold });
     }
 
     /// Invalidates the entries of a session; it stays, and its next packet walks.
     pub fn kill_entries(&mut self, id: SessionId) {
-        let counted = self.take_entries(id);
-        self.tell(id, counted);
+        self.fold_session(id);
+        self.drop_entries(id);
     }
 
-    /// Takes all entries of a session away: what they had counted, of both directions.
-    fn take_entries(&mut self, id: SessionId) -> [Traffic; 2] {
-        let mut counted = [Traffic::default(); 2];
-        while let Some(slot) = self.first_entry(id) {
-            if let Some((owner, traffic)) = self.cache.invalidate(slot, &mut self.sessions) {
-                counted[usize::from(owner.reply)] += traffic;
-            }
-            self.release_watches();
-        }
-        counted
-    }
-
-    fn first_entry(&mut self, id: SessionId) -> Option<Slot> {
-        let head = self.sessions.hot(id).entries;
-        (head != NONE).then_some(Slot(head))
+    /// Takes all entries of a session away, which were folded.
+    fn drop_entries(&mut self, id: SessionId) {
+        let Self { cache, sessions, validity, .. } = self;
+        let first = std::mem::replace(&mut sessions.hot(id).entries, NONE);
+        cache.drop_list(first, |named| validity.release(named));
     }
 
     /// Brings a session's counters and last-seen up to date.
@@ -267,33 +267,71 @@ impl FlowState {
     pub fn expire(&mut self, now: Time, budget: usize) -> bool {
         let mut left = budget;
         while left > 0 {
-            let (due, next) = self.sessions.due(now);
-            if due.is_empty() {
+            let due = self.sessions.take_due(now, left.min(DUE_MAX));
+            self.sessions.prefetch_due(now);
+            self.expire_all(&due, now);
+            if due.len() < left.min(DUE_MAX) {
                 return true;
-            }
-            let due = &due[..due.len().min(left)];
-            due.iter().take(AHEAD).for_each(|&id| self.prefetch_end(id));
-            for (at, &id) in due.iter().enumerate() {
-                // Memory is asked for little by little: all at once would take as long as it takes to come.
-                next.iter().skip(at).step_by(due.len()).for_each(|id| self.sessions.prefetch_record(id.0));
-                due.get(at + AHEAD).into_iter().for_each(|&id| self.prefetch_end(id));
-                let folded = self.fold(id);
-                if self.sessions.rearm(id, now) {
-                    self.tell(id, folded);
-                } else {
-                    self.end(id, folded);
-                }
             }
             left -= due.len();
         }
         false
     }
 
-    /// Asks for what the end of a session touches beside its record.
-    fn prefetch_end(&mut self, id: SessionId) {
-        self.sessions.prefetch_index(id);
-        if let Some(slot) = self.first_entry(id) {
-            self.cache.prefetch_entry(slot);
+    /// Looks at sessions whose timers came up, while the memory comes that those behind them need: first the records, then the entries
+    /// to which these lead, then the index and what the entries lead to. Little by little: all at once would be waited for.
+    fn expire_all(&mut self, due: &[u32], now: Time) {
+        let session = |at: usize, step: usize| {
+            at.checked_sub(step * AHEAD).and_then(|at| due.get(at)).map(|&id| SessionId(id))
+        };
+        let mut homes = ArrayVec::<[Homes; 2], DUE_MAX>::new();
+        for at in 0..due.len() + 3 * AHEAD {
+            if let Some(id) = session(at, 1) {
+                self.prefetch_entry(id);
+            }
+            if let Some(id) = session(at, 3) {
+                self.expire_one(id, homes[at - 3 * AHEAD], now);
+            }
+            if let Some(id) = session(at, 2) {
+                homes.push(self.sessions.homes_of(id));
+                homes.last().into_iter().for_each(|homes| self.sessions.prefetch_homes(homes));
+                self.prefetch_behind_entry(id);
+            }
+            if let Some(id) = session(at, 0) {
+                self.sessions.prefetch_record(id.0);
+            }
+        }
+    }
+
+    fn first_entry(&mut self, id: SessionId) -> Option<Slot> {
+        let first = self.sessions.hot(id).entries;
+        (first != NONE).then_some(Slot(first))
+    }
+
+    /// Asks for a session's first entry.
+    fn prefetch_entry(&mut self, id: SessionId) {
+        if let Some(first) = self.first_entry(id) {
+            self.cache.prefetch_entry(first);
+        }
+    }
+
+    /// Asks for what that leads to: what the decision had used, and the next entry.
+    fn prefetch_behind_entry(&mut self, id: SessionId) {
+        let Some(first) = self.first_entry(id) else { return };
+        self.validity.prefetch(self.cache.watches(first));
+        let next = self.cache.next(first);
+        if next != NONE {
+            self.cache.prefetch_entry(Slot(next));
+        }
+    }
+
+    /// Ends a session whose time ran out, or puts its timer back.
+    fn expire_one(&mut self, id: SessionId, homes: [Homes; 2], now: Time) {
+        let folded = self.fold(id);
+        if self.sessions.rearm(id, now) {
+            self.tell(id, folded);
+        } else {
+            self.end(id, homes, folded);
         }
     }
 
@@ -378,11 +416,22 @@ impl FlowState {
         }
     }
 
-    /// What the functions have to be told goes to `events`, which is empty; called after each walk and each slice of
-    /// housekeeping.
-    pub fn take_events(&mut self, events: &mut Vec<Event>) {
-        debug_assert!(events.is_empty());
-        std::mem::swap(&mut self.events, events);
+    /// Tells what happened to sessions, in the order in which it did; called after each walk and each slice of housekeeping. The
+    /// numbers of those that ended are free then.
+    #[inline]
+    pub fn tell_events(&mut self, mut tell: impl FnMut(&[Event], &mut Self)) {
+        // Telling a function may end further sessions; the bound is the number of sessions.
+        while !self.events.is_empty() {
+            let telling = std::mem::take(&mut self.telling);
+            let mut telling = std::mem::replace(&mut self.events, telling);
+            tell(&telling, self);
+            for event in telling.drain(..) {
+                if let Event::Ended { session, .. } = event {
+                    self.sessions.free(session);
+                }
+            }
+            self.telling = telling;
+        }
     }
 
     /// True if functions have to be told something.
@@ -428,7 +477,7 @@ mod tests {
 
     fn events(state: &mut FlowState) -> Vec<Event> {
         let mut events = Vec::new();
-        state.take_events(&mut events);
+        state.tell_events(|told, _| events.extend_from_slice(told));
         events
     }
 
@@ -443,7 +492,7 @@ mod tests {
         assert_eq!(state.sessions.find(&tuple(1)), Some((old, false)), "it lives");
         assert!(!state.has_events());
         state.open_session(&tuple(1), &tuple(1).inverse(), Some(old), Time(0)).unwrap();
-        assert!(matches!(&events(&mut state)[..], [Event::Ended(ended)] if ended.id == old));
+        assert!(matches!(&events(&mut state)[..], [Event::Ended { session, .. }] if *session == old));
         assert_eq!(state.sessions.count(), 2);
         assert!(state.sessions.get(other.0).is_some());
     }
@@ -455,7 +504,7 @@ mod tests {
         let ids = [1, 2, 3].map(|n| open(&mut state, &tuple(n)).unwrap());
         state.open_session(&tuple(2), &tuple(2).inverse(), Some(ids[1]), Time(0)).unwrap();
         let ended = events(&mut state);
-        assert!(matches!(&ended[..], [Event::Ended(ended)] if ended.id == ids[1]));
+        assert!(matches!(&ended[..], [Event::Ended { session, .. }] if *session == ids[1]));
         open(&mut state, &tuple(4)).unwrap();
         assert_eq!((events(&mut state).len(), state.sessions.count()), (1, 3));
     }
@@ -480,8 +529,8 @@ mod tests {
         state.cache.count_packet(slots[1], 70, 0);
         assert!(state.expire(Time::from_secs(1000), 10));
         let ended = events(&mut state);
-        let [Event::Ended(ended)] = &ended[..] else { panic!("{ended:?}") };
-        assert_eq!(ended.untold, [Traffic::default(), Traffic { packets: 2, bytes: 140 }]);
+        let [Event::Ended { untold, .. }] = &ended[..] else { panic!("{ended:?}") };
+        assert_eq!(*untold, [Traffic::default(), Traffic { packets: 2, bytes: 140 }]);
         assert_eq!(state.cache.count(), 0);
     }
 

@@ -316,6 +316,12 @@ impl Validity {
         }
     }
 
+    /// Asks for the set of what an entry named.
+    #[inline(always)]
+    pub(super) fn prefetch(&self, id: SetId) {
+        self.sets.prefetch(id);
+    }
+
     /// An entry fell: its set is kept by one fewer.
     #[inline(always)]
     pub(super) fn release(&mut self, id: SetId) {

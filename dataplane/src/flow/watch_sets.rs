@@ -104,6 +104,12 @@ impl WatchSets {
         self.sets.get(id as usize).filter(|set| set.entries > 0).map(|set| (SetId(id), set))
     }
 
+    /// Asks for the memory of a set.
+    #[inline(always)]
+    pub(super) fn prefetch(&self, id: SetId) {
+        self.sets.prefetch(id.0 as usize);
+    }
+
     /// One entry more keeps the set.
     #[inline(always)]
     pub(super) fn keep(&mut self, id: SetId) {

@@ -7,6 +7,7 @@
 
 use super::session::SESSIONS_MAX;
 use crate::memory::{Arena, ArenaError, ArenaSlice, Pod};
+use arrayvec::ArrayVec;
 
 const NONE: u32 = u32::MAX;
 /// Seconds that the wheel reaches ahead; a later deadline is looked at once a turn.
@@ -162,18 +163,35 @@ impl TimerWheel {
         self.turned = self.turned.max(second);
     }
 
-    /// Timers that came up by this second, the next of them; none if there are no more. They stay until disarmed. Then
-    /// those that come up after them.
-    pub fn due(&mut self, second: u64) -> (&[u32], &[u32]) {
-        while self.turned < second {
-            let head = self.heads[usize::from(Self::slot_of(self.turned + 1))];
-            if head != NONE {
-                let next = self.chunks[head as usize].next;
-                return (self.ids(head), self.ids(next));
+    /// Takes timers out that came up by this second, `most` of them unless there are fewer, or less room in `taken`.
+    pub fn take_due<const N: usize>(&mut self, second: u64, taken: &mut ArrayVec<u32, N>, most: usize) {
+        let most = most.min(N);
+        while self.turned < second && taken.len() < most {
+            let slot = usize::from(Self::slot_of(self.turned + 1));
+            let head = self.heads[slot];
+            let Some(chunk) = self.chunks.get_mut(head as usize) else {
+                self.turned += 1;
+                continue;
+            };
+            let count = usize::from(chunk.count).min(CHUNK_IDS);
+            let left = count.saturating_sub(most - taken.len());
+            taken.extend(chunk.ids[left..count].iter().rev().copied());
+            chunk.count = left as u16;
+            if left == 0 {
+                self.heads[slot] = std::mem::replace(&mut chunk.next, self.free);
+                self.free = head;
+                self.chunks.prefetch(self.heads[slot] as usize);
             }
-            self.turned += 1;
         }
-        (&[], &[])
+    }
+
+    /// Some of the timers that [`Self::take_due`] takes next.
+    pub fn due(&self, second: u64) -> &[u32] {
+        if self.turned < second {
+            self.ids(self.heads[usize::from(Self::slot_of(self.turned + 1))])
+        } else {
+            &[]
+        }
     }
 
     fn ids(&self, chunk: u32) -> &[u32] {
@@ -212,10 +230,14 @@ mod tests {
                 } else {
                     now += delay;
                     let mut came_up = BTreeSet::new();
-                    while let Some(&id) = wheel.due(now).0.last() {
-                        came_up.insert(id);
-                        if let Some((moved, to)) = wheel.disarm(timers.remove(&id).unwrap()) {
-                            timers.insert(moved, to);
+                    loop {
+                        let next = wheel.due(now).last().copied();
+                        let mut taken = ArrayVec::<u32, 5>::new();
+                        wheel.take_due(now, &mut taken, 7);
+                        prop_assert!(next.is_none_or(|next| taken.first() == Some(&next)));
+                        taken.iter().for_each(|id| assert!(timers.remove(id).is_some() && came_up.insert(*id)));
+                        if taken.is_empty() {
+                            break;
                         }
                     }
                     let expected: BTreeSet<_> = model.iter().filter(|(_, at)| **at <= now).map(|(id, _)| *id).collect();

@@ -359,14 +359,17 @@ impl SlowPath for Chains {
         self.prefetch_behind(state);
     }
 
-    fn event(&mut self, event: &Event, _state: &mut FlowState) {
-        let domain = match event {
-            Event::Traffic { domain, .. } => *domain,
-            Event::Ended(ended) => ended.tuples[0].domain,
+    fn events(&mut self, events: &[Event], state: &mut FlowState) {
+        let (now, sessions) = (self.now, &state.sessions);
+        let place = |event: &Event| match event {
+            Event::Traffic { domain, .. } => domain & 0xff,
+            Event::Ended { session, .. } => sessions.domain(*session) & 0xff,
         };
-        let now = self.now;
-        if let Some(chain) = self.chain(usize::from(domain & 0xff)) {
-            chain.event(event, now);
+        for events in events.chunk_by(|a, b| place(a) == place(b)) {
+            let chain = events.first().and_then(|event| self.chain(usize::from(place(event))));
+            if let Some(chain) = chain {
+                chain.events(events, now, sessions);
+            }
         }
     }
 

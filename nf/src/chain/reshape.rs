@@ -14,7 +14,7 @@ use crate::slot::{ForwarderSlot, Stage};
 use crate::walk::{Commit, Direction, Tick, Walk, ZoneOf};
 use crate::zone::ZoneId;
 use millrace_dataplane::flow::field::Reads;
-use millrace_dataplane::flow::session::{PARTS_MAX, SessionId, Tuple};
+use millrace_dataplane::flow::session::{PARTS_MAX, SessionId, SessionTable, Tuple};
 use millrace_dataplane::flow::state::{Event, FlowState};
 use millrace_dataplane::time::Time;
 use std::any::Any;
@@ -52,7 +52,7 @@ impl Stage for Kept {
         false
     }
     fn tick(&mut self, _: &mut Tick<'_>) {}
-    fn event(&mut self, _: &Event, _: Time) {}
+    fn events(&mut self, _: &[Event], _: Time, _: &SessionTable) {}
     fn as_any(&mut self) -> &mut dyn Any {
         self
     }

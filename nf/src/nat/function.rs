@@ -14,7 +14,7 @@ use super::plan::NatPlan;
 use super::refusal::Refusal;
 use super::scope::{NatConfig, SCOPE, Scope};
 use super::secret::Secret;
-use super::state::{Capacity, Hold, NatState, Proposal, ReleaseHashes, SweepPending};
+use super::state::{Capacity, Hold, NatState, Proposal, SweepPending};
 use super::tuple::{Inside, Protocol};
 use super::word::{End, Share, Word};
 use crate::explain::Notes;
@@ -170,7 +170,7 @@ impl Nat {
     fn remote_at_commit(&self, commit: &Commit<'_>, end: End) -> Ipv4Addr {
         match commit.session {
             Some(session) if self.plan().settings().filtering == Filtering::AddressDependent => {
-                remote_of(&commit.state.sessions.tuples(session), end)
+                remote_of(commit.state.sessions.tuple(session, end == End::Responder))
             }
             _ => Ipv4Addr::UNSPECIFIED,
         }
@@ -179,21 +179,15 @@ impl Nat {
     /// Gives back the shares of ended sessions, so that none waits for memory: their mappings' rows were asked for when they
     /// ended, what those lead to is asked for here, a few shares ahead.
     fn settle(&mut self) {
-        let mut ended = std::mem::take(&mut self.ended);
-        let mut asked = [ReleaseHashes::default(); AHEAD];
-        for at in 0..ended.len() + AHEAD {
-            let hashes = &mut asked[at % AHEAD];
-            if let Some(Ended { share, remote }) = at.checked_sub(AHEAD).map(|at| ended[at]) {
-                let hold = Hold { mapping: share.mapping, remote, recorded: share.recorded };
-                self.state.release_at(hashes, &hold);
+        for at in 0..self.ended.len() + AHEAD {
+            if let Some(next) = self.ended.get(at) {
+                self.state.prefetch_release(next.share.mapping);
             }
-            if let Some(next) = ended.get(at) {
-                *hashes = self.state.release_hashes(next.share.mapping);
-                self.state.prefetch_release(hashes);
+            if let Some(Ended { share, remote }) = at.checked_sub(AHEAD).map(|at| self.ended[at]) {
+                self.state.release(&Hold { mapping: share.mapping, remote, recorded: share.recorded });
             }
         }
-        ended.clear();
-        self.ended = ended;
+        self.ended.clear();
     }
 
     /// Would the configuration in force not make the mapping of this share?
@@ -221,9 +215,8 @@ impl Nat {
     }
 }
 
-/// The remote address of an end of a session: whom the initiator calls, or whom the responder answers.
-fn remote_of(tuples: &[Tuple; 2], end: End) -> Ipv4Addr {
-    let tuple = &tuples[usize::from(end == End::Responder)];
+/// The remote address of an end of a session, by what the end sends: whom the initiator calls, or whom the responder answers.
+fn remote_of(tuple: &Tuple) -> Ipv4Addr {
     match tuple.destination_address() {
         IpAddr::V4(address) => address,
         IpAddr::V6(_) => Ipv4Addr::UNSPECIFIED,
@@ -301,12 +294,12 @@ impl FlowFunction for Nat {
         }
     }
 
-    fn ended(&mut self, part: u64, tuples: &[Tuple; 2], _now: Time) {
+    fn ended(&mut self, part: u64, tuples: [&Tuple; 2], _now: Time) {
         let word = Word(part);
-        for end in End::ALL {
+        for (end, tuple) in End::ALL.into_iter().zip(tuples) {
             let Some(share) = word.share(end) else { continue };
             self.state.prefetch_mapping(share.mapping);
-            let remote = if share.recorded { remote_of(tuples, end) } else { Ipv4Addr::UNSPECIFIED };
+            let remote = if share.recorded { remote_of(tuple) } else { Ipv4Addr::UNSPECIFIED };
             self.ended.push(Ended { share, remote });
         }
         if self.ended.len() >= ENDED_MAX {

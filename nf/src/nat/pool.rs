@@ -240,7 +240,7 @@ impl ExternalPool {
             Some(states) => states,
             // Looked at first, so that a reserved port of an unused address does not cost it its states.
             None if self.template[protocol.index()].is_taken(port) => return false,
-            none => none.insert(Box::new(self.template[protocol.index()].copy(self.arena.as_ref()))),
+            none => none.insert(states_like(&self.template[protocol.index()], self.arena.as_ref())),
         };
         if !states.take(port) {
             return false;
@@ -507,8 +507,10 @@ impl ExternalPool {
     #[inline]
     fn states_mut(&mut self, slot: usize, protocol: Protocol) -> &mut PortStates {
         let index = protocol.index();
-        let (template, arena) = (&self.template[index], self.arena.as_ref());
-        self.slots[slot].states[index].get_or_insert_with(|| Box::new(template.copy(arena)))
+        match &mut self.slots[slot].states[index] {
+            Some(states) => states,
+            none => none.insert(states_like(&self.template[index], self.arena.as_ref())),
+        }
     }
 
     fn refresh_open(&mut self, slot: usize, protocol: Protocol) {
@@ -518,6 +520,11 @@ impl ExternalPool {
             *word = *word & !(1 << (slot % 64)) | u64::from(open) << (slot % 64);
         }
     }
+}
+
+#[cold]
+fn states_like(template: &PortStates, arena: Option<&Arena>) -> Box<PortStates> {
+    Box::new(template.copy(arena))
 }
 
 fn templates(plan: &NatPlan) -> [PortStates; PROTOCOLS] {

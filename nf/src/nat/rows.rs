@@ -77,10 +77,17 @@ impl<const N: usize> Rows<N> {
         self.rows.get_mut(number as usize)
     }
 
+    /// The number that [`Self::take`] gives next. None if all are in use.
+    #[inline]
+    pub fn next(&self) -> Option<u32> {
+        let number = if self.free == NONE { self.fresh } else { self.free };
+        ((number as usize) < self.rows.len()).then_some(number)
+    }
+
     /// Puts a row into use. None if all are.
     #[inline]
     pub fn take(&mut self, row: [u32; N]) -> Option<u32> {
-        let number = if self.free == NONE { self.fresh } else { self.free };
+        let number = self.next()?;
         let place = self.rows.get_mut(number as usize)?;
         if self.free == NONE {
             self.fresh += 1;
@@ -89,6 +96,8 @@ impl<const N: usize> Rows<N> {
         }
         *place = row;
         self.len += 1;
+        // The next that is taken lies elsewhere.
+        self.prefetch(self.free.min(self.fresh));
         Some(number)
     }
 

@@ -205,7 +205,7 @@ impl FlowFunction for Scramble {
         total.packets += traffic.packets;
         total.bytes += traffic.bytes;
     }
-    fn ended(&mut self, part: u64, tuples: &[Tuple; 2], now: Time) {
+    fn ended(&mut self, part: u64, tuples: [&Tuple; 2], now: Time) {
         self.totals.ended.0 += 1;
         let which = part ^ u64::from(tuples[0].source_port) ^ now.0;
         self.totals.ended.1 = self.totals.ended.1.wrapping_add(mix(which));
