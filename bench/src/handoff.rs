@@ -32,7 +32,7 @@ const BULK: usize = 32;
 const RING_PACKETS: usize = 4_096;
 const HOP_PACKETS: usize = 1 << 22;
 /// Packets on their way in a run with workers, so that rings never overflow.
-const UNDER_WAY: u64 = 2_048;
+const UNDER_WAY: u64 = 768;
 const FRAMES: usize = 8_192;
 const WARM: u64 = 1 << 20;
 const PACKETS: u64 = 1 << 22;

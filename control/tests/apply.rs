@@ -8,7 +8,7 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use millrace_control::config::{self, Host};
-use millrace_control::instance::accounting::Accounting;
+use millrace_control::instance::accounting::{Accounting, close};
 use millrace_control::instance::{Applied, Control, Instance, InstanceError, NfWorker, Options};
 use millrace_control::management::{Topic, show};
 use millrace_dataplane::budget::BudgetConfig;
@@ -175,12 +175,12 @@ impl Running {
         let config = checked.config.unwrap_or_else(|| panic!("{}", checked.report));
         // The budget goes by real time: a busy machine would drop misses.
         let options = Options { pinned: false, budget: BudgetConfig::UNLIMITED, ..Options::default() };
-        let Instance { mut worker, control } = Instance::build(config, options).unwrap();
+        let (mut worker, control) = Instance::build(config, options).unwrap().into_one().unwrap();
         let stop = Arc::new(AtomicBool::new(false));
         let stopped = Arc::clone(&stop);
         let thread = std::thread::spawn(move || {
             worker.run(&stopped, false);
-            Accounting::close(&mut worker)
+            Accounting::of(vec![close(worker)])
         });
         Self { control, stop, thread: Some(thread) }
     }
@@ -197,7 +197,7 @@ impl Running {
     }
 
     fn look<T: Send + 'static>(&self, look: impl FnOnce(&mut NfWorker) -> T + Send + 'static) -> T {
-        self.control.worker().call(look).unwrap()
+        self.control.workers()[0].call(look).unwrap()
     }
 
     fn rows(&self, topic: Topic) -> Vec<serde_json::Map<String, Value>> {

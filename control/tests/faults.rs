@@ -6,28 +6,28 @@ use std::sync::atomic::AtomicBool;
 use std::time::{Duration, Instant};
 
 use millrace_control::config::{self, Host};
-use millrace_control::instance::thread::WorkerThread;
+use millrace_control::instance::thread::WorkerThreads;
 use millrace_control::instance::{Control, Instance, InstanceError, NfWorker, Options};
 
 const GENERATOR: &str = include_str!("../../configs/generator.toml");
 
-fn start() -> (WorkerThread, Control) {
+fn start() -> (WorkerThreads, Control) {
     let text =
         GENERATOR.replace("packets = 10000000", "rate = \"100 kpps\"") + "\n[memory]\nhugepages = \"off\"\n";
     let config = config::parse(Path::new("generator.toml"), &text, &Host::default()).config.unwrap();
-    let Instance { worker, control } = Instance::build(config, Options::default()).unwrap();
-    (WorkerThread::start(worker, None, Arc::new(AtomicBool::new(false)), false).unwrap(), control)
+    let Instance { workers, control } = Instance::build(config, Options::default()).unwrap();
+    (WorkerThreads::start(workers, &[], Arc::new(AtomicBool::new(false)), false).unwrap(), control)
 }
 
 fn received(control: &Control) -> u64 {
-    control.worker().ask(|worker: &mut NfWorker| worker.report().sums.received).unwrap()
+    control.workers()[0].ask(|worker: &mut NfWorker| worker.report().sums.received).unwrap()
 }
 
 #[test]
 fn a_look_that_panics_costs_no_packet() {
     let (thread, control) = start();
     let look = |_: &mut NfWorker| -> u64 { panic!("of the test") };
-    let error = control.worker().ask(look).unwrap_err();
+    let error = control.workers()[0].ask(look).unwrap_err();
     assert_eq!(error.to_string(), "a look at the worker panicked: of the test");
     let (before, start) = (received(&control), Instant::now());
     while received(&control) < before + 10_000 {
@@ -42,12 +42,12 @@ fn a_worker_that_panics_is_an_error_and_nobody_waits_for_it() {
     let (thread, control) = start();
     let start = Instant::now();
     let change = |_: &mut NfWorker| panic!("of the test");
-    assert!(matches!(control.worker().call(change), Err(InstanceError::WorkerGone)));
+    assert!(matches!(control.workers()[0].call(change), Err(InstanceError::WorkerGone)));
     while !thread.has_ended() {
         assert!(start.elapsed() < Duration::from_secs(5));
     }
-    assert!(matches!(control.worker().ask(|_| ()), Err(InstanceError::WorkerGone)));
+    assert!(matches!(control.workers()[0].ask(|_| ()), Err(InstanceError::WorkerGone)));
     let error = thread.finish().unwrap_err().to_string();
-    assert_eq!(error, "the worker, whose accounting is lost, panicked: of the test");
+    assert_eq!(error, "a worker, whose accounting is lost, panicked: of the test");
     assert!(start.elapsed() < Duration::from_secs(5));
 }

@@ -62,8 +62,15 @@ impl Edge {
     }
 
     fn start(&self, lan: &str, wan: &str) -> Running {
+        self.start_with(lan, wan, "", "")
+    }
+
+    /// With other settings, and with a NAT if there are settings for one.
+    fn start_with(&self, lan: &str, wan: &str, settings: &str, nat: &str) -> Running {
+        let functions = if nat.is_empty() { "" } else { "\"nat\", " };
         let text = format!(
             r#"
+{settings}
 [management]
 socket = "{}"
 [memory]
@@ -76,7 +83,7 @@ capacity = 4096
 [ports.wan]
 {wan}
 [chains.edge]
-functions = ["firewall", "router"]
+functions = ["firewall", {functions}"router"]
 zones.inside = ["lan"]
 zones.outside = ["wan"]
 [functions.firewall]
@@ -85,6 +92,7 @@ kind = "firewall"
 action = "allow"
 from = "inside"
 to = "outside"
+{nat}
 [functions.router]
 kind = "router"
 interfaces.lan.addresses = ["10.1.0.1/24", "fd00:1::1/64"]
@@ -162,6 +170,31 @@ fn a_chain_over_packet_sockets_carries_streams_and_survives_its_interface() {
     accounting(&output);
     let said = String::from_utf8_lossy(&output.stderr).into_owned();
     assert!(said.contains("the interface is gone") && said.contains("the interface is back"), "{said}");
+}
+
+/// Both families, one of them translated; ARP and neighbour discovery are heard by all workers.
+#[test]
+fn two_workers_carry_streams() {
+    let has_two_cores = std::thread::available_parallelism().is_ok_and(|cores| cores.get() >= 2);
+    if !may_make_namespaces("two_workers_carry_streams") || !has_two_cores {
+        return;
+    }
+    for io in ["shared", "dedicated"] {
+        let edge = Edge::new();
+        connect(&edge.router, &edge.client, "mr-lan");
+        connect(&edge.router, &edge.outside, "mr-wan");
+        address(&edge.client, "eth0", 1);
+        address(&edge.outside, "eth0", 2);
+        let port = |interface: &str| format!("kind = \"af_packet\"\ninterface = \"{interface}\"");
+        let workers = format!("[workers]\ncores = [0, 1]\nio = \"{io}\"");
+        let nat = "[functions.nat]\nkind = \"nat\"\npool = [\"10.2.0.100\"]\nhairpinning = false";
+        let running = edge.start_with(&port("mr-lan"), &port("mr-wan"), &workers, nat);
+        edge.traffic();
+        let workers = edge.site.show("workers").unwrap();
+        assert!(workers[1]["hits"].as_u64().unwrap() > 0 || io == "shared", "{workers:?}");
+        // `stop` checks the sums (R13).
+        running.stop();
+    }
 }
 
 #[test]

@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 
 use common::{Site, millrace};
 use millrace_control::config::{self, Host};
-use millrace_control::instance::thread::WorkerThread;
+use millrace_control::instance::thread::WorkerThreads;
 use millrace_control::instance::{Instance, Options};
 use millrace_control::notify::{Notifier, Watchdog};
 
@@ -84,8 +84,8 @@ fn a_worker_that_stalls_starves_the_watchdog() {
         include_str!("../../configs/generator.toml").replace("packets = 10000000", "rate = \"100 kpps\"");
     let text = text + "\n[memory]\nhugepages = \"off\"\n";
     let config = config::parse(Path::new("generator.toml"), &text, &Host::default()).config.unwrap();
-    let Instance { worker, control } = Instance::build(config, Options::default()).unwrap();
-    let thread = WorkerThread::start(worker, None, Arc::new(AtomicBool::new(false)), false).unwrap();
+    let Instance { workers, control } = Instance::build(config, Options::default()).unwrap();
+    let thread = WorkerThreads::start(workers, &[], Arc::new(AtomicBool::new(false)), false).unwrap();
     let notifier = Notifier::to(directory.path().join("notify").as_os_str()).unwrap();
     let mut watchdog = Watchdog::new(Some(Duration::from_millis(20)));
     let mut fed = |time: Duration| {
@@ -100,7 +100,7 @@ fn a_worker_that_stalls_starves_the_watchdog() {
     assert!(fed(Duration::from_millis(500)) > 1);
     let (release, held) = std::sync::mpsc::channel::<()>();
     let (begun, begins) = std::sync::mpsc::channel();
-    let handle = control.worker().clone();
+    let handle = control.workers()[0].clone();
     let stall = std::thread::spawn(move || {
         handle.call(move |_| {
             begun.send(()).unwrap();

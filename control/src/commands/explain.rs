@@ -97,6 +97,7 @@ fn captured(path: &Path, number: u64) -> Result<Vec<u8>, String> {
 /// was said.
 fn of_configuration(path: &Path, arguments: &Arguments, subject: &Subject) -> Result<Option<Report>, String> {
     let Some(mut config) = load_or_report(path, &Host::default()) else { return Ok(None) };
+    config.workers.keep_one();
     replace_ports(&mut config, &[], &[], &arguments.mac).map_err(|error| error.to_string())?;
     let clock = SharedClock::default();
     let options = Options {
@@ -106,8 +107,8 @@ fn of_configuration(path: &Path, arguments: &Arguments, subject: &Subject) -> Re
         captures_ahead_ns: None,
         pinned: false,
     };
-    let Instance { mut worker, control } =
-        Instance::build(config, options).map_err(|error| error.to_string())?;
+    let built = Instance::build(config, options).and_then(Instance::into_one);
+    let (mut worker, control) = built.map_err(|error| error.to_string())?;
     advance(&mut worker, &clock, START);
     look::explain_here(&mut worker, &control.ports(), &arguments.input, subject).map(Some)
 }

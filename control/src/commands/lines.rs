@@ -23,15 +23,15 @@ pub(super) fn start(control: Arc<Control>, interval: Duration, json: bool) -> io
 }
 
 fn print(control: &Control, interval: Duration, json: bool, pulse: &Pulse) {
-    let ask = |worker: &mut NfWorker| (worker.report(), worker.engine.state.sessions.count());
+    let sessions = |worker: &mut NfWorker| worker.engine.state.sessions.count();
     let started = Instant::now();
-    let mut rates = Rates { before: control.worker().ask(ask).ok().map(|(report, _)| (started, report)) };
+    let mut rates = Rates { before: control.report().ok().map(|report| (started, report)) };
     let mut next = started + interval;
     while pulse.goes_on() {
         if Instant::now() >= next {
             next += interval;
-            if let Ok((report, sessions)) = control.worker().ask(ask) {
-                let line = rates.line(&report, sessions, json);
+            if let (Ok(report), Ok(sessions)) = (control.report(), control.ask_all(sessions)) {
+                let line = rates.line(&report, sessions.iter().sum(), json);
                 // Nobody may be reading any more; packets flow on.
                 let _ = writeln!(io::stdout().lock(), "{line}");
             }

@@ -17,7 +17,7 @@ use crate::config::ports::{Link, Pcap, Sink};
 use crate::config::settings::Hugepages;
 use crate::config::sizing::mtu;
 use crate::config::{Config, Host, PortKind};
-use crate::instance::accounting::Accounting;
+use crate::instance::accounting::{Accounting, close};
 use crate::instance::clock::SharedClock;
 use crate::instance::{Instance, InstanceError, NfWorker, Options};
 
@@ -90,6 +90,8 @@ pub fn run(arguments: &Arguments) -> ExitCode {
 }
 
 fn replay(mut config: Config, arguments: &Arguments) -> Result<Accounting, InstanceError> {
+    // Nothing happens at the same time, so that all repeats.
+    config.workers.keep_one();
     replace_ports(&mut config, &arguments.input, &arguments.output, &arguments.mac)?;
     let first = first_time(&config)?;
     let ahead_ns = first.map_or(0, |first| first.0.saturating_sub(START.0));
@@ -101,9 +103,9 @@ fn replay(mut config: Config, arguments: &Arguments) -> Result<Accounting, Insta
         captures_ahead_ns: Some(ahead_ns),
         pinned: false,
     };
-    let Instance { mut worker, control } = Instance::build(config, options)?;
+    let (mut worker, control) = Instance::build(config, options)?.into_one()?;
     play(&mut worker, &clock, || while rule_log::print(&control) {});
-    Ok(Accounting::close(&mut worker))
+    Ok(Accounting::of(vec![close(worker)]))
 }
 
 fn file_of(files: &[(String, String)], port: &str) -> Option<PathBuf> {

@@ -17,7 +17,7 @@ use super::{load_or_report, log, rule_log};
 use crate::config::units::show_size;
 use crate::config::{Config, Host, Management, Metrics, PortKind};
 use crate::instance::accounting::Accounting;
-use crate::instance::thread::WorkerThread;
+use crate::instance::thread::WorkerThreads;
 use crate::instance::{Control, Instance, InstanceError, Options};
 use crate::live::screen::restore;
 use crate::management::server::Server;
@@ -26,7 +26,7 @@ use crate::metrics;
 use crate::notify::{Notifier, Watchdog};
 use crate::supervised::Supervised;
 
-/// How often the main thread looks for signals and the worker's end.
+/// How often the main thread looks for signals and the workers' end.
 const LOOK_EVERY: Duration = Duration::from_millis(50);
 
 /// Arguments of `run`.
@@ -108,11 +108,11 @@ fn serve(config: Config, arguments: &Arguments) -> Result<Accounting, InstanceEr
     let status = format!("running: {} ports, {} chains", config.ports.len(), config.chains.len());
     let config_metrics = config.metrics.clone();
     let notifier = Arc::new(Notifier::from_environment().map_err(system("NOTIFY_SOCKET"))?);
-    let Instance { worker, control } = Instance::build(config, Options::default())?;
+    let Instance { workers, control } = Instance::build(config, Options::default())?;
     let control = Arc::new(control);
     control.notify(Arc::clone(&notifier));
     tell_memory(&control);
-    let worker = WorkerThread::start(worker, control.core(), Arc::clone(&stop), ends)?;
+    let workers = WorkerThreads::start(workers, control.cores(), Arc::clone(&stop), ends)?;
     let mut server = socket
         .map(|socket| Server::start(socket, Arc::clone(&control)))
         .transpose()
@@ -133,7 +133,7 @@ fn serve(config: Config, arguments: &Arguments) -> Result<Accounting, InstanceEr
     let mut watchdog = Watchdog::from_environment();
     let started = Instant::now();
     let in_time = || arguments.duration.is_none_or(|duration| started.elapsed() < duration);
-    while !stop.load(Ordering::Relaxed) && !worker.has_ended() && in_time() {
+    while !stop.load(Ordering::Relaxed) && !workers.has_ended() && in_time() {
         server.iter_mut().for_each(|server| server.thread().look());
         metrics.iter_mut().for_each(|server| server.thread().look());
         shown.iter_mut().for_each(Supervised::look);
@@ -148,7 +148,7 @@ fn serve(config: Config, arguments: &Arguments) -> Result<Accounting, InstanceEr
     // The terminal is given back first, and no line comes after the accounting, unless nobody reads them.
     drop(shown);
     restore();
-    let accounting = worker.finish();
+    let accounting = workers.finish();
     drop(rule_log);
     while rule_log::print(&control) {}
     drop(server);

@@ -3,7 +3,7 @@
 //! 1. `syntax` explains what is no TOML; `places` notes where each key stands, so that later steps speak of keys by path alone.
 //! 2. `section` reads typed values table by table and collects what is wrong; `schema` lists the keys.
 //! 3. `settings`, `ports`, `chains` and `functions` with a file a kind make the types below.
-//! 4. `references`, `addressing`, `shadow` and `sizing` check what no single key can show.
+//! 4. `references`, `addressing`, `shadow`, `shares` and `sizing` check what no single key can show.
 //! 5. `host` compares it with the machine; `plan` says what would run.
 //!
 //! [`Config`] holds nothing of TOML and is compared with `==`: `apply` finds changes by names.
@@ -33,6 +33,7 @@ pub mod schema;
 mod section;
 pub mod settings;
 mod shadow;
+mod shares;
 pub mod sizing;
 mod suggest;
 mod syntax;
@@ -194,6 +195,7 @@ fn read<'a>(context: &'a Context<'a>, document: &'a DeTable<'a>, host: &Host, wh
         references::check(context, &config);
         addressing::check(context, &config);
         sizing::check(context, &config);
+        shares::check(context, &config);
         host::check(context, &config, host);
     }
     if !context.has_errors() {

@@ -9,7 +9,7 @@ use super::firewall::Action;
 use super::functions::FunctionKind;
 use super::network::Ipv4Range;
 use super::settings::{Hugepages, Idle};
-use super::sizing::{Sizing, mtu, workers};
+use super::sizing::{Sizing, mtu};
 use super::units::show_size;
 use super::{Config, Host, Port, PortKind, rule_set};
 
@@ -39,6 +39,10 @@ pub struct PlanWorker {
     pub core: Option<usize>,
     /// The queues it serves, as `lan queue 0`.
     pub queues: Vec<String>,
+    /// Whether it owns connections.
+    pub owns_connections: bool,
+    /// Rings by which it gets packets from, and gives packets to, other workers: one each way for each port and worker.
+    pub rings: usize,
     /// What it does when idle.
     pub idle: &'static str,
     /// Most packets in a burst.
@@ -153,7 +157,7 @@ fn plan_port(config: &Config, port: &Port) -> PlanPort {
     }
 }
 
-/// Queue N of each port goes to worker N, round again when there are more queues than workers.
+/// The first worker has all ports; the others get packets by rings.
 fn plan_workers(config: &Config, host: &Host) -> Vec<PlanWorker> {
     let last = host.cores.as_ref().and_then(|cores| cores.last().copied());
     let cores: Vec<Option<usize>> = match &config.workers.cores {
@@ -165,16 +169,14 @@ fn plan_workers(config: &Config, host: &Host) -> Vec<PlanWorker> {
         Idle::Poll => "poll",
         Idle::Sleep => "sleep",
     };
-    let count = cores.len();
-    let queues_of = |worker: usize| {
-        let ports =
-            config.ports.iter().flat_map(|port| (0..port.kind.queues()).map(move |queue| (port, queue)));
-        let mine = ports.filter(|(_, queue)| usize::from(*queue) % count == worker);
-        mine.map(|(port, queue)| format!("{} queue {queue}", port.name)).collect()
-    };
+    let queues = config.ports.iter().flat_map(|port| (0..port.kind.queues()).map(move |queue| (port, queue)));
+    let queues: Vec<String> = queues.map(|(port, queue)| format!("{} queue {queue}", port.name)).collect();
+    let others = cores.len() - 1;
     let worker = |(index, core)| PlanWorker {
         core,
-        queues: queues_of(index),
+        queues: if index == 0 { queues.clone() } else { Vec::new() },
+        owns_connections: index >= config.workers.first_owner(),
+        rings: 2 * config.ports.len() * if index == 0 { others } else { 1 },
         idle,
         burst_packets: config.workers.burst_packets,
     };
@@ -190,12 +192,13 @@ fn plan_memory(config: &Config) -> PlanMemory {
         Hugepages::OneGibibyte => "1GiB",
         Hugepages::Off => "off",
     };
-    let sessions = workers(config) * u64::from(config.sessions.capacity);
-    let entries = workers(config) * u64::from(config.sessions.flow_cache_entries);
+    let owners = config.workers.owners() as u64;
+    let sessions = owners * u64::from(config.sessions.capacity);
+    let entries = owners * u64::from(config.sessions.flow_cache_entries);
     let mut parts = vec![
         part(
-            format!("{} frames of {} B", sizing.frames, sizing.frame_bytes),
-            sizing.frames * sizing.frame_bytes,
+            format!("{} frames of {} B", sizing.frames + sizing.made_frames, sizing.frame_bytes),
+            (sizing.frames + sizing.made_frames) * sizing.frame_bytes,
         ),
         part(format!("{sessions} sessions"), sizing.session_bytes),
         part(format!("{entries} flow cache entries"), sizing.flow_cache_bytes),
@@ -267,7 +270,12 @@ impl fmt::Display for Plan {
             let queues =
                 if worker.queues.is_empty() { "nothing".to_owned() } else { worker.queues.join(", ") };
             let (idle, burst) = (worker.idle, worker.burst_packets);
-            writeln!(f, "  worker {index} on {core}: {queues}; bursts of {burst}, idle {idle}")?;
+            let rings = match worker.rings {
+                0 => String::new(),
+                rings => format!(", {}", count(rings, "ring")),
+            };
+            let owns = if worker.owns_connections { "" } else { ", no connections" };
+            writeln!(f, "  worker {index} on {core}: {queues}{rings}{owns}; bursts of {burst}, idle {idle}")?;
         }
         writeln!(f, "memory: {}, hugepages {}", show_size(self.memory.bytes), self.memory.hugepages)?;
         for part in &self.memory.parts {

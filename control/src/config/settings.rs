@@ -66,20 +66,60 @@ pub enum Idle {
     Sleep,
 }
 
+/// Which workers own connections, where there are several.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Io {
+    /// All; the first one has the ports, too.
+    #[default]
+    Shared,
+    /// All but the first one, which has the ports and nothing else.
+    Dedicated,
+}
+
+/// Most workers.
+const WORKERS_MAX: usize = 64;
+
 /// `[workers]`: the threads that move packets.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Workers {
     /// One worker on each of these cores; `None`: one worker on the last core that the process may use.
     pub cores: Option<Vec<usize>>,
+    /// Which of several own connections.
+    pub io: Io,
     /// What an idle worker does.
     pub idle: Idle,
     /// Most packets taken from a port at once.
     pub burst_packets: usize,
 }
 
+impl Workers {
+    /// How many there are.
+    pub fn count(&self) -> usize {
+        self.cores.as_ref().map_or(1, |cores| cores.len().max(1))
+    }
+
+    /// The first that owns connections; those behind it do, too.
+    pub fn first_owner(&self) -> usize {
+        usize::from(self.io == Io::Dedicated && self.count() > 1)
+    }
+
+    /// How many own connections.
+    pub fn owners(&self) -> usize {
+        self.count() - self.first_owner()
+    }
+
+    /// Leaves one, for runs in which nothing happens at the same time.
+    pub fn keep_one(&mut self) {
+        self.io = Io::Shared;
+        if let Some(cores) = &mut self.cores {
+            cores.truncate(1);
+        }
+    }
+}
+
 impl Default for Workers {
     fn default() -> Self {
-        Self { cores: None, idle: Idle::Adaptive, burst_packets: BURST_PACKETS_MAX }
+        Self { cores: None, io: Io::Shared, idle: Idle::Adaptive, burst_packets: BURST_PACKETS_MAX }
     }
 }
 
@@ -207,17 +247,36 @@ pub(crate) fn read_workers(root: &Section<'_>) -> Workers {
         _ => Err(Invalid::new("not a core's number", "the number of a core from 0, as [1]")),
     };
     let cores = section.list("cores", core);
-    if let Some(second) = cores.as_ref().and_then(|cores| cores.get(1)) {
-        let path = section.context.item(&section.key("cores"), 1);
-        let finding = Finding::error(path, "this version runs one worker");
-        section.context.push(finding.found(second.to_string()).valid("one core, as [1]"));
+    check_cores(&section, cores.as_deref().unwrap_or(&[]));
+    let io = [("shared", Io::Shared), ("dedicated", Io::Dedicated)];
+    let io = section.choice("io", &io).unwrap_or(default.io);
+    if io == Io::Dedicated && cores.as_ref().is_none_or(|cores| cores.len() < 2) {
+        let finding =
+            Finding::error(section.key("io"), "a worker that only receives and sends needs another to work");
+        section.context.push(finding.valid("two cores or more, or \"shared\""));
     }
     let idle = [("adaptive", Idle::Adaptive), ("poll", Idle::Poll), ("sleep", Idle::Sleep)];
     let burst = section.integer("burst", 1..=BURST_PACKETS_MAX as u64).map(narrow);
     Workers {
         cores,
+        io,
         idle: section.choice("idle", &idle).unwrap_or(default.idle),
         burst_packets: burst.unwrap_or(default.burst_packets),
+    }
+}
+
+fn check_cores(section: &Section<'_>, cores: &[usize]) {
+    for (index, core) in cores.iter().enumerate() {
+        let path = section.context.item(&section.key("cores"), index);
+        if cores[..index].contains(core) {
+            let finding = Finding::error(path, "two workers on one core take each other's time");
+            section.context.push(finding.found(core.to_string()).valid("each core once"));
+        } else if index == WORKERS_MAX {
+            let finding = Finding::error(path, "there are too many workers");
+            section
+                .context
+                .push(finding.found(core.to_string()).valid(format!("at most {WORKERS_MAX} cores")));
+        }
     }
 }
 

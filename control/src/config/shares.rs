@@ -28,14 +28,18 @@ pub(crate) fn check(context: &Context<'_>, config: &Config) {
             if nat.hairpinning {
                 let message = "several workers don't hand hairpins to each other in this version";
                 let finding = Finding::error(join(&path, "hairpinning"), message);
-                context.push(finding.found("true").valid("hairpinning = false, or one worker that owns connections"));
+                context.push(
+                    finding.found("true").valid("hairpinning = false, or one worker that owns connections"),
+                );
             }
             let (first, last) = (*nat.port_range.start(), *nat.port_range.end());
             let has_ports = |worker| PortShare::new(worker as u8, owners as u8).has_any(first, last);
             if !(0..owners).all(has_ports) {
                 let message = format!("the ports are too few to share among {owners} workers");
                 let finding = Finding::error(join(&path, "port_range"), message);
-                context.push(finding.found(format!("{first}-{last}")).valid("a block of 64 ports for each worker"));
+                context.push(
+                    finding.found(format!("{first}-{last}")).valid("a block of 64 ports for each worker"),
+                );
             }
         }
     }

@@ -2,6 +2,7 @@
 
 use millrace_dataplane::flow::cache::FlowCache;
 use millrace_dataplane::flow::session::{PARTS_MAX, SessionTable};
+use millrace_dataplane::handoff::RING_PACKETS;
 use millrace_dataplane::limits::{BURST_PACKETS_MAX, DATA_OFFSET};
 use millrace_dataplane::memory::PoolConfig;
 use millrace_nf::nat::{Capacity, NatState};
@@ -23,6 +24,10 @@ const NAT_MAPPINGS_STATIC: usize = 4_096;
 const SESSION_WORDS_PER_FUNCTION: usize = 2;
 /// Frames a worker may hold while neighbours are resolved.
 const HELD_FRAMES_MAX: u64 = 1_024;
+/// Frames that a worker needs to make packets of its own, where another has the ports.
+const MADE_FRAMES: u64 = 512;
+/// Sessions of a worker that owns no connections: as few as a table can have.
+pub(crate) const SESSIONS_WITHOUT_OWNING: usize = 64;
 /// Frames that one direction of a port with faults may hold.
 const FAULT_HELD_MAX: u64 = millrace_dataplane::port::fault::HELD_MAX as u64;
 /// Ethernet header with two VLAN tags.
@@ -37,8 +42,10 @@ const MTU_DEFAULT: u16 = 1_500;
 /// The memory of an instance.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Sizing {
-    /// Packet buffers.
+    /// Packet buffers of the worker that has the ports.
     pub frames: u64,
+    /// Packet buffers of all others.
+    pub made_frames: u64,
     /// Bytes of each.
     pub frame_bytes: u64,
     /// Bytes of all session tables.
@@ -56,23 +63,30 @@ impl Sizing {
     pub fn of(config: &Config) -> Self {
         let frames = config.memory.frames.map_or_else(|| frames_needed(config), u64::from);
         let frame_bytes = config.memory.frame_bytes.map_or_else(|| frame_bytes_needed(config), u64::from);
-        let workers = workers(config);
+        let workers = config.workers.owners() as u64;
+        let made_frames = (config.workers.count() as u64 - 1) * made_frames_needed(config);
         let functions = config.chains.iter().map(|chain| chain.functions.len()).max().unwrap_or(0);
         let parts = (SESSION_WORDS_PER_FUNCTION * functions).min(PARTS_MAX);
         let session_bytes = workers * session_table_bytes(config.sessions.capacity, parts);
         let entries = config.sessions.flow_cache_entries as usize;
         let flow_cache_bytes = workers * FlowCache::bytes_for(entries.max(1), FLOW_WORDS_PLANNED) as u64;
         let nat_bytes: u64 = nats(config).map(|nat| workers * nat_table_bytes(config, nat)).sum();
-        let needed =
-            frames * frame_bytes + session_bytes + flow_cache_bytes + nat_bytes + workers * ALIGNMENT_BYTES;
+        let needed = (frames + made_frames) * frame_bytes
+            + session_bytes
+            + flow_cache_bytes
+            + nat_bytes
+            + (workers + 1) * ALIGNMENT_BYTES;
         let needed = needed.next_multiple_of(ARENA_BYTES_STEP);
         let arena_bytes = config.memory.size_bytes.unwrap_or(needed);
-        Self { frames, frame_bytes, session_bytes, flow_cache_bytes, nat_bytes, arena_bytes }
+        Self { frames, made_frames, frame_bytes, session_bytes, flow_cache_bytes, nat_bytes, arena_bytes }
     }
 
     /// Bytes that are used of the arena.
     pub fn used_bytes(&self) -> u64 {
-        self.frames * self.frame_bytes + self.session_bytes + self.flow_cache_bytes + self.nat_bytes
+        (self.frames + self.made_frames) * self.frame_bytes
+            + self.session_bytes
+            + self.flow_cache_bytes
+            + self.nat_bytes
     }
 }
 
@@ -107,11 +121,6 @@ fn nats(config: &Config) -> impl Iterator<Item = &Nat> {
     })
 }
 
-/// How many workers are asked for.
-pub(crate) fn workers(config: &Config) -> u64 {
-    config.workers.cores.as_ref().map_or(1, |cores| cores.len().max(1) as u64)
-}
-
 /// Frames that the ports' rings hold when all are full.
 fn ring_frames(config: &Config) -> u64 {
     let of_port = |port: &Port| match &port.kind {
@@ -128,7 +137,15 @@ fn ring_frames(config: &Config) -> u64 {
 
 fn frames_needed(config: &Config) -> u64 {
     let bursts = 2 * BURST_PACKETS_MAX as u64 * config.ports.len() as u64; // one received, one to be sent
-    ring_frames(config) + workers(config) * (bursts + HELD_FRAMES_MAX)
+    let workers = config.workers.count() as u64;
+    // To each other worker and back.
+    let between = 2 * RING_PACKETS as u64 * (workers - 1) * config.ports.len() as u64;
+    ring_frames(config) + between + workers * (bursts + HELD_FRAMES_MAX)
+}
+
+/// Frames of a worker that has no ports of its own.
+pub(crate) fn made_frames_needed(config: &Config) -> u64 {
+    MADE_FRAMES + 2 * BURST_PACKETS_MAX as u64 * config.ports.len() as u64
 }
 
 /// The MTU of a port as the configuration knows it.
@@ -172,8 +189,8 @@ pub(crate) fn check(context: &Context<'_>, config: &Config) {
         let finding = Finding::error("memory.size", "the memory is too small for what is configured");
         let help = format!(
             "{} for {} frames of {} B, {} for sessions, {} for NAT, {} for the flow cache",
-            show_size(sizing.frames * sizing.frame_bytes),
-            sizing.frames,
+            show_size((sizing.frames + sizing.made_frames) * sizing.frame_bytes),
+            sizing.frames + sizing.made_frames,
             sizing.frame_bytes,
             show_size(sizing.session_bytes),
             show_size(sizing.nat_bytes),

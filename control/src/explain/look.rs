@@ -1,4 +1,4 @@
-//! Asks the chains of a worker what would become of a packet.
+//! Asks the chains of the worker that owns a packet what would become of it.
 
 use millrace_dataplane::drops::DropReason;
 use millrace_dataplane::engine::{Foreseen, Outcome};
@@ -26,7 +26,8 @@ pub fn explain(control: &Control, input: &str, subject: &Subject) -> Result<Repo
     let port = find(&ports, input)?;
     let frame = frame(port, subject)?;
     let id = port.id;
-    control.worker().ask(move |worker| look(worker, &ports, id, &frame)).map_err(|error| error.to_string())
+    let worker = control.owner_of(id, &frame).ok_or("there is no worker")?;
+    worker.ask(move |worker| look(worker, &ports, id, &frame)).map_err(|error| error.to_string())
 }
 
 /// The same of a worker that does not run.

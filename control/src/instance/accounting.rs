@@ -2,6 +2,7 @@
 
 use std::fmt;
 
+use millrace_dataplane::worker::WorkerReport;
 use serde_json::{Value, json};
 
 use super::{NfWorker, functions, rows};
@@ -9,7 +10,7 @@ use crate::listing::{Listing, SLICE};
 use crate::table::Table;
 
 /// What became of every packet of a run.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, Default, PartialEq)]
 pub struct Accounting {
     /// Ports.
     pub ports: Listing,
@@ -23,7 +24,7 @@ pub struct Accounting {
     pub sums: Listing,
     /// Packets carried by the flow cache, and in all.
     pub hits: (u64, u64),
-    /// R13 holds.
+    /// R13 holds, for each worker and for all.
     pub sums_hold: bool,
     /// Frames in the pool at the end, and in all.
     pub pool: (usize, usize),
@@ -31,24 +32,45 @@ pub struct Accounting {
     pub failures: Vec<String>,
 }
 
+/// A worker whose ports are closed, and what it reported then.
+pub type Closed = (NfWorker, WorkerReport);
+
+/// Ends a worker's work and closes its ports.
+pub fn close(mut worker: NfWorker) -> Closed {
+    // What the cache counted belongs to sessions and rules.
+    let mut from = Some(0);
+    while let Some(place) = from {
+        from = worker.engine.state.fold_from(place, SLICE);
+        worker.engine.settle();
+    }
+    let report = worker.close();
+    (worker, report)
+}
+
 impl Accounting {
-    /// Closes the worker's ports and counts.
-    pub fn close(worker: &mut NfWorker) -> Self {
-        // What the cache counted belongs to sessions and rules.
-        let mut from = Some(0);
-        while let Some(place) = from {
-            from = worker.engine.state.fold_from(place, SLICE);
-            worker.engine.settle();
-        }
-        let report = worker.close();
+    /// Counts what the workers of an instance did, all of which are closed.
+    pub fn of(closed: Vec<Closed>) -> Self {
         let mut functions = Listing::default();
-        let mut from = Some(0);
-        while let Some(at) = from {
-            let (slice, next) = functions::counters(worker, at);
-            functions.columns = slice.columns;
-            functions.rows.extend(slice.rows);
-            from = next;
+        let mut chains = Listing::default();
+        let mut all: Option<WorkerReport> = None;
+        let (mut pool, mut each_holds) = ((0, 0), true);
+        for (mut worker, report) in closed {
+            let mut from = Some(0);
+            while let Some(at) = from {
+                let (slice, next) = functions::counters(&mut worker, at);
+                rows::add(&mut functions, slice, functions::NAMES);
+                from = next;
+            }
+            rows::add(&mut chains, rows::chains(&mut worker), rows::CHAIN_NAMES);
+            // Some frames came back only when another worker had ended.
+            pool = (pool.0 + worker.pool.available(), pool.1 + worker.pool.capacity());
+            each_holds &= report.sums_hold();
+            match &mut all {
+                Some(all) => all.add(report),
+                None => all = Some(report),
+            }
         }
+        let Some(report) = all else { return Self::default() };
         let engine = report.engine;
         let failed = report.ports.iter().filter_map(|port| {
             let failure = port.failure.as_ref()?;
@@ -58,12 +80,12 @@ impl Accounting {
             failures: failed.collect(),
             ports: rows::ports(&report),
             functions,
-            chains: rows::chains(worker),
+            chains,
             drops: rows::drops(&report),
             sums: rows::sums(&report.sums, report.buffered),
             hits: (engine.hits, engine.hits + engine.misses + engine.alone),
-            sums_hold: report.sums_hold() && report.buffered == 0,
-            pool: report.pool,
+            sums_hold: each_holds && report.sums_hold() && report.buffered == 0 && report.between() == 0,
+            pool,
         }
     }
 

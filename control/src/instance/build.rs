@@ -16,19 +16,20 @@ use millrace_nf::chain::Chains;
 use millrace_nf::firewall::Policy;
 
 use super::control::{Control, Running};
-use super::functions::{self, Context, PortFacts, firewall};
+use super::functions::{self, Context, Part, PortFacts, firewall};
 use super::handle::{NfWorker, WorkerHandle};
 use super::numbers::PortNumbers;
 use super::ports::{OpenPort, Opener};
 use super::rule_logs::RuleLogs;
+use super::sharing::{Sharing, part_of, rules};
 use super::timings::Timings;
 use super::{InstanceError, memory};
 use crate::config::settings::Idle;
-use crate::config::{Config, FunctionKind, VerifyChecksums};
+use crate::config::{self, Config, FunctionKind, VerifyChecksums};
 
 /// How an instance runs beside its configuration.
 pub struct Options {
-    /// What the worker asks for the time.
+    /// What the first worker asks for the time; the others ask the system.
     pub clock: Box<dyn Clock>,
     /// Makes all hashes repeat; none takes random secrets.
     pub seed: Option<u64>,
@@ -36,7 +37,7 @@ pub struct Options {
     pub budget: BudgetConfig,
     /// Captures follow the clock, which is this many nanoseconds behind them: see `replay`.
     pub captures_ahead_ns: Option<u64>,
-    /// The worker gets a core of its own.
+    /// Workers get cores of their own.
     pub pinned: bool,
 }
 
@@ -54,8 +55,8 @@ impl Default for Options {
 
 /// An instance that is ready to run.
 pub struct Instance {
-    /// Moves packets; to be run on a thread of its own, on [`Control::core`].
-    pub worker: NfWorker,
+    /// Move packets; each to be run on a thread of its own, on its core of [`Control::cores`]. The first one has the ports.
+    pub workers: Vec<NfWorker>,
     /// For the other threads.
     pub control: Control,
 }
@@ -66,101 +67,176 @@ impl Instance {
     /// # Errors
     /// The first thing that can't be had. Nothing stays open then.
     pub fn build(config: Config, options: Options) -> Result<Self, InstanceError> {
-        let core = if options.pinned { choose_core(&config)? } else { None };
+        let cores = if options.pinned { choose_cores(&config) } else { vec![None; config.workers.count()] };
         let arena = memory::arena(&config)?;
-        let pool = memory::pool(&config, &arena)?;
-        let opener = Opener::new(&pool, options.captures_ahead_ns);
+        let pools = (0..config.workers.count()).map(|worker| memory::pool(&config, worker, &arena));
+        let mut pools = pools.collect::<Result<Vec<_>, _>>()?;
+        let opener = Opener::new(&pools[0], options.captures_ahead_ns);
         let numbers = PortNumbers::of(&config);
         let mut open = Vec::new();
-        let mut pool = pool;
         for port in &config.ports {
             let Some(id) = numbers.get(&port.name) else { continue };
             match opener.open(port, id) {
                 Ok(port) => open.push(port),
                 Err(error) => {
-                    open.iter_mut().for_each(|port: &mut OpenPort| port.port.close(Some(&mut pool)));
+                    open.iter_mut().for_each(|port: &mut OpenPort| port.port.close(Some(&mut pools[0])));
                     return Err(error);
                 }
             }
         }
-        let facts: Vec<PortFacts> = open.iter().map(OpenPort::facts).collect();
         let logs = RuleLogs::default();
-        let mut made = chains(&config, &facts, &arena, options.seed, &logs);
-        let state = memory::flow_config(&config);
-        let state = FlowState::new(&arena, &state, options.seed).map_err(InstanceError::from);
-        let (chains, state, policies) = match (&mut made, state) {
-            (Ok(_), Ok(state)) => {
-                let (chains, policies) = made?;
-                (chains, state, policies)
-            }
-            (_, state) => {
-                open.iter_mut().for_each(|port| port.port.close(Some(&mut pool)));
-                made?;
-                return Err(state.err().unwrap_or(InstanceError::WorkerGone));
+        let making =
+            Making { config: &config, options: &options, arena: &arena, numbers: &numbers, logs: &logs };
+        let facts: Vec<PortFacts> = open.iter().map(OpenPort::facts).collect();
+        let made = making.all(&facts);
+        let Made { sharing, engines, policies } = match made {
+            Ok(made) => made,
+            Err(error) => {
+                open.iter_mut().for_each(|port| port.port.close(Some(&mut pools[0])));
+                return Err(error);
             }
         };
-        let engine_config =
-            EngineConfig { verify: verify(&config), budget: options.budget, ..EngineConfig::default() };
-        let engine = Engine::new(chains, state, numbers.span(), engine_config);
-        let (mut worker, sender) = Worker::new(engine, pool, options.clock, idle(&config));
-        worker.set_burst_packets(config.workers.burst_packets);
-        open.into_iter().for_each(|port| worker.add_port(port.id, port.port));
-        let timings = Timings::of(&worker);
-        let links = timings.links(&config, &numbers);
-        links.into_iter().for_each(|(port, histogram)| worker.timing.set_latency(port, histogram));
+        let (seed, burst_packets) = (options.seed, config.workers.burst_packets);
+        let mut clock = Some(options.clock);
+        let (mut workers, mut handles) = (Vec::new(), Vec::new());
+        for (engine, pool) in engines.into_iter().zip(pools) {
+            // A clock that somebody else sets is for one worker.
+            let clock = clock.take().unwrap_or_else(|| Box::<SystemClock>::default());
+            let (mut worker, sender) = Worker::new(engine, pool, clock, idle(&config));
+            worker.set_burst_packets(burst_packets);
+            if let Some(waker) = sharing.as_ref().and_then(|sharing| sharing.waker(workers.len())) {
+                worker.set_waker(waker);
+            }
+            workers.push(worker);
+            handles.push(WorkerHandle::new(sender));
+        }
+        for OpenPort { id, port, .. } in open {
+            let shares = match &sharing {
+                Some(sharing) => sharing.share(id, port),
+                None => vec![port],
+            };
+            workers.iter_mut().zip(shares).for_each(|(worker, share)| worker.add_port(id, share));
+        }
+        let timings = Timings::of(&workers);
+        for (at, worker) in workers.iter_mut().enumerate() {
+            let links = timings.links(at, &config, &numbers);
+            links.into_iter().for_each(|(port, histogram)| worker.timing.set_latency(port, histogram));
+        }
         let facts_of_memory = memory::Facts::of(&config, &arena);
+        let first_owner = config.workers.first_owner();
         let running = Running { config, numbers, facts, policies };
         let control = Control {
-            worker: WorkerHandle::new(sender),
-            core,
+            workers: handles,
+            first_owner,
+            cores,
+            sharing,
             memory: Arc::new(facts_of_memory),
             arena,
             opener,
-            seed: options.seed,
+            seed,
             logs,
             timings,
             notifier: OnceLock::new(),
             changing: Mutex::new(()),
             running: Mutex::new(Arc::new(running)),
         };
-        Ok(Self { worker, control })
+        Ok(Self { workers, control })
     }
 }
 
-/// Builds all chains and attaches their ports; also the rules of the firewalls, to compare changes with.
-fn chains(
-    config: &Config,
-    facts: &[PortFacts],
-    arena: &Arena,
-    seed: Option<u64>,
-    logs: &RuleLogs,
-) -> Result<(Chains, HashMap<String, Policy>), InstanceError> {
-    let mut chains = Chains::new();
-    let mut policies = HashMap::new();
-    for chain in &config.chains {
-        let context = Context { config, chain, ports: facts, arena, seed, logs: Some(logs) };
-        let at = chains.insert(functions::build_chain(&context, &[])?);
-        for port in chain.ports() {
-            if let (Some(zone), Some(port)) = (context.zone_of(port), context.port(port)) {
-                chains.attach(port.id, at, zone);
-            }
-        }
-        for name in &chain.functions {
-            if let Some(FunctionKind::Firewall(settings)) = config.function(name).map(|found| &found.kind) {
-                policies.insert(name.clone(), firewall::policy(&context, name, settings)?);
-            }
-        }
+impl Instance {
+    /// Its worker, where it has only one.
+    ///
+    /// # Errors
+    /// It has several.
+    pub fn into_one(self) -> Result<(NfWorker, Control), InstanceError> {
+        let Self { workers, control } = self;
+        let one: Result<[NfWorker; 1], _> = workers.try_into();
+        let [worker] =
+            one.map_err(|_| InstanceError::unsupported("workers.cores", "one worker is asked for"))?;
+        Ok((worker, control))
     }
-    Ok((chains, policies))
 }
 
-fn choose_core(config: &Config) -> Result<Option<usize>, InstanceError> {
+/// What workers are made from.
+struct Making<'a> {
+    config: &'a Config,
+    options: &'a Options,
+    arena: &'a Arena,
+    numbers: &'a PortNumbers,
+    logs: &'a RuleLogs,
+}
+
+/// What they are made of, beside their ports and pools.
+struct Made {
+    sharing: Option<Sharing>,
+    engines: Vec<Engine<Chains>>,
+    /// The rules of the firewalls, to compare changes with.
+    policies: HashMap<String, Policy>,
+}
+
+impl Making<'_> {
+    fn all(&self, facts: &[PortFacts]) -> Result<Made, InstanceError> {
+        let sharing = Sharing::of(self.config, self.options.seed)?;
+        let mut policies = HashMap::new();
+        let mut engines = Vec::new();
+        for worker in 0..self.config.workers.count() {
+            let chains = match part_of(self.config, worker) {
+                Some(part) => self.chains(facts, part, &mut policies)?,
+                None => Chains::new(),
+            };
+            let state = memory::flow_config(self.config, worker);
+            let state = FlowState::new(self.arena, &state, self.options.seed)?;
+            let engine_config = EngineConfig {
+                verify: verify(self.config),
+                budget: self.options.budget,
+                ..EngineConfig::default()
+            };
+            engines.push(Engine::new(chains, state, self.numbers.span(), engine_config));
+        }
+        if let (Some(sharing), Some(chain)) = (&sharing, self.config.chains.first()) {
+            sharing.publish(rules(&self.context(chain, facts, Part::WHOLE))?);
+        }
+        Ok(Made { sharing, engines, policies })
+    }
+
+    fn context<'a>(&'a self, chain: &'a config::Chain, ports: &'a [PortFacts], part: Part) -> Context<'a> {
+        let Self { config, arena, options, logs, .. } = self;
+        Context { config, chain, ports, arena, seed: options.seed, logs: Some(logs), part }
+    }
+
+    /// Builds all chains of a worker and attaches their ports.
+    fn chains(
+        &self,
+        facts: &[PortFacts],
+        part: Part,
+        policies: &mut HashMap<String, Policy>,
+    ) -> Result<Chains, InstanceError> {
+        let mut chains = Chains::new();
+        for chain in &self.config.chains {
+            let context = self.context(chain, facts, part);
+            let at = chains.insert(functions::build_chain(&context, &[])?);
+            for port in chain.ports() {
+                if let (Some(zone), Some(port)) = (context.zone_of(port), context.port(port)) {
+                    chains.attach(port.id, at, zone);
+                }
+            }
+            for name in &chain.functions {
+                let kind = self.config.function(name).map(|found| &found.kind);
+                if let (Some(FunctionKind::Firewall(settings)), 0) = (kind, part.at) {
+                    policies.insert(name.clone(), firewall::policy(&context, name, settings)?);
+                }
+            }
+        }
+        Ok(chains)
+    }
+}
+
+/// A core for each worker, as far as is known.
+fn choose_cores(config: &Config) -> Vec<Option<usize>> {
     match config.workers.cores.as_deref() {
-        Some([core]) => Ok(Some(*core)),
-        Some(cores) if cores.len() > 1 => {
-            Err(InstanceError::unsupported("workers.cores", "one worker in this version: name one core"))
-        }
-        _ => Ok(affinity::allowed_cores().ok().and_then(|cores| cores.last().copied())),
+        Some(cores @ [_, ..]) => cores.iter().copied().map(Some).collect(),
+        _ => vec![affinity::allowed_cores().ok().and_then(|cores| cores.last().copied())],
     }
 }
 

@@ -5,15 +5,17 @@ use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 use millrace_dataplane::memory::Arena;
 use millrace_dataplane::port::PortId;
+use millrace_dataplane::worker::WorkerReport;
 use millrace_nf::firewall::Policy;
 
 use super::functions::PortFacts;
-use super::handle::WorkerHandle;
-use super::memory;
+use super::handle::{NfWorker, WorkerHandle};
 use super::numbers::PortNumbers;
 use super::ports::Opener;
 use super::rule_logs::RuleLogs;
+use super::sharing::Sharing;
 use super::timings::Timings;
+use super::{InstanceError, memory};
 use crate::config::Config;
 use crate::notify::Notifier;
 
@@ -33,8 +35,12 @@ pub(crate) struct Running {
 /// A running instance, as control threads see it.
 #[derive(Debug)]
 pub struct Control {
-    pub(crate) worker: WorkerHandle,
-    pub(crate) core: Option<usize>,
+    pub(crate) workers: Vec<WorkerHandle>,
+    /// Those from here on own connections.
+    pub(crate) first_owner: usize,
+    pub(crate) cores: Vec<Option<usize>>,
+    /// None where there is one worker.
+    pub(crate) sharing: Option<Sharing>,
     pub(crate) memory: Arc<memory::Facts>,
     pub(crate) arena: Arena,
     pub(crate) opener: Opener,
@@ -50,14 +56,47 @@ pub struct Control {
 }
 
 impl Control {
-    /// The way to the worker.
-    pub fn worker(&self) -> &WorkerHandle {
-        &self.worker
+    /// The ways to all workers. The first one has the ports.
+    pub fn workers(&self) -> &[WorkerHandle] {
+        &self.workers
     }
 
-    /// The worker's core, if it has one of its own.
-    pub fn core(&self) -> Option<usize> {
-        self.core
+    /// The ways to those that own connections, with their numbers; one at least.
+    pub fn owners(&self) -> impl Iterator<Item = (usize, &WorkerHandle)> {
+        self.workers.iter().enumerate().skip(self.first_owner)
+    }
+
+    /// The worker that works on a frame which `port` receives, if it is one alone; else any that owns connections.
+    pub fn owner_of(&self, port: PortId, frame: &[u8]) -> Option<&WorkerHandle> {
+        let owner = self.sharing.as_ref().and_then(|sharing| sharing.owner(port, frame));
+        self.workers.get(owner.unwrap_or(self.first_owner))
+    }
+
+    /// Asks all workers, one after the other.
+    ///
+    /// # Errors
+    /// One is gone, or `look` panicked.
+    pub fn ask_all<T: Send + 'static>(
+        &self,
+        look: impl Fn(&mut NfWorker) -> T + Clone + Send + 'static,
+    ) -> Result<Vec<T>, InstanceError> {
+        self.workers.iter().map(|worker| worker.ask(look.clone())).collect()
+    }
+
+    /// What all workers report together.
+    ///
+    /// # Errors
+    /// One is gone.
+    pub fn report(&self) -> Result<WorkerReport, InstanceError> {
+        let mut reports = self.ask_all(NfWorker::report)?.into_iter();
+        let mut all = reports.next().ok_or(InstanceError::WorkerGone)?;
+        reports.for_each(|report| all.add(report));
+        Ok(all)
+    }
+
+    /// The workers' cores, for those that have one of their own.
+    pub fn cores(&self) -> &[Option<usize>] {
+        &self.cores
     }
 
     /// What is known of the memory.

@@ -7,7 +7,7 @@ use millrace_dataplane::port::PortId;
 use serde::Serialize;
 
 use super::InstanceError;
-use super::functions::{self, Context, PortFacts};
+use super::functions::{self, Context, Part, PortFacts};
 use super::numbers::PortNumbers;
 use super::ports::mac_of;
 use crate::config::Config;
@@ -61,7 +61,15 @@ pub fn of(config: &Config) -> Result<Vec<ChainKeys>, InstanceError> {
         .chains
         .iter()
         .map(|chain| {
-            let context = Context { config, chain, ports: &facts, arena: &arena, seed: Some(0), logs: None };
+            let context = Context {
+                config,
+                chain,
+                ports: &facts,
+                arena: &arena,
+                seed: Some(0),
+                logs: None,
+                part: Part::WHOLE,
+            };
             of_chain(&context)
         })
         .collect()

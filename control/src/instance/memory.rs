@@ -8,7 +8,7 @@ use millrace_dataplane::memory::{Arena, ArenaConfig, ArenaReport, Backing, PageS
 use super::InstanceError;
 use crate::config::Config;
 use crate::config::settings::{self, Hugepages};
-use crate::config::sizing::Sizing;
+use crate::config::sizing::{self, Sizing};
 use crate::config::units::show_size;
 
 /// Words of a key and of a program's operands. Sums to what the plan of the configuration counts with.
@@ -21,8 +21,9 @@ const OPERAND_WORDS: usize = 16;
 /// If the system has no memory of the kind that was asked for.
 pub fn arena(config: &Config) -> Result<Arena, InstanceError> {
     let sizing = Sizing::of(config);
-    let flow = flow_config(config);
-    let used = sizing.frames * sizing.frame_bytes + flow.bytes() as u64 + sizing.nat_bytes + (1 << 20);
+    let tables: usize = (0..config.workers.count()).map(|worker| flow_config(config, worker).bytes()).sum();
+    let frames = sizing.frames + sizing.made_frames;
+    let used = frames * sizing.frame_bytes + tables as u64 + sizing.nat_bytes + (1 << 20);
     arena_of(config, sizing.arena_bytes.max(used) as usize)
 }
 
@@ -45,26 +46,28 @@ pub fn arena_of(config: &Config, bytes: usize) -> Result<Arena, InstanceError> {
     Ok(Arena::new(&wanted)?)
 }
 
-/// The packet buffers.
+/// The packet buffers of a worker: the first has those of the ports.
 ///
 /// # Errors
 /// If the arena has no room for them.
-pub fn pool(config: &Config, arena: &Arena) -> Result<Pool, InstanceError> {
+pub fn pool(config: &Config, worker: usize, arena: &Arena) -> Result<Pool, InstanceError> {
     let sizing = Sizing::of(config);
-    let pool = PoolConfig { frames: sizing.frames as usize, frame_bytes: sizing.frame_bytes as usize };
+    let frames = if worker == 0 { sizing.frames } else { sizing::made_frames_needed(config) };
+    let pool = PoolConfig { frames: frames as usize, frame_bytes: sizing.frame_bytes as usize };
     Ok(Pool::new(arena, pool)?)
 }
 
-/// Sizes of sessions and cache. Sessions have words to spare, so that chains can grow while they run.
-pub fn flow_config(config: &Config) -> FlowConfig {
+/// Sizes of a worker's sessions and cache. Sessions have words to spare, so that chains can grow while they run.
+pub fn flow_config(config: &Config, worker: usize) -> FlowConfig {
+    let owns = worker >= config.workers.first_owner();
     let functions = config.chains.iter().map(|chain| chain.functions.len()).max().unwrap_or(0);
     FlowConfig {
         sessions: SessionConfig {
-            capacity: config.sessions.capacity as usize,
+            capacity: if owns { config.sessions.capacity as usize } else { sizing::SESSIONS_WITHOUT_OWNING },
             parts: (2 * functions).min(PARTS_MAX),
             timeouts: timeouts(&config.sessions.timeouts),
         },
-        cache_entries: config.sessions.flow_cache_entries as usize,
+        cache_entries: if owns { config.sessions.flow_cache_entries as usize } else { 0 },
         key_words: KEY_WORDS,
         operand_words: OPERAND_WORDS,
     }
@@ -91,20 +94,20 @@ pub struct Facts {
     pub arena_free_bytes: usize,
     /// Bytes of a packet buffer.
     pub frame_bytes: usize,
-    /// `sessions.capacity`.
+    /// `sessions.capacity`, of each worker that owns connections.
     pub sessions: usize,
-    /// Bytes of the session table.
+    /// Bytes of its session table.
     pub session_bytes: usize,
     /// `sessions.flow_cache_entries`.
     pub flow_cache_entries: usize,
-    /// Bytes of the flow cache.
+    /// Bytes of its flow cache.
     pub flow_cache_bytes: usize,
 }
 
 impl Facts {
     /// Of an arena from which everything that `config` needs was carved.
     pub fn of(config: &Config, arena: &Arena) -> Self {
-        let flow = flow_config(config);
+        let flow = flow_config(config, config.workers.first_owner());
         Self {
             arena: arena.report().clone(),
             arena_free_bytes: arena.free_bytes(),

@@ -1,7 +1,7 @@
-//! A running instance: memory, ports, chains and the worker, made from a configuration.
+//! A running instance: memory, ports, chains and workers, made from a configuration.
 //!
 //! 1. [`memory`] maps the arena, [`ports`] opens ports, [`functions`] makes the functions of the chains.
-//! 2. [`build`] puts them together: a worker, and the [`Control`] that other threads hold.
+//! 2. [`build`] puts them together: workers, with what they share (`sharing`), and the [`Control`] that other threads hold.
 //! 3. [`apply`] changes it while it runs; [`accounting`] says at the end what became of every packet.
 
 pub mod accounting;
@@ -19,6 +19,7 @@ pub mod ports;
 mod queues;
 pub mod rows;
 pub mod rule_logs;
+mod sharing;
 mod shifted;
 pub mod thread;
 pub mod timings;

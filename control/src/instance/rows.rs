@@ -1,13 +1,13 @@
 //! Rows about a whole instance: what `show` lists and what the accounting ends with.
 
 use millrace_dataplane::engine::Sums;
-use millrace_dataplane::port::PortCounters;
+use millrace_dataplane::port::{Handed, PortCounters};
 use millrace_dataplane::worker::WorkerReport;
 use serde_json::Value;
 
 use super::memory::Facts;
 use super::{NfWorker, functions};
-use crate::listing::{Listing, show_mac};
+use crate::listing::{Listing, Row, show_mac};
 
 /// Ports with their counters.
 pub fn ports(report: &WorkerReport) -> Listing {
@@ -100,8 +100,31 @@ pub fn chains(worker: &mut NfWorker) -> Listing {
     listing
 }
 
-/// Workers and what they do with their time.
-pub fn workers(worker: &mut NfWorker, core: Option<usize>) -> Listing {
+/// Columns of [`chains`] that name a row; the others are counts.
+pub const CHAIN_NAMES: &[&str] = &["chain", "zones", "functions", "key_words"];
+
+/// Adds another worker's rows: those whose columns `names` are the same are one, with the sum of all other columns.
+pub fn add(all: &mut Listing, other: Listing, names: &[&str]) {
+    if all.columns.is_empty() {
+        all.columns = other.columns;
+    }
+    for row in other.rows {
+        let same = |mine: &&mut Row| names.iter().all(|name| mine.get(*name) == row.get(*name));
+        let Some(mine) = all.rows.iter_mut().find(same) else {
+            all.rows.push(row);
+            continue;
+        };
+        for (column, value) in mine.iter_mut().filter(|(column, _)| !names.contains(&column.as_str())) {
+            let more = row.get(column).and_then(Value::as_u64);
+            if let (Some(one), Some(more)) = (value.as_u64(), more) {
+                *value = (one + more).into();
+            }
+        }
+    }
+}
+
+/// A worker and what it does with its time.
+pub fn worker(worker: &mut NfWorker, number: usize, core: Option<usize>) -> Listing {
     let mut listing = Listing::new(&[
         "worker",
         "core",
@@ -116,11 +139,14 @@ pub fn workers(worker: &mut NfWorker, core: Option<usize>) -> Listing {
         "flows",
         "buffered",
         "sums_hold",
+        "handed_in",
+        "handed_out",
     ]);
     let report = worker.report();
     let state = &worker.engine.state;
+    let handed = |of: fn(&Handed) -> u64| report.ports.iter().map(|port| of(&port.handed)).sum::<u64>();
     listing.push([
-        0.into(),
+        number.into(),
         core.map_or(Value::Null, Value::from),
         report.worker.turns.into(),
         report.worker.busy_turns.into(),
@@ -133,32 +159,32 @@ pub fn workers(worker: &mut NfWorker, core: Option<usize>) -> Listing {
         state.cache.count().into(),
         report.buffered.into(),
         report.sums_hold().into(),
+        handed(|handed| handed.rx_taken + handed.tx_taken).into(),
+        handed(|handed| handed.rx_given + handed.tx_given).into(),
     ]);
     listing
 }
 
-/// Memory: arena, packet buffers, tables.
+/// Columns of [`memory`] that name a row.
+pub const MEMORY_NAMES: &[&str] = &["what", "note"];
+
+/// A worker's memory: packet buffers, tables.
 pub fn memory(worker: &mut NfWorker, memory: &Facts) -> Listing {
     let mut listing = Listing::new(&["what", "used", "configured", "places", "bytes", "note"]);
     let nats = functions::nat_tables(worker);
     let (state, pool) = (&worker.engine.state, &worker.pool);
-    let arena_used = memory.arena.bytes - memory.arena_free_bytes;
     let (frames, frame_bytes) = (pool.capacity(), memory.frame_bytes);
     let note = format!("{frame_bytes} bytes each");
-    let (sessions, entries) = (memory.sessions, memory.flow_cache_entries);
-    listing.push([
-        "arena bytes".into(),
-        arena_used.into(),
-        Value::Null,
-        Value::Null,
-        memory.arena.bytes.into(),
-        memory.pages().into(),
-    ]);
     // Configured is what the file says or what was computed; places are what the table has for it.
     let mut table = |what: &str, used: usize, configured: usize, places: usize, bytes: usize, note: &str| {
         listing.push([what.into(), used.into(), configured.into(), places.into(), bytes.into(), note.into()]);
     };
     table("frames", frames - pool.available(), frames, frames, frames * frame_bytes, &note);
+    if worker.engine.slow.iter().next().is_none() {
+        // It owns no connections.
+        return listing;
+    }
+    let (sessions, entries) = (memory.sessions, memory.flow_cache_entries);
     let (count, places) = (state.sessions.count(), state.sessions.capacity());
     table("sessions", count, sessions, places, memory.session_bytes, "");
     let (count, places) = (state.cache.count(), state.cache.places());
@@ -169,6 +195,25 @@ pub fn memory(worker: &mut NfWorker, memory: &Facts) -> Listing {
         let note = "with inside hosts and external ports";
         table(&format!("mappings of {name}"), count, sessions, places, used.memory_bytes, note);
     }
+    listing
+}
+
+/// The memory of an instance: the arena, and what its workers have of it.
+pub fn all_memory(memory: &Facts, workers: Vec<Listing>) -> Listing {
+    let mut listing = Listing::default();
+    for worker in workers {
+        add(&mut listing, worker, MEMORY_NAMES);
+    }
+    let arena_used = memory.arena.bytes - memory.arena_free_bytes;
+    let arena: [Value; 6] = [
+        "arena bytes".into(),
+        arena_used.into(),
+        Value::Null,
+        Value::Null,
+        memory.arena.bytes.into(),
+        memory.pages().into(),
+    ];
+    listing.rows.insert(0, listing.columns.iter().cloned().zip(arena).collect());
     for step in memory.failed_steps() {
         let none = || Value::Null;
         listing.push(["not possible".into(), none(), none(), none(), none(), step.into()]);

@@ -75,8 +75,10 @@ impl Sharing {
         }
         let first = config.workers.first_owner();
         let member = |worker: usize| {
-            let waker = Waker::new()
-                .map_err(|source| InstanceError::System { action: "make a worker's waker".to_owned(), source })?;
+            let waker = Waker::new().map_err(|source| InstanceError::System {
+                action: "make a worker's waker".to_owned(),
+                source,
+            })?;
             Ok(Member { worker: WorkerId(worker as u8), is_owner: worker >= first, waker })
         };
         Ok(Some(Self {
@@ -154,7 +156,9 @@ pub(crate) fn rules(context: &Context<'_>) -> Result<Vec<PortRule>, InstanceErro
 /// # Errors
 /// What its NAT or its router finds wrong with its settings.
 fn translation(context: &Context<'_>) -> Result<Option<Translation>, InstanceError> {
-    let kinds = || context.chain.functions.iter().filter_map(|name| Some((name, &context.config.function(name)?.kind)));
+    let kinds = || {
+        context.chain.functions.iter().filter_map(|name| Some((name, &context.config.function(name)?.kind)))
+    };
     let nat = kinds().find_map(|(name, kind)| match kind {
         FunctionKind::Nat(nat) => Some((name, nat)),
         _ => None,

@@ -1,4 +1,4 @@
-//! How long bursts take, as control threads see it: the histograms that the worker writes.
+//! How long bursts take, as control threads see it: the histograms that workers write.
 
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -16,44 +16,66 @@ use serde_json::Value;
 /// Where the latency of each port's bursts is noted.
 pub(crate) type Links = Vec<(PortId, Option<Arc<Histogram>>)>;
 
-/// The histograms of an instance. To read them costs the worker nothing.
+/// The histograms of an instance. To read them costs the workers nothing.
 #[derive(Debug)]
 pub struct Timings {
-    bursts: Arc<Histogram>,
-    turns: Arc<AtomicU64>,
-    /// By the name of the chain.
-    latency: Mutex<BTreeMap<String, Arc<Histogram>>>,
+    /// By worker.
+    bursts: Vec<Arc<Histogram>>,
+    turns: Vec<Arc<AtomicU64>>,
+    /// By the name of the chain, one for each worker: a histogram has one writer.
+    latency: Mutex<BTreeMap<String, Vec<Arc<Histogram>>>>,
+    /// The turns when all workers had last made some, and how often that was.
+    progress: Mutex<(Vec<u64>, u64)>,
 }
 
 impl Timings {
-    /// Those of `worker`.
-    pub fn of(worker: &NfWorker) -> Self {
-        let (bursts, turns) = (Arc::clone(worker.timing.bursts()), Arc::clone(worker.timing.turns()));
-        Self { bursts, turns, latency: Mutex::default() }
+    /// Those of `workers`.
+    pub fn of(workers: &[NfWorker]) -> Self {
+        Self {
+            bursts: workers.iter().map(|worker| Arc::clone(worker.timing.bursts())).collect(),
+            turns: workers.iter().map(|worker| Arc::clone(worker.timing.turns())).collect(),
+            latency: Mutex::default(),
+            progress: Mutex::default(),
+        }
     }
 
-    /// Turns of the worker so far: they go on while it lives, with packets or without.
+    /// A number that grows, from call to call, as long as every worker lives, with packets or without.
     pub fn turns(&self) -> u64 {
-        self.turns.load(Ordering::Relaxed)
+        let turns: Vec<u64> = self.turns.iter().map(|turns| turns.load(Ordering::Relaxed)).collect();
+        let mut progress = self.progress.lock().unwrap_or_else(PoisonError::into_inner);
+        let (before, count) = &mut *progress;
+        if before.is_empty() || turns.iter().zip(before.iter()).all(|(now, before)| now != before) {
+            *before = turns;
+            *count += 1;
+        }
+        *count
     }
 
-    /// Times that the worker spent on a burst: parse, look-up, replay and walks.
-    pub fn bursts(&self) -> HistogramReport {
-        self.bursts.report()
+    /// By worker, times that it spent on a burst: parse, look-up, replay and walks.
+    pub fn bursts(&self) -> Vec<HistogramReport> {
+        self.bursts.iter().map(|histogram| histogram.report()).collect()
     }
 
-    /// By chain, times from when a burst was received to when what became of it was given to ports.
+    /// By chain, times from when a worker received a burst to when it gave what became of it to ports.
     pub fn latency(&self) -> Vec<(String, HistogramReport)> {
         let latency = self.latency.lock().unwrap_or_else(PoisonError::into_inner);
-        latency.iter().map(|(chain, histogram)| (chain.clone(), histogram.report())).collect()
+        let sum = |histograms: &Vec<Arc<Histogram>>| {
+            let mut sum = HistogramReport::default();
+            histograms.iter().for_each(|histogram| sum.add(&histogram.report()));
+            sum
+        };
+        latency.iter().map(|(chain, histograms)| (chain.clone(), sum(histograms))).collect()
     }
 
-    /// Which histogram each port of `config` is to have. A chain that was there before keeps its own.
-    pub(crate) fn links(&self, config: &Config, numbers: &PortNumbers) -> Links {
+    /// Which histogram of `worker` each port of `config` is to have. A chain that was there before keeps its own.
+    pub(crate) fn links(&self, worker: usize, config: &Config, numbers: &PortNumbers) -> Links {
         let mut latency = self.latency.lock().unwrap_or_else(PoisonError::into_inner);
         let mut histogram = |port: &str| {
             let chain = config.chain_of_port(port)?;
-            Some(Arc::clone(latency.entry(chain.name.clone()).or_default()))
+            let of_chain = latency
+                .entry(chain.name.clone())
+                .or_insert_with(|| self.turns.iter().map(|_| Arc::default()).collect());
+            of_chain.get(worker).cloned()
         };
         numbers.iter().map(|(name, id)| (id, histogram(name))).collect()
     }
@@ -74,7 +96,8 @@ impl Timings {
                 listing.push([time.into(), of.into(), bound, bursts.into()]);
             }
         };
-        rows("burst", "worker 0", &self.bursts());
+        let bursts = self.bursts();
+        bursts.iter().enumerate().for_each(|(at, report)| rows("burst", &format!("worker {at}"), report));
         self.latency().iter().for_each(|(chain, report)| rows("latency", &format!("chain {chain}"), report));
         listing
     }

@@ -12,17 +12,18 @@ const SLICE: u32 = 1_024;
 /// A bad term, or the worker is gone.
 pub fn sessions(control: &Control, terms: &[String]) -> Result<Vec<String>, String> {
     let filter = SessionFilter::parse(terms)?;
-    let (mut from, mut ended) = (0, 0);
-    loop {
-        let filter = filter.clone();
-        let slice = move |worker: &mut NfWorker| clear_slice(worker, &filter, from);
-        let (count, more) = control.worker().call(slice).map_err(|error| error.to_string())?;
-        ended += count;
-        match more {
-            Some(next) => from = next,
-            None => return Ok(vec![format!("sessions ended: {ended}")]),
+    let mut ended = 0;
+    for (_, worker) in control.owners() {
+        let mut from = Some(0);
+        while let Some(at) = from {
+            let filter = filter.clone();
+            let slice = move |worker: &mut NfWorker| clear_slice(worker, &filter, at);
+            let (count, more) = worker.call(slice).map_err(|error| error.to_string())?;
+            ended += count;
+            from = more;
         }
     }
+    Ok(vec![format!("sessions ended: {ended}")])
 }
 
 fn clear_slice(worker: &mut NfWorker, filter: &SessionFilter, from: u32) -> (u64, Option<u32>) {

@@ -25,52 +25,106 @@ pub fn show(
     let limit = limit.unwrap_or(ROWS_DEFAULT).min(ROWS_MAX);
     let by_session = matches!(topic, Topic::Sessions | Topic::Flows);
     let sessions = if by_session { SessionFilter::parse(filter)? } else { SessionFilter::default() };
-    if topic == Topic::Latency {
-        return page(control.timings().rows(), filter, limit, offset);
-    }
     if topic == Topic::Functions {
         fold(control)?;
     }
-    let (mut skip, mut from) = (offset, 0);
-    let mut all: Option<Listing> = None;
-    loop {
-        let sessions = sessions.clone();
-        let memory = control.memory().clone();
-        let core = control.core();
-        let slice = move |worker: &mut NfWorker| match topic {
-            Topic::Ports => (rows::ports(&worker.report()), None),
-            Topic::Functions => functions::counters(worker, from),
-            Topic::Flows => flows(worker, &sessions, from),
-            Topic::Sessions => sessions_slice(worker, &sessions, from),
-            Topic::Chains => (rows::chains(worker), None),
-            Topic::Workers => (rows::workers(worker, core), None),
-            Topic::Memory => (rows::memory(worker, &memory), None),
-            Topic::Drops => (rows::drops(&worker.report()), None),
-            // Nothing that only the worker knows.
-            Topic::Latency => (Listing::default(), None),
-            Topic::Neighbours => functions::neighbours(worker, from),
-            Topic::Routes => functions::routes(worker, from),
-            Topic::Nat => functions::mappings(worker, from),
-        };
-        let (rows, next) = control.worker().ask(slice).map_err(|error| error.to_string())?;
-        let terms = if by_session { &[] } else { filter };
-        let matching = RowFilter::parse(terms, &rows.columns)?;
-        let all = all.get_or_insert_with(|| Listing { columns: rows.columns, ..Listing::default() });
-        for row in rows.rows.into_iter().filter(|row| matching.matches(row)) {
-            if skip > 0 {
-                skip -= 1;
-            } else if all.rows.len() < limit {
-                all.rows.push(row);
-            } else {
-                all.next_offset = Some(offset.saturating_add(limit));
-                return Ok(std::mem::take(all));
+    if let Some(listing) = whole(control, topic)? {
+        return page(listing, filter, limit, offset);
+    }
+    // Routes are the same with all workers.
+    let owners: Vec<_> = control.owners().take(if topic == Topic::Routes { 1 } else { usize::MAX }).collect();
+    let mut skip = offset;
+    let mut all = Listing::default();
+    for (number, worker) in owners {
+        let mut from = Some(0);
+        while let Some(at) = from {
+            let sessions = sessions.clone();
+            let slice = move |worker: &mut NfWorker| match topic {
+                Topic::Flows => flows(worker, &sessions, at),
+                Topic::Sessions => sessions_slice(worker, &sessions, at),
+                Topic::Neighbours => functions::neighbours(worker, at),
+                Topic::Routes => functions::routes(worker, at),
+                Topic::Nat => functions::mappings(worker, at),
+                // They are whole.
+                _ => (Listing::default(), None),
+            };
+            let (mut rows, next) = worker.ask(slice).map_err(|error| error.to_string())?;
+            if topic != Topic::Routes {
+                tell_worker(&mut rows, number);
+            }
+            from = next;
+            let terms = if by_session { &[] } else { filter };
+            let matching = RowFilter::parse(terms, &rows.columns)?;
+            all.columns = rows.columns;
+            for row in rows.rows.into_iter().filter(|row| matching.matches(row)) {
+                if skip > 0 {
+                    skip -= 1;
+                } else if all.rows.len() < limit {
+                    all.rows.push(row);
+                } else {
+                    all.next_offset = Some(offset.saturating_add(limit));
+                    return Ok(all);
+                }
             }
         }
-        match next {
-            Some(next) => from = next,
-            None => return Ok(std::mem::take(all)),
-        }
     }
+    Ok(all)
+}
+
+/// Rows about objects that each worker has its own of say whose they are.
+fn tell_worker(listing: &mut Listing, worker: usize) {
+    listing.columns.push("worker".to_owned());
+    for row in &mut listing.rows {
+        row.insert("worker".to_owned(), worker.into());
+    }
+}
+
+/// What is told at once, of all workers together; none if the topic goes slice by slice.
+fn whole(control: &Control, topic: Topic) -> Result<Option<Listing>, String> {
+    let said = |error: crate::instance::InstanceError| error.to_string();
+    let listing = match topic {
+        Topic::Ports => rows::ports(&control.report().map_err(said)?),
+        Topic::Drops => rows::drops(&control.report().map_err(said)?),
+        Topic::Chains => {
+            let mut all = Listing::default();
+            for chains in control.ask_all(rows::chains).map_err(said)? {
+                rows::add(&mut all, chains, rows::CHAIN_NAMES);
+            }
+            all
+        }
+        Topic::Workers => {
+            let mut all = Listing::default();
+            for (number, (worker, core)) in control.workers().iter().zip(control.cores()).enumerate() {
+                let core = *core;
+                let rows = worker.ask(move |worker| rows::worker(worker, number, core)).map_err(said)?;
+                all.columns = rows.columns;
+                all.rows.extend(rows.rows);
+            }
+            all
+        }
+        Topic::Memory => {
+            let memory = control.memory();
+            let asked = memory.clone();
+            let of_workers = control.ask_all(move |worker| rows::memory(worker, &asked)).map_err(said)?;
+            rows::all_memory(memory, of_workers)
+        }
+        Topic::Functions => {
+            let mut all = Listing::default();
+            for (_, worker) in control.owners() {
+                let mut from = Some(0);
+                while let Some(at) = from {
+                    let slice = move |worker: &mut NfWorker| functions::counters(worker, at);
+                    let (rows, next) = worker.ask(slice).map_err(said)?;
+                    rows::add(&mut all, rows, functions::NAMES);
+                    from = next;
+                }
+            }
+            all
+        }
+        Topic::Latency => control.timings().rows(),
+        Topic::Flows | Topic::Sessions | Topic::Neighbours | Topic::Routes | Topic::Nat => return Ok(None),
+    };
+    Ok(Some(listing))
 }
 
 /// A page of rows that are all there.
@@ -84,14 +138,16 @@ fn page(listing: Listing, filter: &[String], limit: usize, offset: usize) -> Res
 
 /// What the cache counted goes to the rules and mappings that it belongs to.
 fn fold(control: &Control) -> Result<(), String> {
-    let mut from = Some(0);
-    while let Some(place) = from {
-        let slice = move |worker: &mut NfWorker| {
-            let next = worker.engine.state.fold_from(place, SLICE);
-            worker.engine.settle();
-            next
-        };
-        from = control.worker().ask(slice).map_err(|error| error.to_string())?;
+    for (_, worker) in control.owners() {
+        let mut from = Some(0);
+        while let Some(place) = from {
+            let slice = move |worker: &mut NfWorker| {
+                let next = worker.engine.state.fold_from(place, SLICE);
+                worker.engine.settle();
+                next
+            };
+            from = worker.ask(slice).map_err(|error| error.to_string())?;
+        }
     }
     Ok(())
 }

@@ -91,6 +91,8 @@ families! {
     SENT: Counter "millrace_sent_packets" ["worker"] "Packets given to ports.";
     CONSUMED: Counter "millrace_consumed_packets" ["worker"] "Packets that ended in a function.";
     DROPS: Counter "millrace_dropped_packets" ["worker", "reason"] "Packets that the chains dropped.";
+    HANDED_IN: Counter "millrace_handed_in_packets" ["worker"] "Packets taken from other workers: to be worked on, or to be sent.";
+    HANDED_OUT: Counter "millrace_handed_out_packets" ["worker"] "Packets given to other workers: to be worked on, or to be sent.";
     BUFFERED: Gauge "millrace_buffered_packets" ["worker"] "Packets that wait for a neighbour or an output.";
     SUMS_HOLD: Gauge "millrace_sums_hold" ["worker"] "Whether every packet is accounted for.";
     TURNS: Counter "millrace_worker_turns" ["worker"] "Turns of the worker's loop.";

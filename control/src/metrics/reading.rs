@@ -1,10 +1,11 @@
-//! A reading: the counters of an instance at one moment, asked of the worker in one short look.
+//! A reading: the counters of an instance at one moment, asked of each worker in one short look.
 
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
+use millrace_dataplane::port::Handed;
 use millrace_dataplane::timing::HistogramReport;
-use millrace_dataplane::worker::WorkerReport;
+use millrace_dataplane::worker::{PortReport, WorkerReport};
 use millrace_nf::chain::ChainCounters;
 
 use crate::instance::{Control, InstanceError, NfWorker};
@@ -12,9 +13,9 @@ use crate::instance::{Control, InstanceError, NfWorker};
 /// A reading serves all who ask within this time: a look holds up packets for some microseconds.
 const FRESH: Duration = Duration::from_millis(250);
 
-/// What an instance counted.
+/// What a worker counted.
 #[derive(Clone, Debug)]
-pub struct Reading {
+pub struct WorkerReading {
     /// The worker, its ports and sums.
     pub report: WorkerReport,
     /// Sessions now.
@@ -25,17 +26,35 @@ pub struct Reading {
     pub flows: usize,
     /// Chains by name.
     pub chains: Vec<(String, ChainCounters)>,
-    /// Times that bursts took.
-    pub bursts: HistogramReport,
+}
+
+impl WorkerReading {
+    /// What it handed to or got from other workers, at all ports.
+    pub fn handed(&self, of: impl Fn(&Handed) -> u64) -> u64 {
+        self.report.ports.iter().map(|port| of(&port.handed)).sum()
+    }
+}
+
+/// What an instance counted.
+#[derive(Clone, Debug)]
+pub struct Reading {
+    /// By worker.
+    pub workers: Vec<WorkerReading>,
+    /// Ports, of which each worker has its part.
+    pub ports: Vec<PortReport>,
+    /// Chains by name, of all workers.
+    pub chains: Vec<(String, ChainCounters)>,
+    /// Times that bursts took, by worker.
+    pub bursts: Vec<HistogramReport>,
     /// Latency by chain.
     pub latency: Vec<(String, HistogramReport)>,
 }
 
 impl Reading {
-    /// Asks the worker of `control`.
+    /// Asks the workers of `control`.
     ///
     /// # Errors
-    /// It is gone or does not answer.
+    /// One is gone or does not answer.
     pub fn take(control: &Control) -> Result<Self, InstanceError> {
         let look = |worker: &mut NfWorker| {
             let state = &worker.engine.state;
@@ -43,12 +62,22 @@ impl Reading {
             let sessions_max = state.sessions.capacity();
             let chains = worker.engine.slow.iter();
             let chains = chains.map(|(_, chain)| (chain.name().to_owned(), chain.counters())).collect();
-            (worker.report(), sessions, sessions_max, flows, chains)
+            WorkerReading { report: worker.report(), sessions, sessions_max, flows, chains }
         };
-        let (report, sessions, sessions_max, flows, chains) = control.worker().ask(look)?;
+        let workers = control.ask_all(look)?;
         let timings = control.timings();
         let (bursts, latency) = (timings.bursts(), timings.latency());
-        Ok(Self { report, sessions, sessions_max, flows, chains, bursts, latency })
+        let mut reports = workers.iter().map(|worker| &worker.report);
+        let mut all = reports.next().cloned().ok_or(InstanceError::WorkerGone)?;
+        reports.for_each(|report| all.add(report.clone()));
+        let mut chains: Vec<(String, ChainCounters)> = Vec::new();
+        for (name, counters) in workers.iter().flat_map(|worker| &worker.chains) {
+            match chains.iter_mut().find(|(known, _)| known == name) {
+                Some((_, sum)) => sum.add(counters),
+                None => chains.push((name.clone(), *counters)),
+            }
+        }
+        Ok(Self { workers, ports: all.ports, chains, bursts, latency })
     }
 }
 

@@ -8,11 +8,8 @@ use millrace_dataplane::worker::PortReport;
 
 use super::exposition::{Exposition, Format};
 use super::families::{self, Family};
-use super::reading::Reading;
+use super::reading::{Reading, WorkerReading};
 use crate::logging;
-
-/// The only worker.
-const WORKER: &str = "0";
 
 /// Everything that `reading` says of an instance that started at `start`.
 pub fn tell(reading: &Reading, start: SystemTime, format: Format) -> String {
@@ -25,8 +22,8 @@ pub fn tell(reading: &Reading, start: SystemTime, format: Format) -> String {
     let mut lines = text.family(&families::LOG_LINES);
     lines.add(&["full"], lost);
     lines.add(&["rate"], suppressed);
-    tell_ports(&mut text, &reading.report.ports);
-    tell_worker(&mut text, reading);
+    tell_ports(&mut text, &reading.ports);
+    tell_workers(&mut text, reading);
     tell_chains(&mut text, reading);
     text.finish()
 }
@@ -73,35 +70,44 @@ fn tell_ports(text: &mut Exposition, reports: &[PortReport]) {
     }
 }
 
-fn tell_worker(text: &mut Exposition, reading: &Reading) {
-    let Reading { report, .. } = reading;
-    let (sums, worker, engine) = (&report.sums, &report.worker, &report.engine);
-    for (family, value) in [
-        (&families::RECEIVED, sums.received),
-        (&families::ORIGINATED, sums.originated),
-        (&families::COPIED, sums.copied),
-        (&families::SENT, sums.sent),
-        (&families::CONSUMED, sums.consumed),
-        (&families::BUFFERED, report.buffered),
-        (&families::SUMS_HOLD, u64::from(report.sums_hold())),
-        (&families::TURNS, worker.turns),
-        (&families::BUSY_TURNS, worker.busy_turns),
-        (&families::SLEEPS, worker.sleeps),
-        (&families::HITS, engine.hits),
-        (&families::MISSES, engine.misses),
-        (&families::ALONE, engine.alone),
-        (&families::FLOWS, reading.flows as u64),
-        (&families::SESSIONS, reading.sessions as u64),
-        (&families::SESSIONS_MAX, reading.sessions_max as u64),
-        (&families::POOL, report.pool.1 as u64),
-        (&families::POOL_FREE, report.pool.0 as u64),
-    ] {
-        text.family(family).add(&[WORKER], value);
-    }
-    text.family(&families::BUSY).add_nanos(&[WORKER], worker.busy_nanos);
+fn tell_workers(text: &mut Exposition, reading: &Reading) {
+    let named = || reading.workers.iter().enumerate().map(|(at, worker)| (at.to_string(), worker));
+    let mut each = |family: &'static Family, value: &dyn Fn(&WorkerReading) -> u64| {
+        let mut samples = text.family(family);
+        named().for_each(|(name, worker)| samples.add(&[&name], value(worker)));
+    };
+    each(&families::RECEIVED, &|it| it.report.sums.received);
+    each(&families::ORIGINATED, &|it| it.report.sums.originated);
+    each(&families::COPIED, &|it| it.report.sums.copied);
+    each(&families::SENT, &|it| it.report.sums.sent);
+    each(&families::CONSUMED, &|it| it.report.sums.consumed);
+    each(&families::BUFFERED, &|it| it.report.buffered);
+    each(&families::SUMS_HOLD, &|it| u64::from(it.report.sums_hold()));
+    each(&families::TURNS, &|it| it.report.worker.turns);
+    each(&families::BUSY_TURNS, &|it| it.report.worker.busy_turns);
+    each(&families::SLEEPS, &|it| it.report.worker.sleeps);
+    each(&families::HITS, &|it| it.report.engine.hits);
+    each(&families::MISSES, &|it| it.report.engine.misses);
+    each(&families::ALONE, &|it| it.report.engine.alone);
+    each(&families::FLOWS, &|it| it.flows as u64);
+    each(&families::SESSIONS, &|it| it.sessions as u64);
+    each(&families::SESSIONS_MAX, &|it| it.sessions_max as u64);
+    each(&families::POOL, &|it| it.report.pool.1 as u64);
+    each(&families::POOL_FREE, &|it| it.report.pool.0 as u64);
+    each(&families::HANDED_IN, &|it| it.handed(|handed| handed.rx_taken + handed.tx_taken));
+    each(&families::HANDED_OUT, &|it| it.handed(|handed| handed.rx_given + handed.tx_given));
+    let mut busy = text.family(&families::BUSY);
+    named().for_each(|(name, it)| busy.add_nanos(&[&name], it.report.worker.busy_nanos));
     let mut drops = text.family(&families::DROPS);
-    sums.drops.iter().for_each(|(reason, packets)| drops.add(&[WORKER, reason.name()], packets));
-    text.family(&families::BURST).add_histogram(&[WORKER], &reading.bursts);
+    for (name, it) in named() {
+        it.report.sums.drops.iter().for_each(|(reason, packets)| drops.add(&[&name, reason.name()], packets));
+    }
+    let mut bursts = text.family(&families::BURST);
+    reading
+        .bursts
+        .iter()
+        .enumerate()
+        .for_each(|(at, report)| bursts.add_histogram(&[&at.to_string()], report));
 }
 
 fn tell_chains(text: &mut Exposition, reading: &Reading) {

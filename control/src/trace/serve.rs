@@ -74,19 +74,27 @@ fn start(control: &Control, wanted: &Wanted) -> Result<(Receiver<Followed>, Arc<
     let filter = PacketFilter::parse(&wanted.filter, &control.ports())?;
     let (sender, receiver) = sync_channel(QUEUE);
     let shared = Arc::new(Shared::default());
-    let tracer = Tracer::new(filter, wanted.count as u64, wanted.every as u64, sender, Arc::clone(&shared));
-    let started = control.worker().call(move |worker| {
-        let is_free = !worker.engine.is_observed();
-        if is_free {
-            worker.engine.observe(Some(Box::new(tracer)));
-        }
-        is_free
-    });
-    match started {
-        Ok(true) => Ok((receiver, shared)),
-        Ok(false) => Err("another trace is under way: one at a time".to_owned()),
-        Err(error) => Err(error.to_string()),
+    for (_, worker) in control.owners() {
+        // Each follows as many as are wanted at most, and who tells of them stops in time.
+        let (count, every) = (wanted.count as u64, wanted.every as u64);
+        let tracer = Tracer::new(filter.clone(), count, every, sender.clone(), Arc::clone(&shared));
+        let started = worker.call(move |worker| {
+            let is_free = !worker.engine.is_observed();
+            if is_free {
+                worker.engine.observe(Some(Box::new(tracer)));
+            }
+            is_free
+        });
+        let failed = match started {
+            Ok(true) => continue,
+            Ok(false) => "another trace is under way: one at a time".to_owned(),
+            Err(error) => error.to_string(),
+        };
+        // Those that follow already stop.
+        shared.ended.store(true, Ordering::Relaxed);
+        return Err(failed);
     }
+    Ok((receiver, shared))
 }
 
 /// Tells of packets as they come; how many those were.

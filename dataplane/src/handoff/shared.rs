@@ -15,7 +15,7 @@ use crate::ring::{Consumer, Producer, ring};
 use crate::time::Time;
 
 /// Packets that a ring between two workers holds: some bursts, so that an owner may be late by a sleep's end without loss.
-pub const RING_PACKETS: usize = 4_096;
+pub const RING_PACKETS: usize = 1_024;
 /// Bursts that are taken from a worker's ring at once to be sent, so that the others have their turn.
 const BURSTS_AT_ONCE: usize = 4;
 /// Most fragments of a port that wait for the first of their datagram.

@@ -5,8 +5,8 @@ use millrace_control::config::ports::{Link, Sink};
 use millrace_control::config::settings::Hugepages;
 use millrace_control::config::sizing::{Sizing, mtu};
 use millrace_control::config::{Config, Host, Plan, PortKind, parse};
-use millrace_control::instance::accounting::Accounting;
-use millrace_control::instance::{Instance, InstanceError, Options};
+use millrace_control::instance::accounting::{Accounting, close};
+use millrace_control::instance::{Instance, InstanceError, NfWorker, Options};
 use millrace_dataplane::budget::BudgetConfig;
 use std::path::Path;
 
@@ -48,11 +48,19 @@ fn run_over_sinks(mut config: Config) {
     let options =
         Options { seed: Some(1), budget: BudgetConfig::UNLIMITED, pinned: false, ..Options::default() };
     match Instance::build(config, options) {
-        Ok(Instance { mut worker, .. }) => {
-            for _ in 0..3 {
-                worker.turn();
-            }
-            let accounting = Accounting::close(&mut worker);
+        Ok(Instance { workers, .. }) => {
+            let run = |mut worker: NfWorker| {
+                for _ in 0..3 {
+                    worker.turn();
+                }
+                close(worker)
+            };
+            // Workers end together: each waits for what others have for it.
+            let closed = std::thread::scope(|scope| {
+                let threads: Vec<_> = workers.into_iter().map(|it| scope.spawn(move || run(it))).collect();
+                threads.into_iter().map(|thread| thread.join().expect("a worker runs")).collect()
+            });
+            let accounting = Accounting::of(closed);
             assert!(accounting.is_complete(), "{:?}", accounting.problems());
         }
         // What no text shows; anything else should have been found by the check.

@@ -6,7 +6,7 @@ use millrace_control::config::settings::Hugepages;
 use millrace_control::config::sizing::Sizing;
 use millrace_control::config::{Host, PortKind, parse};
 use millrace_control::explain::Subject;
-use millrace_control::instance::accounting::Accounting;
+use millrace_control::instance::accounting::{Accounting, close};
 use millrace_control::instance::{Instance, Options};
 use millrace_control::management::protocol::read_line;
 use millrace_control::management::{Answer, Request, Topic, server};
@@ -30,7 +30,8 @@ pub fn run(data: &[u8]) {
     let config = parse(path, SINKS, &Host::default()).config.expect("it is right");
     let options =
         Options { seed: Some(1), budget: BudgetConfig::UNLIMITED, pinned: false, ..Options::default() };
-    let Instance { mut worker, control } = Instance::build(config, options).expect("it needs little");
+    let built = Instance::build(config, options).and_then(Instance::into_one);
+    let (mut worker, control) = built.expect("it needs little");
     let stop = AtomicBool::new(false);
     let accounting = std::thread::scope(|scope| {
         let stop = &stop;
@@ -39,7 +40,7 @@ pub fn run(data: &[u8]) {
                 worker.turn();
                 std::thread::yield_now();
             }
-            Accounting::close(&mut worker)
+            Accounting::of(vec![close(worker)])
         });
         let mut rest = data;
         for _ in 0..REQUESTS_MAX {

@@ -1,4 +1,4 @@
-//! Brings a plan into force, on the worker, between two bursts. Nothing in here can fail, waits or frees much: what is
+//! Brings a plan into force, on its worker, between two bursts. Nothing in here can fail, waits or frees much: what is
 //! replaced goes back to the thread that asked.
 
 use std::any::Any;
@@ -49,8 +49,8 @@ pub(super) fn commit(worker: &mut NfWorker, plan: Plan) -> Done {
     for (chain, function, change) in plan.changes {
         bring(worker, &chain, &function, change, &mut replaced);
     }
-    for port in plan.opened {
-        worker.add_port(port.id, port.port);
+    for (id, port) in plan.opened {
+        worker.add_port(id, port);
     }
     attach(worker, &plan.attachments, &plan.detached, &mut touched);
     for id in plan.closed {

@@ -1,6 +1,6 @@
 //! What is laid down when the instance starts, and so can't be changed while it runs.
 
-use crate::config::{Config, FunctionKind, Problem};
+use crate::config::{Chain, Config, FunctionKind, Problem};
 
 const START_ANEW: &str = "end the instance and start it with the new configuration";
 
@@ -28,6 +28,9 @@ pub(super) fn check(old: &Config, new: &Config) -> Vec<Problem> {
             .valid("the port as it is open, or no such port")
             .help("remove it by one change and add it by the next, or add it under another name")
     }));
+    if new.workers.owners() > 1 {
+        problems.extend(translations(old, new));
+    }
     let capacity = |config: &Config, name: &str| match config.function(name).map(|found| &found.kind) {
         Some(FunctionKind::Router(router)) => Some(router.neighbour_capacity),
         _ => None,
@@ -42,4 +45,21 @@ pub(super) fn check(old: &Config, new: &Config) -> Vec<Problem> {
         }
     }
     problems
+}
+
+/// Where several workers own connections, a NAT in a chain decides which of them: it neither comes nor goes.
+fn translations(old: &Config, new: &Config) -> Vec<Problem> {
+    let translates = |config: &Config, chain: &Chain| {
+        let kinds = chain.functions.iter().filter_map(|name| config.function(name));
+        kinds.into_iter().any(|function| matches!(function.kind, FunctionKind::Nat(_)))
+    };
+    let changed = new.chains.iter().filter(|chain| {
+        let before = old.chains.iter().find(|before| before.name == chain.name);
+        before.is_some_and(|before| translates(old, before) != translates(new, chain))
+    });
+    let problem = |chain: &Chain| {
+        let message = "a NAT can't come or go while several workers run: connections would have other owners";
+        Problem::new(format!("chains.{}.functions", chain.name), message).help(START_ANEW)
+    };
+    changed.map(problem).collect()
 }

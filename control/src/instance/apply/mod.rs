@@ -57,23 +57,30 @@ impl Control {
         let _reloading = self.notifier.get().map(|notifier| notifier.reloading());
         self.settle()?;
         let planned = plan::make(self, &running, &new).map_err(|problems| refused(&problems))?;
-        let plan::Planned { plan, numbers, facts, policies, said } = planned;
-        self.check_room(&plan).map_err(|problem| match problem {
+        let plan::Planned { plans, rules, numbers, facts, policies, said, .. } = planned;
+        self.check_room(&plans).map_err(|problem| match problem {
             Ok(problem) => refused(&[problem]),
             Err(gone) => gone,
         })?;
-        let links = self.timings.links(&new, &numbers);
-        let done = self.worker.call(move |worker| {
-            let done = commit::commit(worker, plan);
-            links.into_iter().for_each(|(port, histogram)| worker.timing.set_latency(port, histogram));
-            done
-        })?;
+        // First, so that what belongs to what is new goes to its owner from the beginning.
+        if let (Some(sharing), Some(rules)) = (&self.sharing, rules) {
+            sharing.publish(rules);
+        }
+        let mut all = Vec::new();
+        for (at, (worker, plan)) in self.workers.iter().zip(plans).enumerate() {
+            let links = self.timings.links(at, &new, &numbers);
+            all.push(worker.call(move |worker| {
+                let done = commit::commit(worker, plan);
+                links.into_iter().for_each(|(port, histogram)| worker.timing.set_latency(port, histogram));
+                done
+            })?);
+        }
         self.timings.keep(&new);
         *in_force() = Arc::new(Running { config: new, numbers, facts, policies });
         self.close_retired()?;
-        let worker_time = done.time;
+        let worker_time = all.iter().map(|done| done.time).max().unwrap_or_default();
         // What was replaced goes here, and not where packets wait for it.
-        drop(done);
+        drop(all);
         Ok(said.finish(worker_time))
     }
 
@@ -83,7 +90,7 @@ impl Control {
     /// It takes too long, or the worker is gone.
     pub fn settle(&self) -> Result<(), InstanceError> {
         let deadline = Instant::now() + SETTLE_TIME_MAX;
-        while self.worker.call(is_busy)? {
+        while self.ask_busy()? {
             if Instant::now() > deadline {
                 let message = "an earlier change is still under way; try again in a moment";
                 return Err(InstanceError::unsupported("apply", message));
@@ -93,8 +100,21 @@ impl Control {
         Ok(())
     }
 
-    /// Checks what only the worker knows: that there is room for chains, and in sessions for the words of functions.
-    fn check_room(&self, plan: &plan::Plan) -> Result<(), Result<Problem, InstanceError>> {
+    fn ask_busy(&self) -> Result<bool, InstanceError> {
+        for worker in &self.workers {
+            if worker.call(is_busy)? {
+                return Ok(true);
+            }
+        }
+        Ok(false)
+    }
+
+    /// Checks what only workers know: that there is room for chains, and in sessions for the words of functions.
+    fn check_room(&self, plans: &[plan::Plan]) -> Result<(), Result<Problem, InstanceError>> {
+        // Those that own connections are alike.
+        let Some((worker, plan)) = self.workers.iter().zip(plans).nth(self.first_owner) else {
+            return Ok(());
+        };
         let added: Vec<_> = plan.added.iter().map(|chain| (chain.name().to_owned(), chain.parts())).collect();
         let reshaped: Vec<_> = (plan.reshaped.iter())
             .map(|reshape| (reshape.old.clone(), reshape.kept.clone(), reshape.chain.parts()))
@@ -114,7 +134,7 @@ impl Control {
                 (free < wanted).then_some((name, parts))
             })
         };
-        match self.worker.call(look).map_err(Err)? {
+        match worker.call(look).map_err(Err)? {
             None => Ok(()),
             Some((name, 0)) => {
                 let message = "there are as many chains as an instance can have";
@@ -129,26 +149,29 @@ impl Control {
         }
     }
 
-    /// Closes the ports that were taken from the worker, once they have sent what they had.
+    /// Closes the ports that were taken from the workers, once they have sent what they had.
     fn close_retired(&self) -> Result<(), InstanceError> {
         let deadline = Instant::now() + DRAIN_TIME_MAX;
-        loop {
-            let at_once = Instant::now() > deadline;
-            let look = move |worker: &mut NfWorker| (worker.take_retired(at_once), worker.retiring());
-            let (taken, left) = self.worker.call(look)?;
-            for (id, mut port) in taken {
-                port.close(None);
-                // It comes back to be dropped here.
-                self.worker.call(move |worker| {
-                    worker.note_closed(id, port.as_mut());
-                    port
-                })?;
+        for worker in &self.workers {
+            loop {
+                let at_once = Instant::now() > deadline;
+                let look = move |worker: &mut NfWorker| (worker.take_retired(at_once), worker.retiring());
+                let (taken, left) = worker.call(look)?;
+                for (id, mut port) in taken {
+                    port.close(None);
+                    // It comes back to be dropped here.
+                    worker.call(move |worker| {
+                        worker.note_closed(id, port.as_mut());
+                        port
+                    })?;
+                }
+                if left == 0 {
+                    break;
+                }
+                std::thread::sleep(LOOK_EVERY);
             }
-            if left == 0 {
-                return Ok(());
-            }
-            std::thread::sleep(LOOK_EVERY);
         }
+        Ok(())
     }
 }
 

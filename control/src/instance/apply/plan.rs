@@ -3,10 +3,11 @@
 use std::collections::HashMap;
 
 use millrace_dataplane::flow::session::Timeouts;
-use millrace_dataplane::port::PortId;
+use millrace_dataplane::port::{Port, PortId};
 use millrace_nf::chain::Chain;
 use millrace_nf::firewall::{self as nf_firewall, Policy};
 use millrace_nf::nat::NatConfig;
+use millrace_nf::placing::PortRule;
 use millrace_nf::router::RouterChange;
 use millrace_nf::zone::ZoneId;
 
@@ -15,10 +16,11 @@ use super::said::{Change, Said};
 use crate::config::rule_set::action;
 use crate::config::{self, Config, FunctionKind, Problem};
 use crate::instance::control::{Control, Running};
-use crate::instance::functions::{self, Context, PortFacts, firewall, nat, router};
+use crate::instance::functions::{self, Context, Part, PortFacts, firewall, nat, router};
 use crate::instance::memory;
 use crate::instance::numbers::PortNumbers;
 use crate::instance::ports::OpenPort;
+use crate::instance::sharing::{part_of, rules};
 
 /// A change of one function that stays.
 pub(super) enum FunctionChange {
@@ -39,7 +41,7 @@ pub(super) struct Reshape {
 /// All that one command brings into force.
 #[derive(Default)]
 pub(super) struct Plan {
-    pub(super) opened: Vec<OpenPort>,
+    pub(super) opened: Vec<(PortId, Box<dyn Port>)>,
     pub(super) closed: Vec<PortId>,
     pub(super) removed: Vec<String>,
     pub(super) reshaped: Vec<Reshape>,
@@ -53,7 +55,12 @@ pub(super) struct Plan {
 
 /// A plan, and what will be known when it is in force.
 pub(super) struct Planned {
-    pub(super) plan: Plan,
+    /// By worker.
+    pub(super) plans: Vec<Plan>,
+    /// By which packets find their worker, where there are several.
+    pub(super) rules: Option<Vec<PortRule>>,
+    /// That of the worker at hand.
+    plan: Plan,
     pub(super) numbers: PortNumbers,
     pub(super) facts: Vec<PortFacts>,
     pub(super) policies: HashMap<String, Policy>,
@@ -66,26 +73,58 @@ pub(super) struct Planned {
 /// Everything that is wrong. Ports that were opened are closed again.
 pub(super) fn make(control: &Control, running: &Running, new: &Config) -> Result<Planned, Vec<Problem>> {
     let mut planned = Planned {
+        plans: Vec::new(),
+        rules: None,
         plan: Plan::default(),
         numbers: running.numbers.clone(),
         facts: running.facts.clone(),
         policies: HashMap::new(),
         said: Said::default(),
     };
-    let mut problems = plan_ports(control, running, new, &mut planned);
-    if !problems.is_empty() {
-        return Err(problems);
-    }
+    let opened = plan_ports(control, running, new, &mut planned)?;
+    let closed = std::mem::take(&mut planned.plan.closed);
     let facts = planned.facts.clone();
-    let mut planner =
-        Planner { control, running, new, facts: &facts, planned: &mut planned, problems: Vec::new() };
-    planner.chains();
-    problems = std::mem::take(&mut planner.problems);
-    if !problems.is_empty() {
-        return Err(problems);
+    let timeouts = (running.config.sessions.timeouts != new.sessions.timeouts)
+        .then(|| memory::timeouts(&new.sessions.timeouts));
+    // What is said of the first worker that owns connections is true of all.
+    let mut said = None;
+    for worker in 0..control.workers.len() {
+        planned.plan.closed.clone_from(&closed);
+        planned.plan.timeouts = timeouts;
+        if let Some(part) = part_of(new, worker) {
+            let mut planner = Planner {
+                control,
+                running,
+                new,
+                facts: &facts,
+                part,
+                planned: &mut planned,
+                problems: Vec::new(),
+            };
+            planner.chains();
+            let problems = std::mem::take(&mut planner.problems);
+            if !problems.is_empty() {
+                return Err(problems);
+            }
+            said.get_or_insert_with(|| planned.said.clone());
+        }
+        planned.plans.push(std::mem::take(&mut planned.plan));
     }
-    if running.config.sessions.timeouts != new.sessions.timeouts {
-        planned.plan.timeouts = Some(memory::timeouts(&new.sessions.timeouts));
+    planned.said = said.unwrap_or_default();
+    if let (Some(_), Some(chain)) = (&control.sharing, new.chains.first()) {
+        let Control { arena, seed, logs, .. } = control;
+        let (part, logs) = (Part::WHOLE, Some(logs));
+        let context = Context { config: new, chain, ports: &facts, arena, seed: *seed, logs, part };
+        planned.rules = Some(rules(&context).map_err(|error| vec![error.problem()])?);
+    }
+    for port in opened {
+        let shares = match &control.sharing {
+            Some(sharing) => sharing.share(port.id, port.port),
+            None => vec![port.port],
+        };
+        planned.plans.iter_mut().zip(shares).for_each(|(plan, share)| plan.opened.push((port.id, share)));
+    }
+    if timeouts.is_some() {
         planned.said.note(
             "sessions",
             "timeouts",
@@ -96,8 +135,13 @@ pub(super) fn make(control: &Control, running: &Running, new: &Config) -> Result
     Ok(planned)
 }
 
-fn plan_ports(control: &Control, running: &Running, new: &Config, planned: &mut Planned) -> Vec<Problem> {
-    let mut problems = Vec::new();
+fn plan_ports(
+    control: &Control,
+    running: &Running,
+    new: &Config,
+    planned: &mut Planned,
+) -> Result<Vec<OpenPort>, Vec<Problem>> {
+    let (mut problems, mut opened) = (Vec::new(), Vec::new());
     // Numbers of ports that go are not used again at once: their last packets are still on the way.
     for port in new.ports.iter().filter(|port| running.config.port(&port.name).is_none()) {
         let Some(id) = planned.numbers.add(&port.name) else {
@@ -109,7 +153,7 @@ fn plan_ports(control: &Control, running: &Running, new: &Config, planned: &mut 
             Ok(open) => {
                 planned.facts.push(open.facts());
                 planned.said.note("ports", &port.name, Change::Added, device(port));
-                planned.plan.opened.push(open);
+                opened.push(open);
             }
             Err(error) => problems.push(error.problem()),
         }
@@ -121,7 +165,7 @@ fn plan_ports(control: &Control, running: &Running, new: &Config, planned: &mut 
             planned.plan.closed.push(id);
         }
     }
-    problems
+    if problems.is_empty() { Ok(opened) } else { Err(problems) }
 }
 
 /// The kind of a port with what it leads to.
@@ -135,6 +179,7 @@ struct Planner<'a> {
     running: &'a Running,
     new: &'a Config,
     facts: &'a [PortFacts],
+    part: Part,
     planned: &'a mut Planned,
     problems: Vec<Problem>,
 }
@@ -204,8 +249,15 @@ impl<'a> Planner<'a> {
 
     fn chain(&mut self, chain: &'a config::Chain) {
         let Control { arena, seed, logs, .. } = self.control;
-        let context =
-            Context { config: self.new, chain, ports: self.facts, arena, seed: *seed, logs: Some(logs) };
+        let context = Context {
+            config: self.new,
+            chain,
+            ports: self.facts,
+            arena,
+            seed: *seed,
+            logs: Some(logs),
+            part: self.part,
+        };
         let old = self.predecessor(chain);
         let kind = |config: &Config, name: &str| config.function(name).map(|function| function.kind.name());
         let kept: Vec<String> = match old {

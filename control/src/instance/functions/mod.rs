@@ -29,6 +29,20 @@ pub struct PortFacts {
     pub mtu: u16,
 }
 
+/// A worker's part in functions of which each worker that owns connections has its own.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Part {
+    /// Which of these workers it is, from zero.
+    pub at: u8,
+    /// How many they are.
+    pub of: u8,
+}
+
+impl Part {
+    /// All of them, where one worker owns all connections.
+    pub const WHOLE: Self = Self { at: 0, of: 1 };
+}
+
 /// What functions are made from beside their own settings.
 #[derive(Clone, Copy, Debug)]
 pub struct Context<'a> {
@@ -44,6 +58,8 @@ pub struct Context<'a> {
     pub seed: Option<u64>,
     /// Takes what logging rules tell; none if nobody will ask.
     pub logs: Option<&'a RuleLogs>,
+    /// Which part of the connections they are for.
+    pub part: Part,
 }
 
 impl Context<'_> {
@@ -95,6 +111,9 @@ pub fn build_chain(context: &Context<'_>, kept: &[String]) -> Result<Chain, Inst
 
 /// A line of a function's counters: item, hits, packets and bytes.
 pub(crate) type Counter = (String, u64, Option<u64>, Option<u64>);
+
+/// Columns of [`counters`] that name a row; the others are counts.
+pub const NAMES: &[&str] = &["chain", "function", "kind", "item"];
 
 /// Counters of all functions, those of firewalls by rule. One function a slice.
 pub fn counters(worker: &mut NfWorker, from: usize) -> Slice {

@@ -10,7 +10,7 @@ use millrace_nf::nat::mss::MssClamp;
 use millrace_nf::nat::plan::{NatPlan, NatSettings, PoolRange};
 use millrace_nf::nat::secret::Secret;
 use millrace_nf::nat::tuple::Protocol;
-use millrace_nf::nat::{Nat, NatConfig};
+use millrace_nf::nat::{Nat, NatConfig, PortShare};
 
 use super::{Context, Counter};
 use crate::config::nat::{self as settings};
@@ -65,6 +65,7 @@ pub fn config(
         pool: pool.collect(),
         ports: (*settings.port_range.start(), *settings.port_range.end()),
         filtering: settings.filtering.into(),
+        share: PortShare::new(context.part.at, context.part.of),
         forwards: settings.forwards.iter().map(forward).collect(),
         ..NatSettings::default()
     });

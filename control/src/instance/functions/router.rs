@@ -99,8 +99,11 @@ pub fn config(context: &Context<'_>, settings: &settings::Router) -> RouterConfi
     let entries_max = settings.neighbour_capacity as usize;
     config.neighbour_limits = NeighbourLimits { entries_max, ..NeighbourLimits::default() };
     let rate = |per_second: u32, least: u32| Rate { per_second, burst: (per_second / 10).max(least) };
+    // All workers together say as much as one would; of one source each may hear.
+    let all = settings.icmp_errors_per_second.div_ceil(u32::from(context.part.of));
+    config.answers = context.part.at == 0;
     config.errors = IcmpLimitConfig {
-        router: rate(settings.icmp_errors_per_second, 20),
+        router: rate(all, 20),
         source: rate(settings.icmp_source_errors_per_second, 20),
         ..IcmpLimitConfig::default()
     };
