@@ -4,7 +4,7 @@
 //! a million flows fit the last-level cache, and a tag leads to its entry without another load. A key has two homes; eight
 //! ways each is as far as any probe goes (R16).
 //!
-//! An entry is a few cache lines of words, see `entry`. It is only a cache: losing an entry costs one walk. Eviction takes the
+//! An entry is a few cache lines of words, see `cache/entry.rs`. It is only a cache: losing an entry costs one walk. Eviction takes the
 //! least recently seen of the homes' entries, those that saw a single packet first, so that a flood of new flows displaces itself.
 //!
 //! Thread-safety: none needed; a cache belongs to one worker.
@@ -12,18 +12,19 @@
 mod entry;
 
 use super::hash::KeyedHash;
+use super::key::NEAR_KEY_WORDS;
 use super::session::{NONE, SessionTable, Traffic};
 use super::validity::Validity;
 use super::watch_sets::SetId;
 use crate::flow::template::IMAGE_WORDS;
 use crate::lanes::matching_tags;
 use crate::memory::{Arena, ArenaError, ArenaSlice, prefetch};
-use entry::{HEADER_WORDS, LINE_WORDS, NARROW_LINES, USUAL_LINES};
+use entry::{FRONT_LINES, Front, LINE_WORDS};
 pub use entry::{Header, NewEntry, Owner, UsualEntry};
 
 const WAYS: usize = 8;
-/// Cache lines of an entry, least and most. Odd numbers, so that entries spread over all sets of the caches.
-const LINES: [usize; 3] = [USUAL_LINES, 5, 9];
+/// Cache lines of a tail, least and most. Odd numbers, so that tails spread over all sets of the caches.
+const TAIL_LINES: [usize; 3] = [1, 3, 7];
 
 /// An entry's place.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -46,10 +47,12 @@ pub struct CacheCounters {
 #[derive(Debug)]
 pub struct FlowCache {
     tags: ArenaSlice<[u16; WAYS]>,
-    lines: ArenaSlice<[u64; LINE_WORDS]>,
-    stride: usize,
-    /// Most lines that any entry fills.
-    lines_used: usize,
+    fronts: ArenaSlice<Front>,
+    tails: ArenaSlice<[u64; LINE_WORDS]>,
+    /// Lines of each tail.
+    tail_lines: usize,
+    /// Most lines of its tail that any entry fills.
+    tail_used: usize,
     buckets: usize,
     count: usize,
     mutations: u64,
@@ -67,12 +70,13 @@ impl FlowCache {
     /// # Errors
     /// If the arena has not enough memory.
     pub fn new(arena: &Arena, entries: usize, words: usize, hash: KeyedHash) -> Result<Self, ArenaError> {
-        let (buckets, stride) = Self::dimensions(entries, words);
+        let (buckets, tail_lines) = Self::dimensions(entries, words);
         Ok(Self {
             tags: ArenaSlice::zeroed(arena, buckets)?,
-            lines: ArenaSlice::zeroed(arena, buckets * WAYS * stride)?,
-            stride,
-            lines_used: 1,
+            fronts: ArenaSlice::zeroed(arena, buckets * WAYS)?,
+            tails: ArenaSlice::zeroed(arena, buckets * WAYS * tail_lines)?,
+            tail_lines,
+            tail_used: 0,
             buckets,
             count: 0,
             mutations: 0,
@@ -84,15 +88,15 @@ impl FlowCache {
     }
 
     fn dimensions(entries: usize, words: usize) -> (usize, usize) {
-        let lines = (HEADER_WORDS + words).div_ceil(LINE_WORDS);
-        let stride = LINES.into_iter().find(|&l| l >= lines).unwrap_or(LINES[LINES.len() - 1]);
-        ((entries.clamp(WAYS, 1 << 27) * 4 / 3).div_ceil(WAYS), stride)
+        let lines = words.saturating_sub(NEAR_KEY_WORDS).div_ceil(LINE_WORDS);
+        let tail = TAIL_LINES.into_iter().find(|&l| l >= lines).unwrap_or(TAIL_LINES[TAIL_LINES.len() - 1]);
+        ((entries.clamp(WAYS, 1 << 27) * 4 / 3).div_ceil(WAYS), tail)
     }
 
     /// Bytes that such a cache takes from the arena, with what its entries name (see [`Validity`]).
     pub fn bytes_for(entries: usize, words: usize) -> usize {
-        let (buckets, stride) = Self::dimensions(entries, words);
-        buckets * WAYS * (2 + stride * 64) + 2 * 64 + Validity::bytes_for(buckets * WAYS)
+        let (buckets, tail_lines) = Self::dimensions(entries, words);
+        buckets * WAYS * (2 + (FRONT_LINES + tail_lines) * 64) + 3 * 64 + Validity::bytes_for(buckets * WAYS)
     }
 
     /// Places for entries.
@@ -157,9 +161,7 @@ impl FlowCache {
         let ways = matching_tags(self.tags.get(home)?, tag);
         let slot = home * WAYS + ways.trailing_zeros() as usize / 2;
         // Without a candidate too, rather than by a branch that can't be foretold.
-        let first = slot * self.stride;
-        (0..NARROW_LINES).for_each(|line| self.lines.prefetch(first + line));
-        (NARROW_LINES..self.lines_used).for_each(|line| self.lines.prefetch(first + line));
+        self.prefetch_lines(slot);
         (ways != 0).then_some(Slot(slot as u32))
     }
 
@@ -177,14 +179,19 @@ impl FlowCache {
     /// Asks for the place that an entry of this hash would get.
     pub(crate) fn prefetch_place(&self, hash: u64) {
         let Some(slot) = self.free_in(self.homes(hash)[0]) else { return };
-        for line in &self.lines[slot.0 as usize * self.stride..][..self.lines_used] {
-            prefetch(line);
-        }
+        self.prefetch_lines(slot.0 as usize);
+    }
+
+    /// Asks for the lines of a place, or of what is none.
+    #[inline(always)]
+    fn prefetch_lines(&self, place: usize) {
+        (0..FRONT_LINES).for_each(|line| self.fronts.prefetch_line(place, line));
+        (0..self.tail_used).for_each(|line| self.tails.prefetch(place * self.tail_lines + line));
     }
 
     /// Asks for what taking an entry away will touch.
     pub(super) fn prefetch_entry(&self, slot: Slot) {
-        prefetch(&self.lines[slot.0 as usize * self.stride]);
+        self.fronts.prefetch(slot.0 as usize);
         prefetch(&self.tags[slot.0 as usize / WAYS]);
     }
 
@@ -197,7 +204,7 @@ impl FlowCache {
             while ways != 0 {
                 let way = ways.trailing_zeros() as usize / 2;
                 let slot = Slot((home * WAYS + way) as u32);
-                if entry::has_key(self.words(slot), key) {
+                if entry::has_key(self.head(slot), self.tail(slot), key) {
                     return Some(slot);
                 }
                 ways &= !(3 << (2 * way));
@@ -207,25 +214,19 @@ impl FlowCache {
     }
 
     #[inline(always)]
-    fn words(&self, slot: Slot) -> &[u64] {
-        let first = slot.0 as usize * self.stride;
-        self.lines[first..first + self.stride].as_flattened()
+    fn head(&self, slot: Slot) -> &Front {
+        &self.fronts[slot.0 as usize]
     }
 
     #[inline(always)]
-    fn words_mut(&mut self, slot: Slot) -> &mut [u64] {
-        let first = slot.0 as usize * self.stride;
-        self.lines[first..first + self.stride].as_flattened_mut()
+    fn head_mut(&mut self, slot: Slot) -> &mut Front {
+        &mut self.fronts[slot.0 as usize]
     }
 
     #[inline(always)]
-    fn head(&self, slot: Slot) -> &[u64; LINE_WORDS] {
-        &self.lines[slot.0 as usize * self.stride]
-    }
-
-    #[inline(always)]
-    fn head_mut(&mut self, slot: Slot) -> &mut [u64; LINE_WORDS] {
-        &mut self.lines[slot.0 as usize * self.stride]
+    fn tail(&self, slot: Slot) -> &[u64] {
+        let first = slot.0 as usize * self.tail_lines;
+        self.tails[first..first + self.tail_lines].as_flattened()
     }
 
     /// The header of the entry at `slot`.
@@ -247,13 +248,14 @@ impl FlowCache {
         key_words: usize,
         image: &'a mut [u64; IMAGE_WORDS],
     ) -> &'a [u64] {
-        entry::operands(self.words(slot), key_words, image)
+        entry::operands(self.head(slot), self.tail(slot), key_words, image)
     }
 
-    /// The lines of the entry at `slot`, as they are if it has a near key and a usual image.
+    /// The entry at `slot`, as it is if it has a near key and a usual image.
     #[inline(always)]
     pub fn usual_entry(&mut self, slot: Slot) -> Option<UsualEntry<'_>> {
-        UsualEntry::new(self.lines.get_mut(slot.0 as usize * self.stride..)?)
+        let tail = self.tails.get(slot.0 as usize * self.tail_lines)?;
+        Some(UsualEntry::new(self.fronts.get_mut(slot.0 as usize)?, tail))
     }
 
     /// The entry is valid up to this epoch.
@@ -279,18 +281,20 @@ impl FlowCache {
         new: &NewEntry<'_>,
         sessions: &mut SessionTable,
     ) -> Option<(Slot, Option<(Owner, Traffic)>)> {
-        let lines = new.lines();
-        if lines > self.stride {
+        let tail_lines = new.tail_lines();
+        if tail_lines > self.tail_lines {
             self.refuse();
             return None;
         }
         let (slot, evicted) = self.place(hash, sessions);
-        self.lines_used = self.lines_used.max(lines);
+        self.tail_used = self.tail_used.max(tail_lines);
         self.tags[slot.0 as usize / WAYS][slot.0 as usize % WAYS] = Self::tag(hash);
         let next = new
             .owner
             .map_or(NONE, |owner| std::mem::replace(&mut sessions.hot(owner.session).entries, slot.0));
-        new.write(self.words_mut(slot), next);
+        let first = slot.0 as usize * self.tail_lines;
+        let tail = self.tails[first..first + self.tail_lines].as_flattened_mut();
+        new.write(&mut self.fronts[slot.0 as usize], tail, next);
         self.count += 1;
         self.mutations += 1;
         self.counters.insertions += 1;

@@ -59,7 +59,13 @@ impl<T: Pod> ArenaSlice<T> {
     /// Asks the CPU for the first cache line of the value at `index`; any index will do.
     #[inline(always)]
     pub fn prefetch(&self, index: usize) {
-        prefetch_at(self.first.as_ptr().wrapping_add(index).cast());
+        self.prefetch_line(index, 0);
+    }
+
+    /// Asks the CPU for a cache line of the value at `index`, counted from its first; any numbers will do.
+    #[inline(always)]
+    pub fn prefetch_line(&self, index: usize, line: usize) {
+        prefetch_at(self.first.as_ptr().wrapping_add(index).cast::<u8>().wrapping_add(64 * line));
     }
 
     /// Bytes taken from the arena.

@@ -1,9 +1,10 @@
-//! An entry of the flow cache: a few cache lines of words.
+//! An entry of the flow cache: two cache lines of words, its front; and where these don't hold all, a tail of some more.
 //!
-//! The first line holds counts and what names the program, and ends with the key's first word. The rest of the key follows, then the
-//! program's operands: a line each for a near key and a usual image. An entry is *narrow* if no more than the first five words of both
-//! say anything, as where IPv4 is untagged: then the second line holds the first four words of key and image, and the first line
-//! the fifth ones, so that two lines are all.
+//! The first line holds counts and what names the program, and ends with the key's first word. The second holds the rest of a near key,
+//! and the tail the program's operands, of which a usual image is one line; what a key has beyond the near one comes before them.
+//! An entry is *narrow* if no more than the first five words of key and image say anything, as where IPv4 is untagged: then the
+//! second line holds the first four words of both, and the first line the fifth ones. So it needs no tail, and entries lie on
+//! fewer pages.
 
 use crate::flow::key::{self, NEAR_BYTES, NEAR_KEY_WORDS, NEAR_WORDS, Near};
 use crate::flow::program::Program;
@@ -14,13 +15,13 @@ use crate::lanes::{HALF, equals_masked};
 
 /// Words of a cache line.
 pub(super) const LINE_WORDS: usize = 8;
+/// Lines of a front.
+pub(super) const FRONT_LINES: usize = 2;
+/// What every entry has.
+pub(super) type Front = [u64; FRONT_LINES * LINE_WORDS];
+
 /// Words in front of the key. So its first word ends a line, and what is compared and blended by vectors lies in whole lines.
-pub(super) const HEADER_WORDS: usize = 7;
-/// Lines of an entry with a near key and a usual image.
-pub(super) const USUAL_LINES: usize = 3;
-/// Lines of a narrow one.
-pub(super) const NARROW_LINES: usize = 2;
-const USUAL_WORDS: usize = USUAL_LINES * LINE_WORDS;
+const HEADER_WORDS: usize = 7;
 
 /// The word of the next entry of the session, and of the watches.
 const LINKS: usize = 4;
@@ -29,9 +30,8 @@ const FIFTH_KEY: usize = 5;
 const FIFTH_IMAGE: usize = 6;
 /// Where the key goes on behind its first word.
 const KEY: usize = HEADER_WORDS + 1;
-/// Where the image of a narrow entry is, and of another one.
+/// Where the image of a narrow entry is.
 const NARROW_IMAGE: usize = KEY + HALF;
-const IMAGE: usize = KEY + NEAR_WORDS;
 
 const _: () = assert!(KEY == LINE_WORDS && NEAR_WORDS == LINE_WORDS && IMAGE_WORDS == LINE_WORDS);
 
@@ -71,7 +71,7 @@ pub struct Header {
 
 impl Header {
     #[inline(always)]
-    pub(super) fn unpack(head: &[u64; LINE_WORDS]) -> Self {
+    pub(super) fn unpack(head: &Front) -> Self {
         Self {
             session: head[0] as u32,
             template: TemplateId(((head[0] & !NARROW_BIT) >> 48) as u16),
@@ -90,87 +90,84 @@ impl Header {
     }
 }
 
-/// The lines of an entry with a near key and a usual image.
+/// What an entry with a near key and a usual image has.
 #[derive(Debug)]
-pub struct UsualEntry<'a>(&'a mut [u64; USUAL_WORDS]);
+pub struct UsualEntry<'a> {
+    front: &'a mut Front,
+    /// The image, of an entry that is not narrow.
+    tail: &'a [u64; IMAGE_WORDS],
+}
 
 impl<'a> UsualEntry<'a> {
     #[inline(always)]
-    pub(super) fn new(lines: &'a mut [[u64; LINE_WORDS]]) -> Option<Self> {
-        lines.as_flattened_mut().first_chunk_mut().map(Self)
-    }
-
-    #[inline(always)]
-    fn head(&self) -> &[u64; LINE_WORDS] {
-        let (head, _) = self.0.as_chunks();
-        &head[0]
-    }
-
-    #[inline(always)]
-    fn half(&self, at: usize) -> &[u64; HALF] {
-        let half: &[u64] = &self.0[at..at + HALF];
-        half.first_chunk().expect("just as long")
+    pub(super) fn new(front: &'a mut Front, tail: &'a [u64; IMAGE_WORDS]) -> Self {
+        Self { front, tail }
     }
 
     /// All ones if the entry is narrow, else zero: a choice of places without a branch.
     #[inline(always)]
     fn narrow(&self) -> usize {
-        (self.0[0].cast_signed() >> 63) as usize
+        (self.front[0].cast_signed() >> 63) as usize
     }
 
     /// The header, unpacked.
     #[inline(always)]
     pub fn header(&self) -> Header {
-        Header::unpack(self.head())
+        Header::unpack(self.front)
     }
 
     /// True if it has the key of a packet that begins with `head`.
     #[inline(always)]
     pub fn matches(&self, near: &Near, head: &[u8; NEAR_BYTES]) -> bool {
         let narrow = self.narrow();
-        let high = self.half(KEY + HALF - (narrow & (KEY + HALF - FIFTH_KEY)));
-        (self.0[HEADER_WORDS] == near.identity)
-            & equals_masked(head, &near.mask, (self.half(KEY), high), (narrow as u32) << 8)
+        let high = half(self.front, KEY + HALF - (narrow & (KEY + HALF - FIFTH_KEY)));
+        (self.front[HEADER_WORDS] == near.identity)
+            & equals_masked(head, &near.mask, (half(self.front, KEY), high), (narrow as u32) << 8)
     }
 
     /// The halves of the image. Of a narrow one, what is behind the fifth word means nothing.
     #[inline(always)]
     pub fn image(&self) -> (&[u64; HALF], &[u64; HALF]) {
-        let narrow = self.narrow();
-        let low = IMAGE - (narrow & (IMAGE - NARROW_IMAGE));
-        let high = IMAGE + HALF - (narrow & (IMAGE + HALF - FIFTH_IMAGE));
-        (self.half(low), self.half(high))
+        match is_narrow(self.front) {
+            true => (half(self.front, NARROW_IMAGE), half(self.front, FIFTH_IMAGE)),
+            false => (half(self.tail, 0), half(self.tail, HALF)),
+        }
     }
 
     /// Counts a packet.
     #[inline(always)]
     pub fn count(&mut self, bytes: usize, now_millis: u32) {
-        let (head, _) = self.0.as_chunks_mut();
-        count(&mut head[0], bytes, now_millis);
+        count(self.front, bytes, now_millis);
     }
+}
+
+/// Four words from `at` on, all of which are there.
+#[inline(always)]
+fn half(words: &[u64], at: usize) -> &[u64; HALF] {
+    words[at..at + HALF].first_chunk().expect("just as long")
 }
 
 /// True if no more than the first five words of key and image say anything.
 #[inline(always)]
-fn is_narrow(head: &[u64; LINE_WORDS]) -> bool {
+fn is_narrow(head: &Front) -> bool {
     head[0] & NARROW_BIT != 0
 }
 
 /// Counts a packet.
 #[inline(always)]
-pub(super) fn count(head: &mut [u64; LINE_WORDS], bytes: usize, now_millis: u32) {
+pub(super) fn count(head: &mut Front, bytes: usize, now_millis: u32) {
     head[1] = u64::from(head[1] as u32) | u64::from(now_millis) << 32;
     head[2] = head[2].wrapping_add(1);
     head[3] += bytes as u64;
 }
 
 /// What was counted since it was last taken.
-pub(super) fn counted(head: &[u64; LINE_WORDS]) -> Traffic {
+pub(super) fn counted(head: &Front) -> Traffic {
     Traffic { packets: u64::from(head[2] as u32), bytes: head[3] }
 }
 
 /// Takes what was counted.
-pub(super) fn take_counted(head: &mut [u64; LINE_WORDS]) -> Traffic {
+pub(super) fn take_counted(head: &mut Front) -> Traffic {
     let traffic = counted(head);
     if traffic.packets > 1 {
         head[0] = (head[0] | u64::from(PROVEN_BIT)) & !u64::from(DOUBTED_BIT);
@@ -181,37 +178,37 @@ pub(super) fn take_counted(head: &mut [u64; LINE_WORDS]) -> Traffic {
 }
 
 /// True if it saw more than the packet that made it, and was not doubted since that was noted.
-pub(super) fn is_proven(head: &[u64; LINE_WORDS]) -> bool {
+pub(super) fn is_proven(head: &Front) -> bool {
     head[0] as u32 & DOUBTED_BIT == 0 && (head[0] as u32 & PROVEN_BIT != 0 || head[2] as u32 > 1)
 }
 
 /// What it saw counts no more.
-pub(super) fn doubt(head: &mut [u64; LINE_WORDS]) {
+pub(super) fn doubt(head: &mut Front) {
     head[0] |= u64::from(DOUBTED_BIT);
 }
 
 /// When it was last hit, in milliseconds of the clock.
-pub(super) fn last_seen_millis(head: &[u64; LINE_WORDS]) -> u32 {
+pub(super) fn last_seen_millis(head: &Front) -> u32 {
     (head[1] >> 32) as u32
 }
 
 /// It is valid up to this epoch.
-pub(super) fn restamp(head: &mut [u64; LINE_WORDS], stamp: u32) {
+pub(super) fn restamp(head: &mut Front, stamp: u32) {
     head[1] = (head[1] & UPPER) | u64::from(stamp);
 }
 
 /// The next entry of the session.
-pub(super) fn next(head: &[u64; LINE_WORDS]) -> u32 {
+pub(super) fn next(head: &Front) -> u32 {
     head[LINKS] as u32
 }
 
 /// Sets the next entry of the session.
-pub(super) fn set_next(head: &mut [u64; LINE_WORDS], next: u32) {
+pub(super) fn set_next(head: &mut Front, next: u32) {
     head[LINKS] = head[LINKS] & UPPER | u64::from(next);
 }
 
 /// The objects that it used.
-pub(super) fn watches(head: &[u64; LINE_WORDS]) -> SetId {
+pub(super) fn watches(head: &Front) -> SetId {
     SetId((head[LINKS] >> 32) as u32)
 }
 
@@ -243,72 +240,81 @@ impl NewEntry<'_> {
             && self.key.first().is_some_and(|&first| key::is_narrow(first))
     }
 
-    /// Lines that it takes.
-    pub(super) fn lines(&self) -> usize {
+    /// Lines of tail that it takes.
+    pub(super) fn tail_lines(&self) -> usize {
         match self.is_narrow() {
-            true => NARROW_LINES,
-            false => (HEADER_WORDS + self.key.len() + self.program.operands.len()).div_ceil(LINE_WORDS),
+            true => 0,
+            false => (far_words(self.key.len()) + self.program.operands.len()).div_ceil(LINE_WORDS),
         }
     }
 
-    /// Writes it to a place of at least [`Self::lines`], in front of the entry `next` of its session.
-    pub(super) fn write(&self, words: &mut [u64], next: u32) {
+    /// Writes it in front of the entry `next` of its session, to a place whose tail is large enough.
+    pub(super) fn write(&self, front: &mut Front, tail: &mut [u64], next: u32) {
         let Self { key, program, .. } = self;
         let reply = |owner: Owner| if owner.reply { REPLY_BIT } else { 0 };
         let session = self.owner.map_or(NO_SESSION, |owner| owner.session.0 | reply(owner));
-        words[0] =
+        front[0] =
             u64::from(session) | u64::from(program.length_max) << 32 | u64::from(self.template.0) << 48;
-        words[1] = u64::from(self.stamp) | u64::from(self.now_millis) << 32;
-        words[2] = u64::from(program.l3_delta) << 32 | u64::from(program.l4_delta) << 48;
-        words[3] = 0;
-        words[LINKS] = u64::from(next) | u64::from(self.watches.0) << 32;
+        front[1] = u64::from(self.stamp) | u64::from(self.now_millis) << 32;
+        front[2] = u64::from(program.l3_delta) << 32 | u64::from(program.l4_delta) << 48;
+        front[3] = 0;
+        front[LINKS] = u64::from(next) | u64::from(self.watches.0) << 32;
         let operands = &program.operands[..];
         if self.is_narrow() {
-            words[0] |= NARROW_BIT;
+            front[0] |= NARROW_BIT;
             let fifth = |words: &[u64], at| words.get(at).copied().unwrap_or(0);
-            (words[FIFTH_KEY], words[FIFTH_IMAGE]) = (fifth(key, 1 + HALF), fifth(operands, HALF));
-            words[HEADER_WORDS..NARROW_IMAGE].copy_from_slice(&key[..=HALF]);
+            (front[FIFTH_KEY], front[FIFTH_IMAGE]) = (fifth(key, 1 + HALF), fifth(operands, HALF));
+            front[HEADER_WORDS..NARROW_IMAGE].copy_from_slice(&key[..=HALF]);
             let image = operands.get(..HALF).unwrap_or(&[0; HALF]);
-            words[NARROW_IMAGE..NARROW_IMAGE + HALF].copy_from_slice(image);
+            front[NARROW_IMAGE..].copy_from_slice(image);
         } else {
-            let (head, rest) = words[HEADER_WORDS..].split_at_mut(key.len());
-            head.copy_from_slice(key);
-            rest[..operands.len()].copy_from_slice(operands);
+            let (near, far) = key.split_at(key.len() - far_words(key.len()));
+            front[HEADER_WORDS..HEADER_WORDS + near.len()].copy_from_slice(near);
+            tail[..far.len()].copy_from_slice(far);
+            tail[far.len()..far.len() + operands.len()].copy_from_slice(operands);
         }
     }
 }
 
+/// How many words of a key are in the tail.
+#[inline(always)]
+fn far_words(key_words: usize) -> usize {
+    key_words.saturating_sub(NEAR_KEY_WORDS)
+}
+
 /// True if an entry has this key.
 #[inline(always)]
-pub(super) fn has_key(words: &[u64], key: &[u64]) -> bool {
-    let Some((head, _)) = words.split_first_chunk() else { return false };
-    if is_narrow(head) {
+pub(super) fn has_key(front: &Front, tail: &[u64], key: &[u64]) -> bool {
+    if is_narrow(front) {
         // Of keys with this first word, the words behind the fifth are zero.
-        let [mine, theirs] = [words.get(HEADER_WORDS..NARROW_IMAGE), key.get(..=HALF)];
-        return mine == theirs && key.get(1 + HALF) == Some(&head[FIFTH_KEY]) && key.len() == NEAR_KEY_WORDS;
+        let near = key.split_first_chunk().map(|(near, _): (&[u64; 1 + HALF], _)| near);
+        return near == front[HEADER_WORDS..NARROW_IMAGE].first_chunk()
+            && key.get(1 + HALF) == Some(&front[FIFTH_KEY])
+            && key.len() == NEAR_KEY_WORDS;
     }
-    let mine = words.get(HEADER_WORDS..HEADER_WORDS + key.len());
     // Keys are a few words: the least at once, the rest one by one, and no call.
-    match (mine.and_then(<[u64]>::split_first_chunk::<NEAR_KEY_WORDS>), key.split_first_chunk()) {
-        (Some((a, a_rest)), Some((b, b_rest))) => a == b && a_rest.iter().zip(b_rest).all(|(a, b)| a == b),
-        _ => mine == Some(key),
+    match key.split_first_chunk::<NEAR_KEY_WORDS>() {
+        Some((near, far)) => {
+            front[HEADER_WORDS..].first_chunk() == Some(near)
+                && far.len() <= tail.len()
+                && tail.iter().zip(far).all(|(a, b)| a == b)
+        }
+        None => front[HEADER_WORDS..HEADER_WORDS + key.len()] == *key,
     }
 }
 
 /// The operands of an entry whose key has `key_words`. Those of a narrow one are put together in `image`.
 pub(super) fn operands<'a>(
-    words: &'a [u64],
+    front: &Front,
+    tail: &'a [u64],
     key_words: usize,
     image: &'a mut [u64; IMAGE_WORDS],
 ) -> &'a [u64] {
-    match words.first_chunk() {
-        Some(head) if is_narrow(head) => {
-            let low = words.get(NARROW_IMAGE..NARROW_IMAGE + HALF).unwrap_or(&[0; HALF]);
-            image[..HALF].copy_from_slice(low);
-            image[HALF] = head[FIFTH_IMAGE];
-            image[HALF + 1..].fill(0);
-            image
-        }
-        _ => words.get(HEADER_WORDS + key_words..).unwrap_or(&[]),
+    if !is_narrow(front) {
+        return tail.get(far_words(key_words)..).unwrap_or(&[]);
     }
+    image[..HALF].copy_from_slice(&front[NARROW_IMAGE..]);
+    image[HALF] = front[FIFTH_IMAGE];
+    image[HALF + 1..].fill(0);
+    image
 }
