@@ -40,6 +40,15 @@ pub struct Capacity {
     pub contacts: usize,
 }
 
+impl Capacity {
+    /// Hosts that a NAT has room for where nobody says how many: an eighth of its connections. Behind a NAT for a million, a host has
+    /// some dozens of them.
+    pub const fn hosts_for(connections: usize) -> usize {
+        let hosts = connections / 8;
+        if hosts < 1024 { 1024 } else { hosts }
+    }
+}
+
 impl Default for Capacity {
     fn default() -> Self {
         Self { mappings: 1_000_000, mappings_static: 4_096, subscribers: 65_536, contacts: 65_536 }
