@@ -21,6 +21,7 @@ use crate::lanes::matching_tags;
 use crate::memory::{Arena, ArenaError, ArenaSlice, prefetch};
 use entry::{FRONT_LINES, Front, LINE_WORDS};
 pub use entry::{Header, NewEntry, Owner, UsualEntry};
+use std::cmp::Reverse;
 
 const WAYS: usize = 8;
 /// Cache lines of a tail, least and most. Odd numbers, so that tails spread over all sets of the caches.
@@ -286,7 +287,7 @@ impl FlowCache {
             self.refuse();
             return None;
         }
-        let (slot, evicted) = self.place(hash, sessions);
+        let (slot, evicted) = self.place(hash, new.now_millis, sessions);
         self.tail_used = self.tail_used.max(tail_lines);
         self.tags[slot.0 as usize / WAYS][slot.0 as usize % WAYS] = Self::tag(hash);
         let next = new
@@ -306,12 +307,17 @@ impl FlowCache {
         self.counters.refused += 1;
     }
 
-    fn place(&mut self, hash: u64, sessions: &mut SessionTable) -> (Slot, Option<(Owner, Traffic)>) {
+    fn place(
+        &mut self,
+        hash: u64,
+        now_millis: u32,
+        sessions: &mut SessionTable,
+    ) -> (Slot, Option<(Owner, Traffic)>) {
         let homes = self.homes(hash);
         if let Some(free) = homes.into_iter().find_map(|home| self.free_in(home)) {
             return (free, None);
         }
-        let victim = self.victim(homes);
+        let victim = self.victim(homes, now_millis);
         self.counters.evictions += 1;
         let evicted = self.remove(victim, sessions);
         (victim, evicted)
@@ -327,18 +333,18 @@ impl FlowCache {
     /// The entry that gives way to another with these homes: the longest unseen of those that saw a single packet, if there are
     /// such. A flow that saw more, but none since, keeps its place once: then it counts as one of them.
     #[cold]
-    fn victim(&mut self, homes: [usize; 2]) -> Slot {
+    fn victim(&mut self, homes: [usize; 2], now_millis: u32) -> Slot {
         let places =
             || homes.into_iter().flat_map(|home| home * WAYS..(home + 1) * WAYS).map(|at| Slot(at as u32));
         places().for_each(|slot| prefetch(self.head(slot)));
+        // The clock wraps.
+        let unseen = |slot| now_millis.wrapping_sub(self.last_seen_millis(slot));
         let oldest = |proven| {
             let alike = places().filter(|&slot| entry::is_proven(self.head(slot)) == proven);
-            alike.min_by_key(|&slot| self.last_seen_millis(slot))
+            alike.min_by_key(|&slot| Reverse(unseen(slot)))
         };
         match (oldest(false), oldest(true)) {
-            (Some(single), Some(proven))
-                if self.last_seen_millis(proven) <= self.last_seen_millis(single) =>
-            {
+            (Some(single), Some(proven)) if unseen(proven) >= unseen(single) => {
                 entry::doubt(self.head_mut(proven));
                 single
             }

@@ -536,11 +536,15 @@ mod tests {
 
     /// Stores a decision that used `watch`.
     fn remember(state: &mut FlowState, key: u64, watch: Watch) -> Slot {
+        remember_at(state, key, watch, Time(0))
+    }
+
+    fn remember_at(state: &mut FlowState, key: u64, watch: Watch, now: Time) -> Slot {
         let mut watches = Watches::default();
         watches.add(watch);
         let key = [key, key];
         let hash = state.cache.hash(&key);
-        state.remember((&key, hash), &mut Program::default(), None, &watches, Time(0)).unwrap()
+        state.remember((&key, hash), &mut Program::default(), None, &watches, now).unwrap()
     }
 
     fn is_valid(state: &FlowState, slot: Slot) -> bool {
@@ -563,7 +567,8 @@ mod tests {
             let missing = (1_000_000..1_000_000 + places / 3).filter(|&key| {
                 let words = [key, key];
                 let found = state.cache.find(state.cache.hash(&words), &words);
-                let slot = found.unwrap_or_else(|| remember(&mut state, key, watch));
+                let now = Time::from_millis(u64::from(lap));
+                let slot = found.unwrap_or_else(|| remember_at(&mut state, key, watch, now));
                 state.cache.count_packet(slot, 60, lap);
                 found.is_none()
             });
@@ -571,6 +576,25 @@ mod tests {
         });
         let missing: Vec<_> = laps.collect();
         assert_eq!(missing.last(), Some(&0), "{missing:?}");
+    }
+
+    /// The clock's milliseconds wrap after 49 days: what was seen before that is older than what was seen after.
+    #[test]
+    fn the_longest_unseen_gives_way_also_when_the_clock_wraps() {
+        let mut state = state(16);
+        let places = state.cache.places() as u64;
+        let watch = Watch::of(ObjectKind::Neighbour, 1);
+        let mut store = |key, millis| {
+            let slot = remember_at(&mut state, key, watch, Time::from_millis(millis));
+            state.cache.count_packet(slot, 60, millis as u32);
+        };
+        let wrap = 1 << 32;
+        (0..4 * places).for_each(|key| store(key, wrap - 1000 + key));
+        let later = 4 * places..4 * places + places / 3;
+        later.clone().for_each(|key| store(key, wrap + key));
+        let lost =
+            later.filter(|&key| state.cache.find(state.cache.hash(&[key, key]), &[key, key]).is_none());
+        assert_eq!(lost.count(), 0);
     }
 
     /// R8: an entry that nobody hit for ages is as old as it is, however often the stamp's range was passed.

@@ -318,3 +318,109 @@ pub(super) fn operands<'a>(
     image[HALF + 1..].fill(0);
     image
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::flow::field::{Field, Reads};
+    use crate::flow::key::{HEADER_BYTES_MAX, KEY_WORDS_MAX, KeySchema};
+    use crate::packet::{L3, L4, Shape};
+    use crate::port::PortId;
+    use proptest::prelude::*;
+
+    fn schema() -> KeySchema {
+        let addresses =
+            [Field::Ipv4Source, Field::Ipv4Destination, Field::Ipv6Source, Field::Ipv6Destination];
+        let reads = Reads::none().with(&addresses).with(&[Field::SourcePort, Field::DestinationPort]);
+        KeySchema::new(PortId(3), u32::MAX, reads)
+    }
+
+    /// Keys that are narrow, near, and with words beyond.
+    const SHAPES: [Shape; 3] = [
+        Shape::new(0, L3::Ipv4, L4::Udp),
+        Shape::new(0, L3::Ipv6, L4::Udp),
+        Shape::new(2, L3::Ipv6, L4::Tcp),
+    ];
+
+    fn key(schema: &KeySchema, shape: Shape, bytes: &[u8]) -> Vec<u64> {
+        let (gather, mut key) = (schema.gather(shape).unwrap(), [0; KEY_WORDS_MAX]);
+        let words = gather.gather(bytes, &mut key);
+        key[..words].to_vec()
+    }
+
+    proptest! {
+        /// Whatever a place held before, and whatever its entry counts, it has the key that was written last and no other, and
+        /// the program that was.
+        #[test]
+        fn a_place_holds_what_was_written_last(
+            steps in proptest::collection::vec((
+                0usize..3,
+                0usize..4,
+                proptest::collection::vec(any::<u8>(), HEADER_BYTES_MAX),
+                0usize..8 * NEAR_BYTES,
+                any::<[u32; 3]>(),
+            ), 1..30),
+        ) {
+            let schema = schema();
+            let (mut front, mut tail): (Front, _) = ([0; FRONT_LINES * LINE_WORDS], [0; 3 * LINE_WORDS]);
+            for (shape, image, bytes, bit, [session, watches, stamp]) in steps {
+                let own = key(&schema, SHAPES[shape], &bytes);
+                let mut values: Vec<u64> = (1..17).map(|n| n << 56 | u64::from(stamp)).collect();
+                values.truncate([0, IMAGE_WORDS, IMAGE_WORDS, 2 * IMAGE_WORDS][image]);
+                if image == 1 {
+                    values[HALF + 1..].fill(0);
+                }
+                let mut program = Program::default();
+                program.operands.extend(values.iter().copied());
+                (program.l3_delta, program.l4_delta, program.length_max) =
+                    (stamp as u16, session as u16, watches as u16);
+                let owner = Owner { session: SessionId(session & (SESSION_MASK >> 1)), reply: bit % 2 == 0 };
+                let entry = NewEntry {
+                    key: &own,
+                    program: &program,
+                    template: TemplateId(stamp as u16 % (1 << 14)),
+                    narrow: image < 2,
+                    owner: Some(owner),
+                    stamp,
+                    watches: SetId(watches),
+                    now_millis: session,
+                };
+                let is_short = entry.tail_lines() == 0;
+                prop_assert_eq!(is_short, image == 0 && shape < 2 || image == 1 && shape == 0);
+                entry.write(&mut front, &mut tail, watches);
+                (0..3).for_each(|_| count(&mut front, 60, stamp));
+                doubt(&mut front);
+                restamp(&mut front, session);
+                set_next(&mut front, stamp);
+                prop_assert_eq!(take_counted(&mut front), Traffic { packets: 3, bytes: 180 });
+
+                let header = Header::unpack(&front);
+                prop_assert_eq!((header.owner(), header.template), (Some(owner), entry.template));
+                prop_assert_eq!((header.length_max, header.stamp), (program.length_max, session));
+                prop_assert_eq!((header.l3_delta, header.l4_delta), (program.l3_delta, program.l4_delta));
+                prop_assert_eq!((next(&front), self::watches(&front)), (stamp, entry.watches));
+                prop_assert_eq!((last_seen_millis(&front), counted(&front)), (stamp, Traffic::default()));
+
+                let mut scratch = [0; IMAGE_WORDS];
+                let found = operands(&front, &tail, own.len(), &mut scratch);
+                prop_assert_eq!(&found[..values.len()], &values[..]);
+                let mut changed = bytes.clone();
+                changed[bit / 8] ^= 1 << (bit % 8);
+                for (at, (&other, bytes)) in SHAPES.iter().flat_map(|at| [(at, &bytes), (at, &changed)]).enumerate() {
+                    let other_key = key(&schema, other, bytes);
+                    prop_assert_eq!(has_key(&front, &tail, &other_key), other_key == own, "{} {:?}", at, other);
+                    let (near, head) = (schema.near(other), bytes.first_chunk().unwrap());
+                    let first = *tail.first_chunk().unwrap();
+                    let usual = UsualEntry::new(&mut front, &first);
+                    prop_assert_eq!(usual.matches(near, head), other_key == own && near.identity != 0);
+                    if shape < 2 && (1..3).contains(&image) {
+                        let (low, high) = usual.image();
+                        prop_assert_eq!(&low[..], &values[..HALF]);
+                        let said = if usual.narrow() != 0 { 1 } else { HALF };
+                        prop_assert_eq!(&high[..said], &values[HALF..][..said]);
+                    }
+                }
+            }
+        }
+    }
+}
