@@ -176,10 +176,12 @@ impl ExternalPool {
 
     /// The port that [`ExternalPool::peek`] finds as a rule: one of the first range, on the address that the host's hash chooses.
     pub fn peek_at_home(&self, inside: &Inside) -> Option<Choice> {
-        if self.slots.is_empty() {
+        let home = self.home(inside);
+        // What a change of plan has not come to yet would be made anew to be looked at, which is too dear for a guess.
+        if self.slots.get(home)?.stale {
             return None;
         }
-        self.peek_at(self.home(inside), inside, ranges_for(inside)[0])
+        self.peek_at(home, inside, ranges_for(inside)[0])
     }
 
     /// The slot that the hash of an inside host chooses.

@@ -57,6 +57,13 @@ fn what_a_mapping_will_be_is_foreseen() {
         let (_, external) = open(&mut state, &tuple, REMOTE).expect("ports are free");
         assert_eq!(foreseen, Some(external));
     }
+    // Not where the ports of an address are still to be made anew.
+    let forwards = vec![forward("192.0.2.1:8080", "10.0.0.9:80"), forward("192.0.2.2:8080", "10.0.0.9:80")];
+    assert_eq!(state.reconfigure(plan(NatSettings { forwards, ..settings() })), Ok(()));
+    let tuple = inside(Protocol::Tcp, "10.0.0.1:9");
+    assert_eq!(state.prefetch_external(&tuple), None);
+    while !state.sweep(100, &mut Vec::new()) {}
+    assert!(state.prefetch_external(&tuple).is_some());
     let nowhere = NatSettings { pool: Vec::new(), ..settings() };
     assert_eq!(self::state(nowhere).prefetch_external(&inside(Protocol::Tcp, "10.0.0.1:1")), None);
 }
