@@ -1,7 +1,7 @@
 //! The flow cache: from a key to the program that its packets take.
 //!
-//! What: buckets of eight 16-bit tags, 16 bytes each, and an array of entries with one place for each tag. So the tags of
-//! a million flows fit the last-level cache, and a tag leads to its entry without another load. A key has two homes; eight
+//! What: buckets of eight 16-bit tags, 16 bytes each, and arrays of entries' fronts and tails with one place for each tag. So the
+//! tags of a million flows fit the last-level cache, and a tag leads to its entry without another load. A key has two homes; eight
 //! ways each is as far as any probe goes (R16).
 //!
 //! An entry is a few cache lines of words, see `cache/entry.rs`. It is only a cache: losing an entry costs one walk. Eviction takes the
@@ -24,7 +24,7 @@ pub use entry::{Header, NewEntry, Owner, UsualEntry};
 use std::cmp::Reverse;
 
 const WAYS: usize = 8;
-/// Cache lines of a tail, least and most. Odd numbers, so that tails spread over all sets of the caches.
+/// How many cache lines tails may have. Odd numbers, so that tails spread over all sets of the caches.
 const TAIL_LINES: [usize; 3] = [1, 3, 7];
 
 /// An entry's place.
