@@ -52,11 +52,11 @@ impl std::str::FromStr for Kind {
 }
 
 /// A chain of these functions between the two ports; without a router at its end, packets go from one port to the other.
-/// A NAT has room for the mappings of `sessions` sessions of `hosts` hosts.
+/// A NAT has room for the mappings of `sessions` sessions, each of a host of its own.
 ///
 /// # Errors
 /// If the router is not the last, a configuration is refused or there is not enough memory.
-pub fn build(kinds: &[Kind], sessions: usize, hosts: usize) -> BenchResult<Chains> {
+pub fn build(kinds: &[Kind], sessions: usize) -> BenchResult<Chains> {
     let (last, before) = match kinds.split_last() {
         Some((Kind::Router, before)) => (Some(router()?), before),
         _ => (None, kinds),
@@ -65,7 +65,7 @@ pub fn build(kinds: &[Kind], sessions: usize, hosts: usize) -> BenchResult<Chain
     for (i, kind) in before.iter().enumerate() {
         builder = match kind {
             Kind::Firewall => builder.function(format!("firewall{i}"), firewall()?),
-            Kind::Nat => builder.function(format!("nat{i}"), nat(sessions, hosts)?),
+            Kind::Nat => builder.function(format!("nat{i}"), nat(sessions)?),
             Kind::Router => return Err("the router forwards: it is the last function of a chain".into()),
         };
     }
@@ -118,14 +118,14 @@ fn nat_config() -> BenchResult<NatConfig> {
     Ok(NatConfig::new(Arc::new(plan)))
 }
 
-fn nat(sessions: usize, hosts: usize) -> BenchResult<Nat> {
+fn nat(sessions: usize) -> BenchResult<Nat> {
     let config = nat_config()?;
     let (filtering, addresses) = (config.plan.settings().filtering, config.plan.addresses());
     // More than sessions, so that a full session table makes room before the NAT refuses.
     let capacity = Capacity {
         mappings: sessions + 256,
         mappings_static: 0,
-        subscribers: hosts + 256,
+        subscribers: sessions + 256,
         ..Capacity::default()
     };
     let bytes = NatState::bytes_for(&capacity, filtering, addresses);

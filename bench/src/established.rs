@@ -78,7 +78,7 @@ pub fn rig_for(kinds: &[Kind], flows: usize, frame_bytes: usize, budget: BudgetC
         frame_bytes: frame_bytes.max(1514),
         budget,
     };
-    Rig::new(build(kinds, flows * 2 + 8192, flows * 2 + 8192)?, &config)
+    Rig::new(build(kinds, flows * 2 + 8192)?, &config)
 }
 
 /// Measures: `repeat` runs of each in turns, of as many packets each, and no run left out. Each run, of the limit as of the

@@ -290,7 +290,7 @@ fn traffic() -> (Templates, Vec<u32>) {
 }
 
 fn worker() -> BenchResult<Worker<Chains>> {
-    let chains = build(&CHAIN, TRAFFIC.flows * 4, TRAFFIC.flows * 4)?;
+    let chains = build(&CHAIN, TRAFFIC.flows * 4)?;
     let flow = FlowConfig {
         sessions: SessionConfig {
             capacity: TRAFFIC.flows * 2 + 1_024,

@@ -6,7 +6,7 @@ use crate::traffic::{Traffic, TrafficConfig};
 use millrace_dataplane::budget::BudgetConfig;
 use millrace_dataplane::flow::cache::FlowCache;
 use millrace_dataplane::flow::session::Timeouts;
-use millrace_nf::nat::{Capacity, Nat};
+use millrace_nf::nat::Nat;
 use serde::Serialize;
 
 /// What connections and their translations may take in all, in bytes.
@@ -58,7 +58,7 @@ impl std::fmt::Display for MemoryReport {
 }
 
 /// Opens `flows` connections, `flows_per_host` from each inside host, through firewall, NAT and router, in tables for just
-/// that many, and for as many hosts as a configuration gives them room that says nothing of it.
+/// that many.
 ///
 /// # Errors
 /// If there is not enough memory, or a connection does not come about.
@@ -73,7 +73,7 @@ pub fn measure(flows: usize, flows_per_host: u32) -> BenchResult<MemoryReport> {
         frame_bytes: 1514,
         budget: BudgetConfig::UNLIMITED,
     };
-    let mut rig = Rig::new(build(&kinds, sessions, Capacity::hosts_for(sessions))?, &config)?;
+    let mut rig = Rig::new(build(&kinds, sessions)?, &config)?;
     let traffic = TrafficConfig {
         flows,
         flows_per_host,

@@ -81,7 +81,7 @@ pub fn measure(kinds: &[Kind], traffic: &TrafficConfig) -> BenchResult<NewFlowRe
         frame_bytes: 1514,
         budget: BudgetConfig::default(),
     };
-    let mut rig = Rig::new(build(kinds, flows * 2, flows * 2)?, &config)?;
+    let mut rig = Rig::new(build(kinds, flows * 2)?, &config)?;
     let mut times = Histogram::<u64>::new_with_bounds(1, 60_000_000_000, 3)?;
     let (mut opening, mut expiring, mut left) = (0u64, 0u64, 0u64);
     let bursts = flows * 2 / BURST_PACKETS_MAX;

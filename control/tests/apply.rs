@@ -478,11 +478,6 @@ fn what_is_wrong_is_refused_whole_with_its_place() {
     let missing = format!("{text}[ports.new]\nkind = \"af_xdp\"\ninterface = \"none-such-0\"\n");
     let cases = [
         (text.replace("capacity = 4096\nflow", "capacity = 8192\nflow"), "sessions.capacity", "8192"),
-        (
-            text.replace("[\"203.0.113.16/28\"]", "[\"203.0.113.16/28\"]\nhost_capacity = 100"),
-            "functions.steady-nat.host_capacity",
-            "100",
-        ),
         (text.replace("flows = 200", "flows = 300"), "ports.quiet", ""),
         (
             text.replace("via = \"203.0.113.2\"", "via = \"9.9.9.9\""),

@@ -95,8 +95,6 @@ pub struct Nat {
     pub port_range: RangeInclusive<u16>,
     /// Whether inside hosts reach each other by external addresses (RFC 4787 REQ-9).
     pub hairpinning: bool,
-    /// Inside hosts that have mappings at a time; none said: see [`millrace_nf::nat::Capacity::hosts_for`].
-    pub host_capacity: Option<u32>,
     /// What happens to TCP's MSS option.
     pub mss_clamp: MssClamp,
     /// Static port forwards.
@@ -132,7 +130,6 @@ pub(crate) fn read_nat(section: &Section<'_>, chain: Option<&Chain>) -> Nat {
         filtering: section.choice("filtering", &filtering).unwrap_or_default(),
         port_range: section.parsed("port_range", port_range).unwrap_or(1_024..=65_535),
         hairpinning: section.boolean("hairpinning").unwrap_or(true),
-        host_capacity: section.integer("host_capacity", 64..=16_777_216).map(narrow),
         mss_clamp: section.parsed("mss_clamp", mss_clamp).unwrap_or_default(),
         forwards,
     }

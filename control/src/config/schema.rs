@@ -56,8 +56,8 @@ schemas! {
         "destination_ports", "icmp_type", "log",
     ];
     NAT: "functions.NAME, nat" => [
-        "kind", "inside", "outside", "pool", "sources", "filtering", "port_range", "hairpinning",
-        "host_capacity", "mss_clamp", "forward",
+        "kind", "inside", "outside", "pool", "sources", "filtering", "port_range", "hairpinning", "mss_clamp",
+        "forward",
     ];
     FORWARD: "functions.NAME.forward" => ["protocol", "external", "internal"];
     ROUTER: "functions.NAME, router" => [

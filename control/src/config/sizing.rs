@@ -95,14 +95,14 @@ pub(crate) fn session_table_bytes(capacity: u32, parts: usize) -> u64 {
     SessionTable::bytes_for(capacity as usize, parts) as u64
 }
 
-/// Room for as many mappings as there can be sessions.
-pub(crate) fn nat_capacity(config: &Config, nat: &Nat) -> Capacity {
+/// Room for as many mappings as there can be sessions, each of a host of its own.
+pub(crate) fn nat_capacity(config: &Config) -> Capacity {
     let sessions = config.sessions.capacity as usize;
     Capacity {
         // More than sessions, so that a full session table makes room before the NAT refuses.
         mappings: (sessions + sessions / 64 + 64 + NAT_MAPPINGS_STATIC).min(1 << 24),
         mappings_static: NAT_MAPPINGS_STATIC,
-        subscribers: nat.host_capacity.map_or(Capacity::hosts_for(sessions), |hosts| hosts as usize),
+        subscribers: sessions.min(1 << 24),
         contacts: sessions.min(1 << 24),
     }
 }
@@ -110,7 +110,7 @@ pub(crate) fn nat_capacity(config: &Config, nat: &Nat) -> Capacity {
 /// Bytes of a NAT's tables.
 pub(crate) fn nat_table_bytes(config: &Config, nat: &Nat) -> u64 {
     let addresses = nat.pool.iter().map(|range| range.count()).sum();
-    NatState::bytes_for(&nat_capacity(config, nat), nat.filtering.into(), addresses) as u64
+    NatState::bytes_for(&nat_capacity(config), nat.filtering.into(), addresses) as u64
 }
 
 fn nats(config: &Config) -> impl Iterator<Item = &Nat> {

@@ -106,7 +106,7 @@ impl Contacts {
     fn insert(&mut self, mapping: MappingId, remote: Ipv4Addr) -> bool {
         let hash = self.hash(mapping, remote);
         let Some(number) = self.rows.take([mapping.to_raw(), remote.into(), 1]) else { return false };
-        let placed = self.index.insert(hash, number).is_some();
+        let placed = self.index.insert(hash, number);
         if !placed {
             self.rows.free(number);
         }

@@ -14,7 +14,7 @@ use super::plan::NatPlan;
 use super::refusal::Refusal;
 use super::scope::{NatConfig, SCOPE, Scope};
 use super::secret::Secret;
-use super::state::{Capacity, Hold, NatState, Proposal, SweepPending};
+use super::state::{Capacity, Hold, NatState, Proposal, ReleaseHashes, SweepPending};
 use super::tuple::{Inside, Protocol};
 use super::word::{End, Share, Word};
 use crate::explain::Notes;
@@ -179,12 +179,16 @@ impl Nat {
     /// Gives back the shares of ended sessions, so that none waits for memory: their mappings' rows were asked for when they
     /// ended, what those lead to is asked for here, a few shares ahead.
     fn settle(&mut self) {
+        let mut asked = [ReleaseHashes::default(); AHEAD];
         for at in 0..self.ended.len() + AHEAD {
-            if let Some(next) = self.ended.get(at) {
-                self.state.prefetch_release(next.share.mapping);
-            }
+            let hashes = &mut asked[at % AHEAD];
             if let Some(Ended { share, remote }) = at.checked_sub(AHEAD).map(|at| self.ended[at]) {
-                self.state.release(&Hold { mapping: share.mapping, remote, recorded: share.recorded });
+                let hold = Hold { mapping: share.mapping, remote, recorded: share.recorded };
+                self.state.release_at(hashes, &hold);
+            }
+            if let Some(next) = self.ended.get(at) {
+                *hashes = self.state.release_hashes(next.share.mapping);
+                self.state.prefetch_release(hashes);
             }
         }
         self.ended.clear();

@@ -26,42 +26,6 @@ const NUMBER: u32 = 0x00ff_ffff;
 type Bucket = [u32; WORDS];
 const _: () = assert!(size_of::<Bucket>() == 64);
 
-/// Where an entry is. It stays there until it is removed.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Place(u32);
-
-impl Place {
-    /// How many buckets it went past, its bucket, and its place there.
-    const fn new(probe: u32, bucket: usize, way: u32) -> Self {
-        Self(probe << PROBE_SHIFT | (bucket as u32) << 4 | way)
-    }
-
-    /// As a number, to be kept with what the entry leads to.
-    pub const fn to_raw(self) -> u32 {
-        self.0
-    }
-
-    /// From the number of [`Place::to_raw`].
-    pub const fn from_raw(raw: u32) -> Self {
-        Self(raw)
-    }
-
-    const fn probe(self) -> u32 {
-        self.0 >> PROBE_SHIFT
-    }
-
-    const fn bucket(self) -> usize {
-        (self.0 << 3 >> 7) as usize
-    }
-
-    const fn way(self) -> usize {
-        self.0 as usize % WORDS
-    }
-}
-
-/// Above the number of a bucket and the place in it.
-const PROBE_SHIFT: u32 = 29;
-
 /// The index. Sized once.
 #[derive(Debug)]
 pub struct Index {
@@ -124,52 +88,23 @@ impl Index {
         None
     }
 
-    /// Asks for the memory of an entry.
+    /// Puts a number (below [`ENTRIES_MAX`]) under this hash. False if there is no place.
     #[inline]
-    pub fn prefetch_place(&self, place: Place) {
-        self.buckets.prefetch(place.bucket());
-    }
-
-    /// Puts a number (below [`ENTRIES_MAX`]) under this hash. None if there is no place.
-    #[inline]
-    pub fn insert(&mut self, hash: u64, number: u32) -> Option<Place> {
+    pub fn insert(&mut self, hash: u64, number: u32) -> bool {
         for probe in 0..PROBES {
             let at = self.bucket(hash, probe);
             let vacant = places(&self.buckets[at], u32::MAX, 0);
             if vacant != 0 {
-                let way = vacant.trailing_zeros() % WORDS as u32;
-                self.buckets[at][way as usize] = tag(hash) | number & NUMBER;
+                self.buckets[at][vacant.trailing_zeros() as usize % WORDS] = tag(hash) | number & NUMBER;
                 self.len += 1;
                 for passed in 0..probe {
                     let at = self.bucket(hash, passed);
                     self.buckets[at][0] += 1;
                 }
-                return Some(Place::new(probe, at, way));
+                return true;
             }
         }
-        None
-    }
-
-    /// Removes the number that was put there, under the hash that `hash` tells.
-    #[inline]
-    pub fn remove_at(&mut self, place: Place, number: u32, hash: impl FnOnce() -> u64) {
-        let Some(bucket) = self.buckets.get_mut(place.bucket()) else { return };
-        let entry = &mut bucket[place.way()];
-        debug_assert!(*entry != 0 && *entry & NUMBER == number, "an entry stays where it is");
-        *entry = 0;
-        self.len -= 1;
-        if place.probe() > 0 {
-            self.unpass(hash(), place.probe());
-        }
-    }
-
-    /// An entry that went past so many buckets is gone.
-    #[cold]
-    fn unpass(&mut self, hash: u64, probe: u32) {
-        for passed in 0..probe {
-            let at = self.bucket(hash, passed);
-            self.buckets[at][0] -= 1;
-        }
+        false
     }
 
     /// Removes the number that was put under this hash. False if it is not there.
@@ -181,7 +116,10 @@ impl Index {
             if found != 0 {
                 self.buckets[at][found.trailing_zeros() as usize % WORDS] = 0;
                 self.len -= 1;
-                self.unpass(hash, probe);
+                for passed in 0..probe {
+                    let at = self.bucket(hash, passed);
+                    self.buckets[at][0] -= 1;
+                }
                 return true;
             }
             if self.buckets[at][0] == 0 {
@@ -220,16 +158,13 @@ fn buckets_for(entries: usize) -> usize {
 const _: () = assert!(LOAD < WORDS - 1);
 // A bucket's number has 32 bits, and so has its count.
 const _: () = assert!(ENTRIES_MAX / LOAD + BUCKETS_SPARE < u32::MAX as usize);
-// A place has 25 bits for a bucket's number, and three for the probe.
-const _: () =
-    assert!(ENTRIES_MAX / LOAD + BUCKETS_SPARE < 1 << (PROBE_SHIFT - 4) && PROBES <= 1 << (32 - PROBE_SHIFT));
 
 #[cfg(test)]
 mod tests {
     use super::super::secret::{Purpose, Secret};
     use super::*;
     use proptest::prelude::*;
-    use std::collections::BTreeMap;
+    use std::collections::BTreeSet;
 
     fn index(entries: usize) -> Index {
         Index::new(&Arena::anonymous(Index::bytes_for(entries)).unwrap(), entries).unwrap()
@@ -244,7 +179,7 @@ mod tests {
                 let mut index = index(entries);
                 for number in 0..entries as u32 {
                     let hash = secret.hash(Purpose::Inside, u64::from(number));
-                    assert!(index.insert(hash, number).is_some(), "{number} of {entries}, key {key}");
+                    assert!(index.insert(hash, number), "{number} of {entries}, key {key}");
                 }
                 assert_eq!(index.len(), entries);
                 let passed = index.buckets.iter().filter(|bucket| bucket[0] > 0).count();
@@ -260,7 +195,7 @@ mod tests {
     #[test]
     fn colliding_keys_are_refused() {
         let (mut index, hash) = (index(100_000), 0x1234_5678_9abc_def0);
-        let accepted = (0..1_000).filter(|&number| index.insert(hash, number).is_some()).count();
+        let accepted = (0..1_000).filter(|&number| index.insert(hash, number)).count();
         assert_eq!(accepted, PROBES as usize * (WORDS - 1));
         let mut looked_at = 0;
         index.find(hash, |_| {
@@ -278,25 +213,20 @@ mod tests {
         fn it_is_a_set(operations in prop::collection::vec((any::<bool>(), 0_u32..400), 1..900), homes in 1_u64..40) {
             let secret = Secret::from_key([5, 6]);
             let mut index = index(64);
-            let mut model = BTreeMap::new();
+            let mut model = BTreeSet::new();
             for (insert, number) in operations {
                 let hash = secret.hash(Purpose::Inside, u64::from(number) % homes);
-                prop_assert_eq!(index.find(hash, |n| n == number).is_some(), model.contains_key(&number));
-                match model.get(&number).copied() {
-                    None if insert => {
-                        if let Some(place) = index.insert(hash, number) {
-                            model.insert(number, place);
-                        }
+                prop_assert_eq!(index.find(hash, |n| n == number).is_some(), model.contains(&number));
+                if insert && !model.contains(&number) {
+                    if index.insert(hash, number) {
+                        model.insert(number);
                     }
-                    Some(place) if number % 2 == 0 => {
-                        model.remove(&number);
-                        index.remove_at(place, number, || hash);
-                    }
-                    _ => prop_assert_eq!(index.remove(hash, number), model.remove(&number).is_some()),
+                } else {
+                    prop_assert_eq!(index.remove(hash, number), model.remove(&number));
                 }
                 prop_assert_eq!(index.len(), model.len());
             }
-            for &number in model.keys() {
+            for number in model {
                 prop_assert!(index.remove(secret.hash(Purpose::Inside, u64::from(number) % homes), number));
             }
             prop_assert!(index.buckets.iter().flatten().all(|&word| word == 0));

@@ -1,4 +1,4 @@
-//! The table of mappings: half a cache line each, found by inside tuple or by external tuple.
+//! The table of mappings: 16 bytes each, found by inside tuple or by external tuple.
 //!
 //! Both [`Index`]es cost some six bytes a mapping. The external one could be an array by port, but ports are random, so
 //! with many addresses every block of such an array would be touched for a few mappings; the index costs the same whatever
@@ -8,10 +8,8 @@
 //! stays, and makes the same mapping again when it is needed. Static mappings are not in the inside index, because several
 //! forwards may lead to one inside endpoint; the rules say which of them an outbound packet takes. A session whose
 //! protocol has no ports that the NAT knows has a mapping of addresses for itself, which is in no index.
-//!
-//! Nothing is looked for when a mapping ends: it knows its places in both indices, and its host.
 
-use super::index::{ENTRIES_MAX, Index, Place};
+use super::index::{ENTRIES_MAX, Index};
 use super::rows::Rows;
 use super::secret::{Purpose, Secret};
 use super::tuple::{Inside, Protocol, endpoint_word};
@@ -68,12 +66,8 @@ const SESSION: u32 = 1 << 8;
 const SESSIONS_MAX: u32 = u32::MAX / SESSION;
 
 /// A mapping in memory: inside and external address, inside and external port (in the upper and the lower half), sessions
-/// and flags; its places in the indices, its host's number, and nothing. A free row has no flag.
-type Row = [u32; ROW_WORDS];
-const ROW_WORDS: usize = 8;
-/// The words of the places, inside and external, and of the host.
-const PLACES: [usize; 2] = [4, 5];
-const HOST: usize = 6;
+/// and flags. A free row has no flag.
+type Row = [u32; 4];
 
 fn has(row: &Row, flag: u32) -> bool {
     row[3] & flag != 0
@@ -102,24 +96,6 @@ fn mapping(row: &Row) -> Option<Mapping> {
     })
 }
 
-#[inline]
-fn inside_hash(secret: &Secret, inside: &Inside) -> u64 {
-    secret.hash(Purpose::Inside, inside.word())
-}
-
-#[inline]
-fn external_hash(secret: &Secret, protocol: Protocol, external: SocketAddrV4) -> u64 {
-    secret.hash(Purpose::External, endpoint_word(protocol, external))
-}
-
-/// A mapping that ended.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Ended {
-    pub(super) mapping: Mapping,
-    /// What was given as its host.
-    pub(super) host: u32,
-}
-
 /// The hashes of a mapping's two tuples.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) struct Hashes {
@@ -130,7 +106,7 @@ pub(super) struct Hashes {
 /// The table. Sized once; looking takes `&self`, changing `&mut self`.
 #[derive(Debug)]
 pub struct MappingTable {
-    rows: Rows<ROW_WORDS>,
+    rows: Rows<4>,
     by_inside: Index,
     by_external: Index,
     doomed: usize,
@@ -156,7 +132,7 @@ impl MappingTable {
     /// Bytes that a table of this size takes from the arena.
     pub fn bytes_for(capacity: usize) -> usize {
         let capacity = capacity.min(ENTRIES_MAX);
-        Rows::<ROW_WORDS>::bytes_for(capacity) + 2 * Index::bytes_for(capacity)
+        Rows::<4>::bytes_for(capacity) + 2 * Index::bytes_for(capacity)
     }
 
     /// Mappings, doomed ones and those of addresses included.
@@ -186,15 +162,15 @@ impl MappingTable {
 
     #[inline]
     pub(super) fn inside_hash(&self, inside: &Inside) -> u64 {
-        inside_hash(&self.secret, inside)
+        self.secret.hash(Purpose::Inside, inside.word())
     }
 
     #[inline]
     pub(super) fn external_hash(&self, protocol: Protocol, external: SocketAddrV4) -> u64 {
-        external_hash(&self.secret, protocol, external)
+        self.secret.hash(Purpose::External, endpoint_word(protocol, external))
     }
 
-    fn hashes(&self, inside: &Inside, external: SocketAddrV4) -> Hashes {
+    pub(super) fn hashes(&self, inside: &Inside, external: SocketAddrV4) -> Hashes {
         let external = self.external_hash(inside.protocol, external);
         Hashes { inside: self.inside_hash(inside), external }
     }
@@ -204,14 +180,9 @@ impl MappingTable {
         self.by_inside.prefetch(self.inside_hash(inside));
     }
 
-    /// Asks for what the end of a mapping needs beside its row: what it is, and its host.
-    #[inline]
-    pub(super) fn prefetch_end(&self, id: MappingId) -> Option<Ended> {
-        let row = self.row(id)?;
-        let [inside, external] = PLACES.map(|word| Place::from_raw(row[word]));
-        self.by_inside.prefetch_place(inside);
-        self.by_external.prefetch_place(external);
-        Some(Ended { mapping: mapping(row)?, host: row[HOST] })
+    pub(super) fn prefetch_hashes(&self, hashes: Hashes) {
+        self.by_inside.prefetch(hashes.inside);
+        self.by_external.prefetch(hashes.external);
     }
 
     /// Asks for what a look for an external tuple needs.
@@ -306,10 +277,10 @@ impl MappingTable {
     pub fn insert(&mut self, inside: &Inside, external: SocketAddrV4, is_static: bool) -> Option<MappingId> {
         let hashes = self.hashes(inside, external);
         let is_held = self.holder(hashes.external, inside.protocol, external).is_some();
-        if is_held { None } else { self.insert_at(hashes, inside, external, is_static, 0) }
+        if is_held { None } else { self.insert_at(hashes, inside, external, is_static) }
     }
 
-    /// Makes a mapping whose external tuple is not held; `host` comes back with its end.
+    /// Makes a mapping whose external tuple is not held.
     #[inline]
     pub(super) fn insert_at(
         &mut self,
@@ -317,30 +288,28 @@ impl MappingTable {
         inside: &Inside,
         external: SocketAddrV4,
         is_static: bool,
-        host: u32,
     ) -> Option<MappingId> {
         debug_assert!(self.holder(hashes.external, inside.protocol, external).is_none());
         let flags = inside.protocol as u32 | FLAG_LIVE | if is_static { FLAG_STATIC } else { 0 };
         let ports = u32::from(inside.endpoint.port()) << 16 | u32::from(external.port());
-        let addresses = [inside.endpoint.ip(), external.ip()].map(|address| u32::from(*address));
-        let number = self.rows.next()?;
-        let by_external = self.by_external.insert(hashes.external, number)?;
-        let by_inside =
-            if is_static { Some(Place::default()) } else { self.by_inside.insert(hashes.inside, number) };
-        let Some(by_inside) = by_inside else {
-            self.by_external.remove_at(by_external, number, || hashes.external);
+        let row = [u32::from(*inside.endpoint.ip()), u32::from(*external.ip()), ports, SESSION | flags];
+        let number = self.rows.take(row)?;
+        if !self.by_external.insert(hashes.external, number) {
+            self.rows.free(number);
             return None;
-        };
-        let places = [by_inside, by_external].map(Place::to_raw);
-        self.rows
-            .take([addresses[0], addresses[1], ports, SESSION | flags, places[0], places[1], host, 0])
-            .map(MappingId)
+        }
+        if !is_static && !self.by_inside.insert(hashes.inside, number) {
+            self.by_external.remove(hashes.external, number);
+            self.rows.free(number);
+            return None;
+        }
+        Some(MappingId(number))
     }
 
     /// Makes a mapping of whole addresses for one session, found by its name alone. `None` without room.
     pub fn insert_addresses(&mut self, inside: Ipv4Addr, external: Ipv4Addr) -> Option<MappingId> {
         let flags = ADDRESSES | FLAG_LIVE | FLAG_STATIC;
-        self.rows.take([inside.into(), external.into(), 0, SESSION | flags, 0, 0, 0, 0]).map(MappingId)
+        self.rows.take([inside.into(), external.into(), 0, SESSION | flags]).map(MappingId)
     }
 
     /// Counts one more session. False if the mapping is gone or doomed.
@@ -354,29 +323,29 @@ impl MappingTable {
 
     /// Counts one session less. With the last the mapping ends and is returned, so that its port can be too.
     pub fn release(&mut self, id: MappingId) -> Option<Mapping> {
-        self.end(id).map(|ended| ended.mapping)
+        let hashes = self.get(id).map(|mapping| self.hashes(&mapping.inside, mapping.external));
+        self.release_at(hashes.unwrap_or(Hashes { inside: 0, external: 0 }), id)
     }
 
-    /// The same, with its host.
+    /// The same, with the hashes of the mapping's tuples.
     #[inline]
-    pub(super) fn end(&mut self, id: MappingId) -> Option<Ended> {
+    pub(super) fn release_at(&mut self, hashes: Hashes, id: MappingId) -> Option<Mapping> {
         let row = self.row_mut(id)?;
         row[3] = row[3].saturating_sub(SESSION);
         if row[3] / SESSION > 0 {
             return None;
         }
-        let row = *row;
-        self.doomed -= usize::from(has(&row, FLAG_DOOMED));
-        self.rows.free(id.0);
-        let (mapping, host) = (mapping(&row)?, row[HOST]);
-        let [inside, external] = PLACES.map(|word| Place::from_raw(row[word]));
-        let Self { by_inside, by_external, secret, .. } = self;
-        by_external
-            .remove_at(external, id.0, || external_hash(secret, mapping.inside.protocol, mapping.external));
-        if !mapping.is_static {
-            by_inside.remove_at(inside, id.0, || inside_hash(secret, &mapping.inside));
+        let (ended, was_doomed) = (mapping(row), has(row, FLAG_DOOMED));
+        self.doomed -= usize::from(was_doomed);
+        if let Some(ended) = ended {
+            let mut found = self.by_external.remove(hashes.external, id.0);
+            if !ended.is_static {
+                found &= self.by_inside.remove(hashes.inside, id.0);
+            }
+            debug_assert!(found, "a live mapping is in its indices");
         }
-        Some(Ended { mapping, host })
+        self.rows.free(id.0);
+        ended
     }
 
     /// Hides a mapping from look-ups until its sessions have ended. False if it is gone or doomed already.
@@ -474,7 +443,7 @@ mod tests {
             assert!(table.insert(&tuple, out, false).is_some(), "{n}");
         }
         println!("1,000,000 mappings: {} bytes", table.memory_bytes());
-        assert!(table.memory_bytes() <= 46_000_000);
+        assert!(table.memory_bytes() <= 30_000_000);
         assert!(!table.has_room(0) && table.insert(&inside(1), external(65_001), false).is_none());
         assert_eq!(table.len(), 1_000_000);
     }

@@ -77,17 +77,10 @@ impl<const N: usize> Rows<N> {
         self.rows.get_mut(number as usize)
     }
 
-    /// The number that [`Self::take`] gives next. None if all are in use.
-    #[inline]
-    pub fn next(&self) -> Option<u32> {
-        let number = if self.free == NONE { self.fresh } else { self.free };
-        ((number as usize) < self.rows.len()).then_some(number)
-    }
-
     /// Puts a row into use. None if all are.
     #[inline]
     pub fn take(&mut self, row: [u32; N]) -> Option<u32> {
-        let number = self.next()?;
+        let number = if self.free == NONE { self.fresh } else { self.free };
         let place = self.rows.get_mut(number as usize)?;
         if self.free == NONE {
             self.fresh += 1;

@@ -14,7 +14,7 @@
 //! address and protocol in use), which go to the heap when the arena is full.
 
 use super::filter::{Contact, Contacts, Filtering};
-use super::mapping::{Ended, Faces, Hashes, Mapping, MappingId, MappingTable};
+use super::mapping::{Faces, Hashes, Mapping, MappingId, MappingTable};
 use super::plan::NatPlan;
 use super::pool::{Choice, ExternalPool};
 use super::refusal::{Refusal, RefusalCounters};
@@ -29,24 +29,15 @@ use std::sync::Arc;
 /// What the tables hold at most.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Capacity {
-    /// Mappings, static ones in use included; at most 2^24. 45 bytes each.
+    /// Mappings, static ones in use included; at most 2^24. 29 bytes each.
     pub mappings: usize,
     /// Of these, how many only static mappings may use.
     pub mappings_static: usize,
-    /// Inside hosts with a dynamic mapping. 23 bytes each.
+    /// Inside hosts with a dynamic mapping. 19 bytes each.
     pub subscribers: usize,
     /// Pairs of mapping and remote address, 19 bytes each. With address-dependent filtering alone: else they take no
     /// memory.
     pub contacts: usize,
-}
-
-impl Capacity {
-    /// Hosts that a NAT has room for where nobody says how many: an eighth of its connections. Behind a NAT for a million, a host has
-    /// some dozens of them.
-    pub const fn hosts_for(connections: usize) -> usize {
-        let hosts = connections / 8;
-        if hosts < 1024 { 1024 } else { hosts }
-    }
 }
 
 impl Default for Capacity {
@@ -76,6 +67,13 @@ impl Proposal {
     pub fn is_static(&self) -> bool {
         self.slot == STATIC
     }
+}
+
+/// The hashes of what the end of a mapping looks for.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct ReleaseHashes {
+    mapping: Hashes,
+    host: u64,
 }
 
 /// What an outbound packet without a session gets.
@@ -328,16 +326,15 @@ impl NatState {
             return Err(Refusal::ExternalBusy);
         }
         let pool = &self.pool;
-        let added = self.subscribers.add(host, inside, pool.pairing(choice), |paired| pool.keeps(paired));
-        let Some(host) = added else {
+        if !self.subscribers.add(host, inside, pool.pairing(choice), |paired| pool.keeps(paired)) {
             self.pool.release(inside.protocol, *external, &self.plan);
             return Err(Refusal::SubscribersFull);
-        };
+        }
         // Who holds a port of the pool has taken it there, so nobody holds this one.
-        match self.mappings.insert_at(*hashes, inside, *external, false, host) {
+        match self.mappings.insert_at(*hashes, inside, *external, false) {
             Some(id) => Ok(self.hold(id, remote)),
             None => {
-                self.subscribers.release(host, inside.protocol);
+                self.subscribers.remove(inside);
                 self.pool.release(inside.protocol, *external, &self.plan);
                 Err(Refusal::MappingsFull)
             }
@@ -374,26 +371,42 @@ impl NatState {
 
     /// Ends a session. If it was the last of its mapping, the mapping ends, its port rests, and it is returned.
     pub fn release(&mut self, hold: &Hold) -> Option<Mapping> {
+        let hashes = self.release_hashes(hold.mapping);
+        self.release_at(&hashes, hold)
+    }
+
+    /// Where the end of a mapping will look; its port is asked for.
+    pub(super) fn release_hashes(&self, id: MappingId) -> ReleaseHashes {
+        match self.mappings.get(id) {
+            Some(Mapping { inside, external, .. }) => {
+                self.pool.prefetch_port(inside.protocol, external);
+                ReleaseHashes {
+                    mapping: self.mappings.hashes(&inside, external),
+                    host: self.subscribers.hash(&inside),
+                }
+            }
+            None => ReleaseHashes::default(),
+        }
+    }
+
+    /// Asks for the memory there.
+    pub(super) fn prefetch_release(&self, hashes: &ReleaseHashes) {
+        self.mappings.prefetch_hashes(hashes.mapping);
+        self.subscribers.prefetch(hashes.host);
+    }
+
+    /// [`NatState::release`], with what [`NatState::release_hashes`] answers now.
+    pub(super) fn release_at(&mut self, hashes: &ReleaseHashes, hold: &Hold) -> Option<Mapping> {
         if let Some(contacts) = self.contacts.as_mut().filter(|_| hold.recorded) {
             contacts.forget(hold.mapping, hold.remote);
         }
         self.shares = self.shares.saturating_sub(1);
-        let Ended { mapping, host } = self.mappings.end(hold.mapping)?;
-        if !mapping.is_static {
-            let protocol = mapping.inside.protocol;
-            self.subscribers.release(host, protocol);
-            self.pool.release(protocol, mapping.external, &self.plan);
+        let ended = self.mappings.release_at(hashes.mapping, hold.mapping)?;
+        if !ended.is_static {
+            self.subscribers.remove_at(hashes.host, &ended.inside);
+            self.pool.release(ended.inside.protocol, ended.external, &self.plan);
         }
-        Some(mapping)
-    }
-
-    /// Asks for the memory that [`NatState::release`] will need beside the mapping's own.
-    #[inline]
-    pub(super) fn prefetch_release(&self, id: MappingId) {
-        if let Some(Ended { mapping, host }) = self.mappings.prefetch_end(id) {
-            self.subscribers.prefetch_row(host);
-            self.pool.prefetch_port(mapping.inside.protocol, mapping.external);
-        }
+        Some(ended)
     }
 
     /// Asks for the memory that [`NatState::outbound`] will read.

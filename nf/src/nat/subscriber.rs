@@ -1,6 +1,6 @@
 //! What each inside host holds: its count of dynamic mappings, its limit, its paired external address.
 
-use super::index::{ENTRIES_MAX, Index, Place};
+use super::index::{ENTRIES_MAX, Index};
 use super::refusal::Refusal;
 use super::rows::Rows;
 use super::secret::{Purpose, Secret};
@@ -47,9 +47,8 @@ pub struct Subscriber {
     pub held: [u16; PROTOCOLS],
 }
 
-/// A host in memory: its address, the pairing and three counts of 16 bits each, its place in the index. A free row has no counts.
-type Row = [u32; ROW_WORDS];
-const ROW_WORDS: usize = 4;
+/// A host in memory: its address, the pairing and three counts of 16 bits each. A free row has no counts.
+type Row = [u32; 3];
 
 impl Subscriber {
     fn of(row: &Row) -> Self {
@@ -58,6 +57,11 @@ impl Subscriber {
             paired: Paired(row[1] as u16),
             held: [(row[1] >> 16) as u16, row[2] as u16, (row[2] >> 16) as u16],
         }
+    }
+
+    fn row(&self) -> Row {
+        let [tcp, udp, icmp] = self.held.map(u32::from);
+        [self.address.into(), u32::from(self.paired.0) | tcp << 16, udp | icmp << 16]
     }
 
     fn holds_any(&self) -> bool {
@@ -81,11 +85,6 @@ fn held(row: &Row, protocol: Protocol) -> u16 {
     (row[word] / one) as u16
 }
 
-#[inline]
-fn host_hash(secret: &Secret, host: u64) -> u64 {
-    secret.hash(Purpose::Subscriber, host)
-}
-
 /// Where a host that asks for a mapping is kept, or will be.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Host {
@@ -97,7 +96,7 @@ pub struct Host {
 /// The hosts that hold dynamic mappings. Sized once.
 #[derive(Debug)]
 pub struct Subscribers {
-    rows: Rows<ROW_WORDS>,
+    rows: Rows<3>,
     index: Index,
     secret: Secret,
 }
@@ -115,12 +114,12 @@ impl Subscribers {
     /// Bytes that a table of this size takes from the arena.
     pub fn bytes_for(capacity: usize) -> usize {
         let capacity = capacity.min(ENTRIES_MAX);
-        Rows::<ROW_WORDS>::bytes_for(capacity) + Index::bytes_for(capacity)
+        Rows::<3>::bytes_for(capacity) + Index::bytes_for(capacity)
     }
 
     #[inline]
     pub(super) fn hash(&self, inside: &Inside) -> u64 {
-        host_hash(&self.secret, inside.host_word())
+        self.secret.hash(Purpose::Subscriber, inside.host_word())
     }
 
     #[inline]
@@ -161,7 +160,7 @@ impl Subscribers {
     }
 
     /// Counts a new mapping. `host` is what the last change left it to be. A host without a pairing, or with one that `keeps`
-    /// denies, is paired with `paired`. The host's number, for [`Subscribers::release`]; none if there is no room for the host.
+    /// denies, is paired with `paired`. False if there is no room for the host.
     #[inline]
     pub fn add(
         &mut self,
@@ -169,43 +168,44 @@ impl Subscribers {
         inside: &Inside,
         paired: Paired,
         keeps: impl Fn(Paired) -> bool,
-    ) -> Option<u32> {
+    ) -> bool {
         let (word, one) = place(inside.protocol);
         let Some(number) = host.row.checked_sub(1) else {
             debug_assert!(self.get(inside).is_none(), "a host has one row");
-            let place = self.index.insert(host.hash, self.rows.next()?)?;
-            let mut row = [u32::from(*inside.endpoint.ip()), u32::from(paired.0), 0, place.to_raw()];
+            let mut row = [u32::from(*inside.endpoint.ip()), u32::from(paired.0), 0];
             row[word] += one;
-            return self.rows.take(row);
+            let Some(number) = self.rows.take(row) else { return false };
+            let placed = self.index.insert(host.hash, number);
+            if !placed {
+                self.rows.free(number);
+            }
+            return placed;
         };
-        let row = self.rows.get_mut(number)?;
+        let Some(row) = self.rows.get_mut(number) else { return false };
         debug_assert_eq!(row[0], u32::from(*inside.endpoint.ip()));
         if held(row, inside.protocol) == u16::MAX {
-            return None;
+            return false;
         }
         row[word] += one;
         if !keeps(Paired(row[1] as u16)) {
             row[1] = row[1] & 0xffff_0000 | u32::from(paired.0);
         }
-        Some(number)
+        true
     }
 
-    /// Asks for the row of the host of this number.
-    #[inline]
-    pub(super) fn prefetch_row(&self, number: u32) {
-        self.rows.prefetch(number);
+    /// Counts the end of a mapping; a host without any is forgotten.
+    pub fn remove(&mut self, inside: &Inside) {
+        self.remove_at(self.hash(inside), inside);
     }
 
-    /// Counts the end of a mapping of the host of this number; a host without any is forgotten.
     #[inline]
-    pub fn release(&mut self, number: u32, protocol: Protocol) {
+    pub(super) fn remove_at(&mut self, hash: u64, inside: &Inside) {
+        let Some(number) = self.number(hash, inside) else { return };
         let Some(row) = self.rows.get_mut(number) else { return };
-        let (word, one) = place(protocol);
-        row[word] -= if held(row, protocol) > 0 { one } else { 0 };
+        let (word, one) = place(inside.protocol);
+        row[word] -= if held(row, inside.protocol) > 0 { one } else { 0 };
         if row[1] >> 16 == 0 && row[2] == 0 {
-            let (host, place) = (u64::from(row[0]), Place::from_raw(row[3]));
-            let secret = &self.secret;
-            self.index.remove_at(place, number, || host_hash(secret, host));
+            self.index.remove(hash, number);
             self.rows.free(number);
         }
     }
@@ -222,7 +222,7 @@ impl Subscribers {
             if let Some(row) = self.rows.get_mut(number as u32) {
                 let host = Subscriber::of(row);
                 if host.holds_any() {
-                    row[1] = row[1] & 0xffff_0000 | u32::from(renumber(host.paired).0);
+                    *row = Subscriber { paired: renumber(host.paired), ..host }.row();
                 }
             }
         }
@@ -257,12 +257,7 @@ mod tests {
 
     fn add(table: &mut Subscribers, inside: &Inside, paired: Paired, in_pool: bool) -> bool {
         let host = table.check(inside, &SubscriberLimits::default());
-        host.is_ok_and(|(host, _)| table.add(&host, inside, paired, |_| in_pool).is_some())
-    }
-
-    fn release(table: &mut Subscribers, inside: &Inside) {
-        let number = table.number(table.hash(inside), inside).unwrap();
-        table.release(number, inside.protocol);
+        host.is_ok_and(|(host, _)| table.add(&host, inside, paired, |_| in_pool))
     }
 
     fn inside(host: u8, protocol: Protocol) -> Inside {
@@ -287,11 +282,11 @@ mod tests {
         assert_eq!(check(&table, &tcp), Err(Refusal::SubscriberLimit));
         assert_eq!(check(&table, &udp), Err(Refusal::SubscriberLimit));
         assert_eq!(check(&table, &inside(2, Protocol::Udp)), Ok(None));
-        release(&mut table, &tcp);
+        table.remove(&tcp);
         assert_eq!(check(&table, &tcp), Ok(Some(external)));
         assert_eq!(table.get(&tcp).map(|row| row.held), Some([1, 1, 0]));
-        release(&mut table, &tcp);
-        release(&mut table, &udp);
+        table.remove(&tcp);
+        table.remove(&udp);
         assert!(table.is_empty() && table.get(&tcp).is_none());
     }
 

@@ -32,19 +32,16 @@ pub(super) fn check(old: &Config, new: &Config) -> Vec<Problem> {
         problems.extend(translations(old, new));
     }
     let capacity = |config: &Config, name: &str| match config.function(name).map(|found| &found.kind) {
-        Some(FunctionKind::Router(router)) => Some(("neighbour_capacity", Some(router.neighbour_capacity))),
-        Some(FunctionKind::Nat(nat)) => Some(("host_capacity", nat.host_capacity)),
+        Some(FunctionKind::Router(router)) => Some(router.neighbour_capacity),
         _ => None,
     };
     for function in &new.functions {
         let (before, after) = (capacity(old, &function.name), capacity(new, &function.name));
-        if let (Some((key, before)), Some((same, after))) = (before, after)
-            && key == same
+        if let (Some(before), Some(after)) = (before, after)
             && before != after
         {
-            let valid = before.map_or_else(|| "no such key".to_owned(), |before| before.to_string());
-            problems
-                .push(problem(format!("functions.{}.{key}", function.name)).valid(valid).help(START_ANEW));
+            let key = format!("functions.{}.neighbour_capacity", function.name);
+            problems.push(problem(key).valid(before.to_string()).help(START_ANEW));
         }
     }
     problems

@@ -28,7 +28,7 @@ const ALIGNMENT_BYTES: usize = 4 << 10;
 /// # Errors
 /// All that the plan finds wrong, in a line; or that there is no memory.
 pub fn build(context: &Context<'_>, name: &str, settings: &settings::Nat) -> Result<Nat, InstanceError> {
-    let capacity = sizing::nat_capacity(context.config, settings);
+    let capacity = sizing::nat_capacity(context.config);
     let secret = context.seed.map_or_else(Secret::random, |seed| Secret::from_key([seed, !seed]));
     let config = config(context, name, settings)?;
     match Nat::new(config.clone(), &capacity, &secret, context.arena) {

@@ -260,7 +260,7 @@ fn a_change_falls_exactly_what_it_concerns() {
 /// 1,000,000 mappings over 16 addresses, of few hosts and of 1,000,000: memory of everything, port states included.
 #[test]
 fn a_million_mappings_over_sixteen_addresses() {
-    for (ports_each, bytes_max) in [(32_u32, 48_000_000), (1, 70_000_000)] {
+    for (ports_each, bytes_max) in [(32_u32, 31_000_000), (1, 50_000_000)] {
         let pool = PoolRange { first: [192, 0, 2, 0].into(), last: [192, 0, 2, 15].into() };
         let plan = plan(NatSettings { pool: vec![pool], ..NatSettings::default() });
         let subscribers = 1_000_000 / ports_each as usize;
