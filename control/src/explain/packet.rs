@@ -213,7 +213,7 @@ fn write_words(text: &mut String, parsed: &Parsed) -> fmt::Result {
             other => write!(text, "arp operation {other}"),
         };
     }
-    let Some((source, destination)) = parsed.addresses() else {
+    let Some(ends @ (source, destination)) = parsed.addresses() else {
         return write!(text, "ethernet type {:#06x}", parsed.ethernet.ether_type);
     };
     match &parsed.transport {
@@ -234,24 +234,12 @@ fn write_words(text: &mut String, parsed: &Parsed) -> fmt::Result {
             write!(text, "udp {source} > {destination}")?;
         }
         Transport::Icmpv4(icmp) => {
-            write!(text, "icmp {source} > {destination}")?;
-            write_icmp(
-                text,
-                icmp.icmp_type,
-                icmp.code,
-                icmp.identifier(),
-                [icmpv4::ECHO_REQUEST, icmpv4::ECHO_REPLY],
-            )?;
+            let echo = [icmpv4::ECHO_REQUEST, icmpv4::ECHO_REPLY];
+            write_icmp(text, ends, [icmp.icmp_type, icmp.code], icmp.identifier(), echo)?;
         }
         Transport::Icmpv6(icmp) => {
-            write!(text, "icmp {source} > {destination}")?;
-            write_icmp(
-                text,
-                icmp.icmp_type,
-                icmp.code,
-                icmp.identifier(),
-                [icmpv6::ECHO_REQUEST, icmpv6::ECHO_REPLY],
-            )?;
+            let echo = [icmpv6::ECHO_REQUEST, icmpv6::ECHO_REPLY];
+            write_icmp(text, ends, [icmp.icmp_type, icmp.code], icmp.identifier(), echo)?;
         }
         Transport::None | Transport::Other(_) => {
             let protocol = parsed.protocol().map_or_else(String::new, show_protocol);
@@ -264,7 +252,14 @@ fn write_words(text: &mut String, parsed: &Parsed) -> fmt::Result {
     Ok(())
 }
 
-fn write_icmp(text: &mut String, icmp_type: u8, code: u8, identifier: u16, echo: [u8; 2]) -> fmt::Result {
+fn write_icmp(
+    text: &mut String,
+    (source, destination): (IpAddr, IpAddr),
+    [icmp_type, code]: [u8; 2],
+    identifier: u16,
+    echo: [u8; 2],
+) -> fmt::Result {
+    write!(text, "icmp {source} > {destination}")?;
     match echo.iter().position(|&known| known == icmp_type) {
         Some(0) => write!(text, " id {identifier}"),
         Some(_) => write!(text, " reply id {identifier}"),
