@@ -194,15 +194,9 @@ impl FlowState {
 
     /// After entries may have fallen: gives back what they named, and notes what they had counted.
     fn report(&mut self, folded: Option<(Owner, Traffic)>) {
-        self.release_watches();
+        release_watches(&mut self.cache, &mut self.validity);
         if let Some((owner, traffic)) = folded {
             self.push_traffic(owner, traffic);
-        }
-    }
-
-    fn release_watches(&mut self) {
-        while let Some(watches) = self.cache.take_released() {
-            self.validity.release(watches);
         }
     }
 
@@ -389,13 +383,14 @@ impl FlowState {
                 }
                 if cache.unfolded(slot).packets < packets { None } else { cache.fold(slot, sessions) }
             } else {
-                cache.invalidate(slot, sessions)
+                let folded = cache.invalidate(slot, sessions);
+                release_watches(cache, validity);
+                folded
             };
             if let Some((owner, traffic)) = folded {
                 events.push(traffic_event(sessions, owner, traffic));
             }
         });
-        self.report(None);
         if round_over {
             self.validity.all_stamped_since(self.round_since);
             self.round_since = self.validity.full_epoch();
@@ -437,6 +432,13 @@ impl FlowState {
     /// True if functions have to be told something.
     pub fn has_events(&self) -> bool {
         !self.events.is_empty()
+    }
+}
+
+/// After entries fell: gives back what they had named.
+fn release_watches(cache: &mut FlowCache, validity: &mut Validity) {
+    while let Some(watches) = cache.take_released() {
+        validity.release(watches);
     }
 }
 
