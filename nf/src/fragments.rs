@@ -197,9 +197,7 @@ impl Fragments {
     pub fn look(&self, key: &DatagramKey, piece: Piece) -> Place {
         match self.datagrams.get(key).filter(|datagram| !datagram.is_complete()) {
             None => Place::New,
-            Some(datagram) if datagram.is_broken || datagram.has(piece) || !datagram.takes(piece) => {
-                Place::Refused
-            }
+            Some(datagram) if datagram.is_broken || !datagram.takes(piece) => Place::Refused,
             Some(datagram) => Place::Follows(datagram.first),
         }
     }
@@ -411,6 +409,9 @@ mod tests {
             let pieces = [first, last, bad, piece(24, 48, false)];
             assert_eq!(offer(&mut fragments, &pieces), [true, true, false, false], "{why}");
         }
+        let mut fragments = Fragments::default();
+        let pieces = [first, piece(48, 56, false), piece(24, 32, true), piece(32, 48, false)];
+        assert_eq!(offer(&mut fragments, &pieces), [true, true, false, false], "a last one before others");
         let mut fragments = Fragments::default();
         let pieces = [first, last, first, last, piece(24, 48, false)];
         assert_eq!(offer(&mut fragments, &pieces), [true, true, false, false, true]);
