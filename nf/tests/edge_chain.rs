@@ -113,7 +113,11 @@ fn from_outside(mut frame: Vec<u8>) -> Vec<u8> {
 
 /// The chain with its neighbours resolved as on a real wire: the first packet waits, ARP is answered, the packet leaves.
 fn harness() -> Harness {
-    let policy = Policy::new(&RuleSet::new(rules()).unwrap(), Action::Deny).unwrap();
+    harness_with(rules())
+}
+
+fn harness_with(rules: Vec<Rule>) -> Harness {
+    let policy = Policy::new(&RuleSet::new(rules).unwrap(), Action::Deny).unwrap();
     let chain = ChainBuilder::new("edge", &["inside", "outside"])
         .function("firewall", Firewall::new(policy, IcmpLimitConfig::default()))
         .function("nat", nat())
@@ -270,6 +274,40 @@ fn a_forward_lets_in_what_the_rules_allow() {
     let answer = tcp("10.0.0.80", POOL, (80, seen.1), segment("SA", 7, 2));
     let back = read(&only(&it.send_one(INSIDE, &answer), INSIDE, SENDER));
     assert_eq!(back, ends(POOL, 8080, CLIENT, 3334));
+    it.finish();
+}
+
+/// The caller's view of a hairpin goes to the outside, the translated one stays inside: each has its own rule, also when the
+/// rules change, whoever's packet asks first.
+#[test]
+fn both_views_of_a_hairpin_are_held_against_the_rules() {
+    let view = |id, to: u8, name: &str, net: &str| Rule {
+        from_zone: Some(ZoneId(0)),
+        to_zone: Some(ZoneId(to)),
+        destinations: vec![net.parse().unwrap()],
+        ..Rule::any(RuleId(id), u64::from(id) << 32, name, Action::Allow)
+    };
+    let behind = |id| Rule::any(RuleId(id), u64::from(id) << 32, format!("behind {id}"), Action::Deny);
+    let first = view(5, 1, "first", "198.51.100.0/24");
+    let views = [view(1, 1, "called", "192.0.2.100/32"), view(2, 0, "translated", "10.0.0.80/32")];
+    let mut it = harness_with([vec![first], views.to_vec()].concat());
+    let syn = tcp(CLIENT, POOL, (3334, 8080), segment("S", 1, 0));
+    let port = read(&only(&it.send_one(INSIDE, &syn), INSIDE, SENDER)).1;
+    let call = tcp(CLIENT, POOL, (3334, 8080), segment("A", 2, 8));
+    for (id, frame) in
+        [(10, tcp("10.0.0.80", POOL, (80, port), segment("SA", 7, 2))), (11, call.clone()), (12, call)]
+    {
+        only(&it.send_one(INSIDE, &frame), INSIDE, SENDER);
+        let engine = &mut it.engine;
+        let firewall: &mut Firewall = engine.slow.chain_named("edge").unwrap().function("firewall").unwrap();
+        firewall.insert(behind(id), &mut engine.state.validity.within(0)).unwrap();
+    }
+    let reply = tcp("10.0.0.80", POOL, (80, port), segment("A", 8, 2));
+    only(&it.send_one(INSIDE, &reply), INSIDE, SENDER);
+    it.fold();
+    let report = it.function::<Firewall>("firewall").rules_report();
+    let counted = |id| report.iter().find(|rule| rule.id == RuleId(id)).unwrap().counters;
+    assert_eq!([1, 2].map(|id| (counted(id).hits, counted(id).packets)), [(1, 5), (1, 0)]);
     it.finish();
 }
 

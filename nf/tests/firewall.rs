@@ -3,13 +3,13 @@
 mod common;
 
 use common::*;
-use etherparse::{Icmpv4Type, IpFragOffset, IpNumber, Ipv4Header, SlicedPacket, TransportSlice};
+use etherparse::{Icmpv4Type, Icmpv6Type, IpFragOffset, Ipv4HeaderSlice, SlicedPacket, TransportSlice};
 use ipnet::IpNet;
 use millrace_dataplane::drops::DropReason;
 use millrace_dataplane::flow::field::{Field, Reads};
 use millrace_nf::chain::ChainBuilder;
 use millrace_nf::firewall::counters::RuleCounters;
-use millrace_nf::firewall::log::log_ring;
+use millrace_nf::firewall::log::{RECORDS_PER_SECOND_MAX, log_ring};
 use millrace_nf::firewall::query::{Addresses, Transport};
 use millrace_nf::firewall::rule_set::RuleSet;
 use millrace_nf::firewall::rules::{Action, Family, IcmpMatch, Rule, RuleId};
@@ -126,11 +126,15 @@ fn without_rules_nothing_passes_and_nothing_is_kept() {
         ];
         assert!(harness.send(port, &frames).is_empty());
     }
-    assert_eq!(harness.drops(DropReason::FirewallDenied), 16);
+    // What is not IP is no rule's, and so the default's. 0x88b5: IEEE 802, for experiments.
+    let mut frame = query(1000);
+    frame[12..14].copy_from_slice(&[0x88, 0xb5]);
+    assert!(harness.send_one(INSIDE, &frame).is_empty());
+    assert_eq!(harness.drops(DropReason::FirewallDenied), 17);
     // R6: a packet that is denied leaves nothing behind.
     assert_eq!((harness.sessions(), harness.entries()), (0, 0));
     let default = counters(&mut harness, DEFAULT_RULE);
-    assert_eq!((default.hits, default.packets), (16, 16));
+    assert_eq!((default.hits, default.packets), (17, 17));
     harness.finish();
 }
 
@@ -307,6 +311,46 @@ fn icmp_is_told_apart_by_type() {
     harness.finish();
 }
 
+/// No session carries a message that asks for no answer of its kind; its rule counts it all the same.
+#[test]
+fn icmp_is_told_apart_by_code_and_counted_without_a_session() {
+    let message = |version: Family, code_u8| {
+        let bytes5to8 = [0; 4];
+        if version == Family::V4 {
+            icmpv4(CLIENT, SERVER, Icmpv4Type::Unknown { type_u8: 42, code_u8, bytes5to8 }, &[])
+        } else {
+            icmpv6(CLIENT6, SERVER6, Icmpv6Type::Unknown { type_u8: 160, code_u8, bytes5to8 }, &[])
+        }
+    };
+    for (family, icmp_type) in [(Family::V4, 42), (Family::V6, 160)] {
+        let icmp = vec![IcmpMatch { icmp_type, code: Some(1) }];
+        let mut harness = harness(&[Rule { family, icmp, ..rule(PING, "probe", Action::Allow) }]);
+        for _ in 0..2 {
+            assert!(harness.passes(INSIDE, &message(family, 1)));
+            assert!(!harness.passes(INSIDE, &message(family, 2)));
+        }
+        let probe = counters(&mut harness, PING);
+        assert_eq!((probe.hits, probe.packets, harness.sessions()), (2, 2, 0));
+        harness.finish();
+    }
+}
+
+/// An echo's reply is held against the rules as the request that it answers, both ends in each other's place.
+#[test]
+fn an_echo_reply_is_judged_as_its_request() {
+    for (client, server, family, icmp_type) in
+        [(CLIENT, SERVER, Family::V4, 8), (CLIENT6, SERVER6, Family::V6, 128)]
+    {
+        let icmp = vec![IcmpMatch { icmp_type, code: Some(0) }];
+        let sources = vec![address(client).into()];
+        let mut it = harness(&[Rule { family, icmp, sources, ..rule(PING, "ping", Action::Allow) }]);
+        assert!(it.passes(INSIDE, &echo(client, server, false, 7, 1)));
+        insert(&mut it, rule(RuleId(50), "behind", Action::Deny));
+        assert!(it.passes(OUTSIDE, &echo(server, client, true, 7, 1)));
+        it.finish();
+    }
+}
+
 #[test]
 fn tcp_outside_its_connection_is_dropped() {
     let mut harness = harness(&[web()]);
@@ -324,22 +368,25 @@ fn tcp_outside_its_connection_is_dropped() {
     harness.finish();
 }
 
-/// A UDP datagram in two fragments of one identification.
-fn fragmented_query(port: u16, identification: u16) -> [Vec<u8>; 2] {
-    let whole = udp(CLIENT, SERVER, (port, 53), &[5; 64]);
-    let payload = &packet_of(&whole)[20..];
+/// An IPv4 packet in two fragments, the first of 16 bytes.
+fn fragments(whole: &[u8], identification: u16) -> [Vec<u8>; 2] {
     let fragment = |offset: u16, more: bool, bytes: &[u8]| {
-        let mut header =
-            Ipv4Header::new(bytes.len() as u16, 64, IpNumber::UDP, [10, 0, 0, 5], [203, 0, 113, 8]).unwrap();
+        let mut header = Ipv4HeaderSlice::from_slice(packet_of(whole)).unwrap().to_header();
         (header.identification, header.more_fragments, header.dont_fragment) = (identification, more, false);
         header.fragment_offset = IpFragOffset::try_new(offset / 8).unwrap();
+        header.set_payload_len(bytes.len()).unwrap();
         header.header_checksum = header.calc_header_checksum();
         let mut frame = whole[..14].to_vec();
         header.write(&mut frame).unwrap();
         frame.extend_from_slice(bytes);
         frame
     };
-    [fragment(0, true, &payload[..40]), fragment(40, false, &payload[40..])]
+    let payload = &packet_of(whole)[20..];
+    [fragment(0, true, &payload[..16]), fragment(16, false, &payload[16..])]
+}
+
+fn fragmented_query(port: u16, identification: u16) -> [Vec<u8>; 2] {
+    fragments(&udp(CLIENT, SERVER, (port, 53), &[5; 64]), identification)
 }
 
 #[test]
@@ -362,14 +409,30 @@ fn fragments_go_with_their_first_one() {
     harness.finish();
 }
 
+/// Whatever changes between two fragments: type and code of a message are in the first alone.
+#[test]
+fn a_later_fragment_is_not_judged_by_itself() {
+    let icmp = vec![IcmpMatch { icmp_type: 8, code: None }];
+    let ping = Rule { family: Family::V4, icmp, ..rule(PING, "ping", Action::Allow) };
+    let mut it = harness(&[ping]);
+    let [first, second] = fragments(&echo(CLIENT, SERVER, false, 7, 1), 1);
+    assert!(it.passes(INSIDE, &first));
+    insert(&mut it, rule(RuleId(50), "behind", Action::Deny));
+    assert!(it.passes(INSIDE, &second));
+    it.finish();
+}
+
 #[test]
 fn the_data_planes_own_addresses_are_a_zone() {
-    let local = Rule { to_zone: Some(ZoneId::LOCAL), ..rule(RuleId(9), "local", Action::Allow) };
+    let local = Rule { to_zone: Some(ZoneId::LOCAL), log: true, ..rule(RuleId(9), "local", Action::Allow) };
     let mut harness = harness(&[dns(), local]);
+    let (ring, mut records) = log_ring();
+    harness.function::<Firewall>("firewall").log_to(ring);
     harness.send_one(OUTSIDE, &udp(SERVER, "192.0.2.254", (1, 2), b"to us"));
     assert_eq!(harness.engine.outputs.sums.consumed, 1);
     let counted = counters(&mut harness, RuleId(9));
     assert_eq!((counted.hits, counted.packets), (1, 1), "no session tells of it, and yet it is counted");
+    assert_eq!(records.pop().unwrap().flow.unwrap().to, None, "it left by no port");
     assert!(!harness.passes(OUTSIDE, &udp(SERVER, CLIENT, (1, 2), b"through us")));
     remove(&mut harness, RuleId(9));
     harness.send_one(OUTSIDE, &udp(SERVER, "192.0.2.254", (1, 2), b"to us"));
@@ -498,8 +561,8 @@ fn a_connection_that_its_rule_still_admits_is_counted_once() {
     harness.finish();
 }
 
-/// Behind the firewall: what leaves has the address 198.51.100.1; 192.0.2.1 is the inside host 10.0.0.9, a hairpin.
-struct Translator;
+/// Behind the firewall: what leaves has the address 198.51.100.1; 192.0.2.1 is the host named here, a hairpin.
+struct Translator(&'static str);
 
 const PUBLIC: &str = "198.51.100.1";
 const SERVICE: &str = "192.0.2.1";
@@ -526,7 +589,7 @@ impl FlowFunction for Translator {
         match (walk.direction, initiator) {
             (Direction::Forward, None) => walk.headers.set_source(address(PUBLIC)),
             (Direction::Backward, Some(tuple)) => walk.headers.set_destination(tuple.source_address()),
-            (Direction::Backward, None) => walk.headers.set_destination(address(HOST)),
+            (Direction::Backward, None) => walk.headers.set_destination(address(self.0)),
             (Direction::Forward, Some(_)) => {}
         }
         (Verdict::Continue, None)
@@ -539,17 +602,17 @@ impl FlowFunction for Translator {
     }
 }
 
-fn translating_harness(rules: &[Rule]) -> Harness {
+fn translating_harness(host: &'static str, rules: &[Rule]) -> Harness {
     let firewall = Firewall::new(policy(rules, Action::Deny), IcmpLimitConfig::default());
     let chain = ChainBuilder::new("edge", &["inside", "outside"]).function("firewall", firewall);
-    Harness::new(chain.function("translator", Translator).forwarder("wire", Wire::default()))
+    Harness::new(chain.function("translator", Translator(host)).forwarder("wire", Wire::default()))
 }
 
 /// The reply comes to the translated address; rules speak of the inside one, on both ways.
 #[test]
 fn a_reply_is_held_against_the_rules_in_the_initiators_addresses() {
     let from = |id, host: &str| Rule { sources: vec![net(host)], ..rule(RuleId(id), host, Action::Allow) };
-    let mut harness = translating_harness(&[from(1, "10.0.1.5/32"), from(2, "10.0.2.5/32")]);
+    let mut harness = translating_harness(HOST, &[from(1, "10.0.1.5/32"), from(2, "10.0.2.5/32")]);
     let replies = [udp(SERVER, PUBLIC, (53, 1001), b"answer"), udp(SERVER, PUBLIC, (53, 1002), b"answer")];
     assert!(harness.passes(INSIDE, &udp("10.0.1.5", SERVER, (1001, 53), b"query")));
     assert!(harness.passes(INSIDE, &udp("10.0.2.5", SERVER, (1002, 53), b"query")));
@@ -572,7 +635,7 @@ fn a_refused_hairpin_admits_nothing_on_its_first_half() {
     let block =
         Rule { order: 0, destinations: vec![net("10.0.0.9/32")], ..rule(RuleId(8), "block", Action::Deny) };
     let allow = Rule { from_zone: Some(INSIDE_ZONE), ..rule(WEB, "all", Action::Allow) };
-    let mut harness = translating_harness(&[block, allow]);
+    let mut harness = translating_harness(HOST, &[block, allow]);
     assert!(harness.send_one(INSIDE, &udp(CLIENT, SERVICE, (1000, 53), b"query")).is_empty());
     assert_eq!(counters(&mut harness, RuleId(8)).packets, 1);
     assert_eq!(counters(&mut harness, WEB), RuleCounters::default());
@@ -583,6 +646,17 @@ fn a_refused_hairpin_admits_nothing_on_its_first_half() {
     let all = counters(&mut harness, WEB);
     assert_eq!((all.hits, all.packets), (1, 1));
     harness.finish();
+}
+
+/// A hairpin is one connection, also where it ends at the data plane itself.
+#[test]
+fn a_hairpin_to_the_data_plane_counts_once() {
+    let mut it = translating_harness("10.0.0.254", &[rule(WEB, "all", Action::Allow)]);
+    assert!(it.send_one(INSIDE, &udp(CLIENT, SERVICE, (1000, 53), b"query")).is_empty());
+    assert_eq!(it.engine.outputs.sums.consumed, 1);
+    let all = counters(&mut it, WEB);
+    assert_eq!((all.hits, all.packets), (1, 1));
+    it.finish();
 }
 
 #[test]
@@ -605,6 +679,8 @@ fn a_new_policy_touches_what_differs() {
     assert_eq!(harness.walks(), walks + 1);
     let web = counters(&mut harness, WEB);
     assert_eq!((web.hits, web.packets), (1, 5));
+    let removed = harness.function::<Firewall>("firewall").removed_counters();
+    assert_eq!((removed.hits, removed.packets), (1, 2));
     harness.finish();
 }
 
@@ -659,13 +735,13 @@ fn fragments_of_another_port_do_not_borrow_ports() {
     let fragment = |word: u16| {
         let mut frame = query(1000);
         frame[20..22].copy_from_slice(&word.to_be_bytes());
-        let header = etherparse::Ipv4HeaderSlice::from_slice(&frame[14..]).unwrap().to_header();
+        let header = Ipv4HeaderSlice::from_slice(&frame[14..]).unwrap().to_header();
         frame[24..26].copy_from_slice(&header.calc_header_checksum().to_be_bytes());
         frame
     };
     let mut first = udp(CLIENT, SERVER, (1000, 53), &[7; 16]);
     first[20..22].copy_from_slice(&0x2000u16.to_be_bytes());
-    let header = etherparse::Ipv4HeaderSlice::from_slice(&first[14..]).unwrap().to_header();
+    let header = Ipv4HeaderSlice::from_slice(&first[14..]).unwrap().to_header();
     first[24..26].copy_from_slice(&header.calc_header_checksum().to_be_bytes());
     assert!(it.passes(INSIDE, &first));
     assert_eq!(it.send_one(OUTSIDE, &fragment(3)), []);
@@ -724,6 +800,28 @@ fn a_logging_rule_tells_of_each_new_flow_and_of_nothing_else() {
     assert!(records.pop().is_none());
     let firewall = harness.function::<Firewall>("firewall");
     assert_eq!(firewall.log_totals(), (3, 0));
+}
+
+#[test]
+fn what_the_log_leaves_out_is_told_of_and_is_the_rules_own() {
+    let logged = |id, name| Rule { log: true, ..rule(RuleId(id), name, Action::Deny) };
+    let mut harness = harness(&[logged(1, "first")]);
+    let (ring, mut records) = log_ring();
+    harness.function::<Firewall>("firewall").log_to(ring);
+    let most = RECORDS_PER_SECOND_MAX as u16;
+    let flood: Vec<_> = (0..most + 3).map(query).collect();
+    let mut told = |harness: &mut Harness, frames: &[Vec<u8>]| {
+        harness.send(INSIDE, frames);
+        harness.advance(2);
+        let records: Vec<_> = std::iter::from_fn(|| records.pop()).collect();
+        let last = records.last().unwrap();
+        (records.len() as u16, last.rule.name.clone(), last.flow.is_some(), last.left_out)
+    };
+    assert_eq!(told(&mut harness, &flood), (most + 1, "first".to_owned(), false, 3));
+    harness.send(INSIDE, &flood);
+    apply(&mut harness, &[logged(2, "second")]);
+    assert_eq!(told(&mut harness, &flood[..1]), (most + 1, "second".to_owned(), true, 0));
+    harness.finish();
 }
 
 /// R6: what another function drops was not admitted, and so is not told of.

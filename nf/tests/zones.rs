@@ -24,14 +24,14 @@ const THIRD: u16 = 2;
 /// What is behind which port.
 const UPLINK: Watch = Watch::of(ObjectKind::Other, 1);
 
-/// 10.0.0.0/8 is behind port `home`, everything else behind port `uplink`.
+/// 10.0.0.0/8 is behind port `home`, everything else behind port `uplink`, if there is one.
 struct Uplinks {
     home: u16,
-    uplink: u16,
+    uplink: Option<u16>,
 }
 
 fn uplinks(uplink: u16) -> Uplinks {
-    Uplinks { home: INSIDE, uplink }
+    Uplinks { home: INSIDE, uplink: Some(uplink) }
 }
 
 impl FlowFunction for Uplinks {
@@ -57,7 +57,8 @@ impl Forwarder for Uplinks {
     fn destination_zone(&self, walk: &mut Walk<'_>) -> Option<ZoneId> {
         let inside = walk.headers.destination()?.to_string().starts_with("10.");
         walk.depend(UPLINK);
-        Some(ZoneId(if inside { self.home } else { self.uplink } as u8))
+        let port = if inside { Some(self.home) } else { self.uplink };
+        port.map(|port| ZoneId(port as u8))
     }
 
     fn is_behind(&self, address: IpAddr, zone: ZoneId) -> bool {
@@ -89,9 +90,31 @@ impl FlowFunction for Keeper {
 }
 
 fn firewall() -> Firewall {
-    let out = Rule { from_zone: Some(ZoneId(0)), ..Rule::any(RuleId(1), 1 << 32, "out", Action::Allow) };
+    firewall_between(0, None)
+}
+
+/// Allows what comes from one zone and goes to the other, or to any.
+fn firewall_between(from: u8, to: Option<u16>) -> Firewall {
+    let (from_zone, to_zone) = (Some(ZoneId(from)), to.map(|zone| ZoneId(zone as u8)));
+    let out = Rule { from_zone, to_zone, ..Rule::any(RuleId(1), 1 << 32, "out", Action::Allow) };
     let policy = Policy::new(&RuleSet::new(vec![out]).unwrap(), Action::Deny).unwrap();
     Firewall::new(policy, IcmpLimitConfig::default())
+}
+
+/// Adds a rule behind all others that changes nothing: every session is held against the rules again.
+fn judge_again(it: &mut Harness) {
+    let engine = &mut it.engine;
+    let firewall: &mut Firewall = engine.slow.chain_named("edge").unwrap().function("firewall").unwrap();
+    let behind = Rule::any(RuleId(2), 2 << 32, "behind", Action::Deny);
+    firewall.insert(behind, &mut engine.state.validity.within(0)).unwrap();
+}
+
+/// Frames that left by a port that the harness doesn't collect.
+fn left_by(it: &mut Harness, port: u16) -> usize {
+    let left = it.engine.outputs.burst(PortId(port)).unwrap();
+    let count = left.len();
+    it.pool.put_all(left);
+    count
 }
 
 fn harness(chain: Chain) -> Harness {
@@ -166,15 +189,13 @@ fn the_responders_zone_follows_the_route() {
     assert_eq!(it.send_one(INSIDE, &ask()), [], "it leaves by the third port");
     assert_eq!(it.send_one(THIRD, &answer()).len(), 1);
     assert_eq!(it.send_one(OUTSIDE, &answer()), []);
-    it.function::<Uplinks>("uplinks").uplink = 1;
+    it.function::<Uplinks>("uplinks").uplink = Some(OUTSIDE);
     it.engine.state.validity.change(UPLINK);
     assert!(it.passes(INSIDE, &ask()));
     assert!(it.passes(OUTSIDE, &answer()));
     assert_eq!(it.send_one(THIRD, &answer()), [], "not even by the entry that it had");
     assert_eq!(it.drops(DropReason::WrongZone), 2);
-    let left = it.engine.outputs.burst(PortId(THIRD)).unwrap();
-    assert_eq!(left.len(), 1);
-    it.pool.put_all(left);
+    assert_eq!(left_by(&mut it, THIRD), 1);
     it.finish();
 }
 
@@ -196,14 +217,58 @@ fn the_initiator_may_move() {
         assert_eq!(it.send_one(INSIDE, &ask()), [], "it is not there any more");
     }
     assert_eq!((it.drops(DropReason::WrongZone), it.sessions()), (3, 1));
-    let left = it.engine.outputs.burst(PortId(THIRD)).unwrap();
-    assert_eq!(left.len(), 3);
-    it.pool.put_all(left);
+    assert_eq!(left_by(&mut it, THIRD), 3);
     it.finish();
     // Where the rules don't let it out, the old session lives on (R6).
     let mut it = harness(chain().function("firewall", firewall()).forwarder("uplinks", uplinks(1)));
     moved(&mut it);
     assert_eq!(it.send_one(THIRD, &ask()), []);
     assert_eq!((it.drops(DropReason::FirewallDenied), it.sessions()), (1, 1));
+    it.finish();
+}
+
+/// Whoever asks, the rules see a session between the zones of its opening, wherever the routes lead by then.
+#[test]
+fn a_session_is_judged_again_between_the_zones_of_its_opening() {
+    let opened = || {
+        let firewall = firewall_between(0, Some(OUTSIDE));
+        let mut it = harness(chain().function("firewall", firewall).forwarder("uplinks", uplinks(OUTSIDE)));
+        assert!(it.passes(INSIDE, &ask()) && it.passes(OUTSIDE, &answer()));
+        judge_again(&mut it);
+        it.engine.state.validity.change(UPLINK);
+        it
+    };
+    let mut it = opened();
+    it.function::<Uplinks>("uplinks").home = THIRD;
+    assert_eq!((it.send_one(OUTSIDE, &answer()), left_by(&mut it, THIRD)), (vec![], 1));
+    it.finish();
+    let mut it = opened();
+    it.function::<Uplinks>("uplinks").uplink = Some(THIRD);
+    assert_eq!((it.send_one(INSIDE, &ask()), left_by(&mut it, THIRD)), (vec![], 1));
+    it.finish();
+}
+
+/// The first zone whose number a session has no room for: a reply tells it.
+#[test]
+fn a_session_of_a_high_zone_is_judged_again() {
+    const HIGH: u16 = 13;
+    let firewall = firewall_between(0, Some(HIGH));
+    let mut it = harness(chain().function("firewall", firewall).forwarder("uplinks", uplinks(HIGH)));
+    it.engine.slow.attach(PortId(HIGH), 0, ZoneId(HIGH as u8));
+    it.engine.compile_schema(PortId(HIGH));
+    assert_eq!((it.send_one(INSIDE, &ask()), left_by(&mut it, HIGH)), (vec![], 1));
+    judge_again(&mut it);
+    assert_eq!(it.send_one(HIGH, &answer()), [(INSIDE, answer())]);
+    it.finish();
+}
+
+/// A destination without a route is in no zone, and so in none that a rule names.
+#[test]
+fn a_rule_between_zones_says_nothing_of_what_has_no_route() {
+    let nowhere = Uplinks { home: INSIDE, uplink: None };
+    let firewall = firewall_between(0, Some(INSIDE));
+    let mut it = harness(chain().function("firewall", firewall).forwarder("uplinks", nowhere));
+    assert_eq!(it.send_one(INSIDE, &ask()), []);
+    assert_eq!((it.drops(DropReason::FirewallDenied), it.drops(DropReason::NoRoute)), (1, 0));
     it.finish();
 }

@@ -3,6 +3,7 @@
 use super::*;
 use crate::firewall::rules::ORDER_STRIDE;
 use std::collections::HashSet;
+use std::net::IpAddr;
 
 fn rule(name: &str, destination: &str) -> Rule {
     Rule { destinations: vec![destination.parse().unwrap()], ..Rule::any(RuleId(0), 0, name, Action::Allow) }
@@ -74,4 +75,22 @@ fn the_defaults_identity_is_nobodys() {
     let mut policy = Policy::new(&RuleSet::default(), Action::Deny).unwrap();
     assert!(policy.insert(Rule::any(DEFAULT_RULE, 1, "all", Action::Allow)).is_err());
     assert!(policy.is_empty());
+}
+
+#[test]
+fn a_rule_that_comes_back_is_listed_where_it_is() {
+    let mut policy = Policy::new(&set(&[rule("a", "10.0.1.0/24")]), Action::Deny).unwrap();
+    let (_, gone) = policy.remove(RuleId(0)).unwrap();
+    policy.insert(Rule { order: 7, ..Rule::clone(&gone) }).unwrap();
+    assert_eq!(policy.rules_after(None).map(|rule| rule.order).collect::<Vec<_>>(), [7]);
+}
+
+/// Each of the rules alone is narrow.
+#[test]
+fn a_change_of_too_many_cells_touches_everything() {
+    let hosts = |net: u32| (net..net + TOUCHED_MAX as u32 - 1).map(|host| IpAddr::V4(host.into()).into());
+    let wide = |name, net| Rule { destinations: hosts(net).collect(), ..rule(name, "10.0.0.0/24") };
+    let rules = [wide("a", 0x0a01_0000), wide("b", 0x0a02_0000)];
+    assert!(cells(&[&rules[0]]).len() > 1);
+    assert_eq!(change(&[], &rules).touched, everywhere());
 }

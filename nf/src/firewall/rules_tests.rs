@@ -48,6 +48,8 @@ fn icmp_types_take_the_protocol_of_the_family() {
 fn every_port_is_no_demand() {
     let all = Rule { source_ports: vec![0..=65_535], destination_ports: vec![0..=65_535], ..rule() };
     assert_eq!(all.matches().unwrap()[0].transport, TransportMatch::Any);
+    let most = Rule { destination_ports: vec![1..=65_535], ..rule() };
+    assert_ne!(most.matches().unwrap()[0].transport, TransportMatch::Any);
 }
 
 #[test]
@@ -66,7 +68,7 @@ fn contradictions_are_refused_by_name() {
     refused(Rule { protocols: vec![6, 47], destination_ports: vec![80..=80], ..rule() }, "protocol 47");
     let icmp = vec![IcmpMatch { icmp_type: 8, code: Some(0) }];
     refused(Rule { protocols: vec![6], icmp: icmp.clone(), ..rule() }, "protocol 6");
-    refused(Rule { protocols: vec![1], icmp, source_ports: vec![1..=1], ..rule() }, "ports");
+    refused(Rule { protocols: vec![1], icmp, source_ports: vec![1..=1], ..rule() }, "combined with ports");
     let many = vec![1..=1; 300];
     let many = Rule { source_ports: many.clone(), destination_ports: many, ..rule() };
     assert_eq!(many.matches(), Err(RuleError::TooManyMatches { name: "web".into(), found: 90_000 }));
