@@ -432,7 +432,7 @@ mod tests {
         assert!(table.insert(&inside(4), external(9), true).is_some());
     }
 
-    /// 1,000,000 mappings in less than 46 MB.
+    /// 1,000,000 mappings in less than 30 MB.
     #[test]
     fn a_million_mappings_fit() {
         let mut table = table(1_000_000);
