@@ -138,8 +138,11 @@ fn garbage_slow_and_too_many_clients_harm_nobody() {
     let silent: Vec<UnixStream> = (0..8).map(|_| connect()).collect();
     std::thread::sleep(Duration::from_millis(200));
     assert!(!site.ask(&["show", "ports"]).status.success());
-    std::thread::sleep(Duration::from_secs(6));
-    assert!(site.ask(&["show", "ports"]).status.success());
+    let served = (0..40).any(|_| {
+        std::thread::sleep(Duration::from_millis(500));
+        site.ask(&["show", "ports"]).status.success()
+    });
+    assert!(served);
     drop(silent);
     running.stop();
 }
