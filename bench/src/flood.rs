@@ -68,7 +68,7 @@ impl Source {
 /// If the chain can't be built or does not carry the traffic.
 pub fn measure(kinds: &[Kind], config: &TrafficConfig, factor: f64, load: f64) -> BenchResult<FloodReport> {
     let capacity =
-        new_flows::measure(kinds, &TrafficConfig { flows: 200_000, ..*config })?.new_flows_per_second;
+        new_flows::measure(kinds, &TrafficConfig { flows: 200_000, ..*config }, 1)?.new_flows_per_second;
     let mut rig = rig_for(kinds, config.flows + 2_000_000, config.frame_bytes, BudgetConfig::default())?;
     let mut traffic = Traffic::open(&mut rig, config)?;
     let laps = hit_path::bursts(traffic.flows());

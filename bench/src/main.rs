@@ -125,7 +125,7 @@ fn chain(cli: &Cli, chain: &Chain) -> BenchResult<()> {
     let traffic = chain.traffic();
     let kinds = &chain.functions;
     if chain.new_flows {
-        print(cli.json, &new_flows::measure(kinds, &traffic)?)
+        print(cli.json, &new_flows::measure(kinds, &traffic, cli.repeat)?)
     } else if let Some(per_second) = chain.rule_changes {
         print(cli.json, &rule_changes::measure(kinds, &traffic, per_second, cli.repeat)?)
     } else if let Some(factor) = chain.flood {
