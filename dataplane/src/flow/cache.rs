@@ -331,7 +331,7 @@ impl FlowCache {
     }
 
     /// The entry that gives way to another with these homes: the longest unseen of those that saw a single packet, if there are
-    /// such. A flow that saw more, but none since, keeps its place once: then it counts as one of them.
+    /// such. A flow that saw more, but is unseen for longer, keeps its place once: then it counts as one of them.
     #[cold]
     fn victim(&mut self, homes: [usize; 2], now_millis: u32) -> Slot {
         let places =
