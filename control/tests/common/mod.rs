@@ -1,6 +1,7 @@
 //! What tests of the command share: the command itself, a site with a running instance, and network namespaces.
 #![allow(dead_code, reason = "not every test needs all of it")]
 
+pub mod edge;
 pub mod net;
 
 use std::fs;
