@@ -18,6 +18,8 @@ pub enum IdlePolicy {
 
 /// Empty turns before an adaptive worker sleeps: about 50 microseconds.
 const TURNS_BEFORE_SLEEP: u32 = 500;
+/// Most descriptors that a sleep waits for; news at others are found when it is over.
+const SOURCES_MAX: usize = 128;
 /// Longest sleep: timers and commands wait no longer.
 const SLEEP: Duration = Duration::from_millis(5);
 
@@ -53,8 +55,10 @@ impl Idle {
             std::hint::spin_loop();
             return false;
         }
-        let mut fds: arrayvec::ArrayVec<libc::pollfd, 64> =
-            sources.take(64).map(|fd| libc::pollfd { fd, events: libc::POLLIN, revents: 0 }).collect();
+        let mut fds: arrayvec::ArrayVec<libc::pollfd, SOURCES_MAX> = sources
+            .take(SOURCES_MAX)
+            .map(|fd| libc::pollfd { fd, events: libc::POLLIN, revents: 0 })
+            .collect();
         let time = if pending { Duration::from_millis(1) } else { SLEEP };
         if fds.is_empty() {
             std::thread::sleep(time);

@@ -13,6 +13,7 @@ pub mod affinity;
 pub mod budget;
 pub mod counting;
 pub mod cpu;
+pub mod crew;
 pub mod drops;
 pub mod engine;
 pub mod flow;

@@ -14,6 +14,7 @@ use crate::port::{Handed, Port, PortCounters, PortId, PortInfo};
 use crate::slow_path::SlowPath;
 use crate::time::{Clock, Time};
 use crate::timing::Timing;
+use std::os::fd::RawFd;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::time::Duration;
@@ -26,7 +27,7 @@ const STAGE_ROUNDS_MAX: usize = 64;
 const HOUSEKEEPING_EVERY: Duration = Duration::from_micros(100);
 
 /// How long a worker waits at its end for what others still have for it.
-const FINISH_TIME_MAX: Duration = Duration::from_secs(1);
+pub(crate) const FINISH_TIME_MAX: Duration = Duration::from_secs(1);
 
 /// Removed ports whose counts are kept apart; those before them are one sum.
 const REMOVED_MAX: usize = 64;
@@ -416,14 +417,16 @@ impl<S: SlowPath> Worker<S> {
         }
     }
 
-    /// Turns until `stop` is set, or, with `until_exhausted`, until all ports that can end have ended.
+    /// Turns until `stop` is set, or, with `until_exhausted`, until all ports that can end have ended. [`Crew`] runs several.
+    ///
+    /// [`Crew`]: crate::crew::Crew
     pub fn run(&mut self, stop: &AtomicBool, until_exhausted: bool) {
         let mut before = self.clock.now();
         while !stop.load(Ordering::Relaxed) {
             let taken = self.turn();
             if taken > 0 {
                 let after = self.clock.now();
-                self.counters.busy_nanos += after.0.saturating_sub(before.0);
+                self.note_busy(after.0.saturating_sub(before.0));
                 before = after;
                 self.idle.busy();
                 continue;
@@ -438,14 +441,46 @@ impl<S: SlowPath> Worker<S> {
 
     /// The turn found nothing: sleeps, if it is time to.
     fn rest(&mut self) {
-        let Self { ports, leaving, idle, waker, .. } = self;
-        let open = || ports.iter().flatten();
-        let pending = open().chain(leaving.iter().map(|(_, port)| port)).any(|port| port.is_pending());
-        let rings = waker.iter().map(|waker| waker.sleep_on(|| open().any(|port| port.has_arrived())));
-        let sources = rings.chain(open().filter_map(|port| port.wait_fd()));
-        let slept = idle.empty(sources, pending);
-        self.counters.sleeps += u64::from(slept);
-        if let (true, Some(waker)) = (slept, waker) {
+        let mut idle = std::mem::take(&mut self.idle);
+        let rings = std::iter::once_with(|| self.sleep_on_rings()).flatten();
+        let slept = idle.empty(rings.chain(self.wait_fds()), self.is_pending());
+        self.idle = idle;
+        if slept {
+            self.counters.sleeps += 1;
+            self.awake();
+        }
+    }
+
+    /// A turn that moved packets took so long.
+    #[inline]
+    pub(crate) fn note_busy(&mut self, nanos: u64) {
+        self.counters.busy_nanos += nanos;
+    }
+
+    fn open_ports(&self) -> impl Iterator<Item = &dyn Port> {
+        self.ports.iter().flatten().map(|port| &**port as &dyn Port)
+    }
+
+    /// Whether something waits to be sent.
+    pub(crate) fn is_pending(&self) -> bool {
+        let leaving = self.leaving.iter().map(|(_, port)| &**port as &dyn Port);
+        self.open_ports().chain(leaving).any(|port| port.is_pending())
+    }
+
+    /// What it sleeps on for the sake of other workers; to be called right before, and [`Self::awake`] after it.
+    pub(crate) fn sleep_on_rings(&self) -> Option<RawFd> {
+        let waker = self.waker.as_ref()?;
+        Some(waker.sleep_on(|| self.open_ports().any(|port| port.has_arrived())))
+    }
+
+    /// What it sleeps on for the sake of its ports.
+    pub(crate) fn wait_fds(&self) -> impl Iterator<Item = RawFd> {
+        self.open_ports().filter_map(|port| port.wait_fd())
+    }
+
+    /// It turns again.
+    pub(crate) fn awake(&self) {
+        if let Some(waker) = &self.waker {
             waker.awake();
         }
     }
@@ -458,7 +493,28 @@ impl<S: SlowPath> Worker<S> {
     /// Ends the work: what is held is dropped and counted, ports send what they have and are closed. The pool is full then,
     /// and the report is final.
     pub fn close(&mut self) -> WorkerReport {
-        self.finish();
+        self.finish_receiving();
+        let deadline = std::time::Instant::now() + FINISH_TIME_MAX;
+        while !self.is_finished() && std::time::Instant::now() < deadline {
+            if self.turn() == 0 {
+                std::thread::yield_now();
+            }
+        }
+        self.end()
+    }
+
+    /// Nothing more is received from devices; what is on its way between workers gets where it was going.
+    pub(crate) fn finish_receiving(&mut self) {
+        self.ports.iter_mut().flatten().for_each(|port| port.finish());
+    }
+
+    /// Whether nothing more is on its way to it.
+    pub(crate) fn is_finished(&self) -> bool {
+        self.open_ports().all(|port| port.is_finished())
+    }
+
+    /// The end of [`Self::close`]: nobody has anything for it any more.
+    pub(crate) fn end(&mut self) -> WorkerReport {
         self.engine.drain(&mut self.pool);
         for at in 0..self.ports.len() {
             let id = PortId(at as u16);
@@ -475,18 +531,6 @@ impl<S: SlowPath> Worker<S> {
             self.remove_port(id);
         }
         self.report()
-    }
-
-    /// Nothing more is received; what is on its way between workers gets where it was going.
-    fn finish(&mut self) {
-        self.ports.iter_mut().flatten().for_each(|port| port.finish());
-        let deadline = std::time::Instant::now() + FINISH_TIME_MAX;
-        let is_finished = |worker: &Self| worker.ports.iter().flatten().all(|port| port.is_finished());
-        while !is_finished(self) && std::time::Instant::now() < deadline {
-            if self.turn() == 0 {
-                std::thread::yield_now();
-            }
-        }
     }
 
     /// How it stands.
