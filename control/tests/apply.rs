@@ -8,7 +8,7 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use millrace_control::config::{self, Host};
-use millrace_control::instance::accounting::{Accounting, close};
+use millrace_control::instance::accounting::{Accounting, close_one};
 use millrace_control::instance::{Applied, Control, Instance, InstanceError, NfWorker, Options};
 use millrace_control::management::{Topic, show};
 use millrace_dataplane::budget::BudgetConfig;
@@ -180,7 +180,7 @@ impl Running {
         let stopped = Arc::clone(&stop);
         let thread = std::thread::spawn(move || {
             worker.run(&stopped, false);
-            Accounting::of(vec![close(worker)])
+            Accounting::of(vec![close_one(0, worker)])
         });
         Self { control, stop, thread: Some(thread) }
     }

@@ -1,8 +1,6 @@
 //! Panics inside the process: what control threads do costs no packet, and a worker's end is an error.
 
 use std::path::Path;
-use std::sync::Arc;
-use std::sync::atomic::AtomicBool;
 use std::time::{Duration, Instant};
 
 use millrace_control::config::{self, Host};
@@ -16,7 +14,8 @@ fn start() -> (WorkerThreads, Control) {
         GENERATOR.replace("packets = 10000000", "rate = \"100 kpps\"") + "\n[memory]\nhugepages = \"off\"\n";
     let config = config::parse(Path::new("generator.toml"), &text, &Host::default()).config.unwrap();
     let Instance { workers, control } = Instance::build(config, Options::default()).unwrap();
-    (WorkerThreads::start(workers, &[], Arc::new(AtomicBool::new(false)), false).unwrap(), control)
+    let threads = WorkerThreads::start(workers, &control, false).unwrap();
+    (threads, control)
 }
 
 fn received(control: &Control) -> u64 {

@@ -101,24 +101,27 @@ fn a_scrape_is_openmetrics_and_adds_up() {
     }
     std::thread::sleep(Duration::from_millis(300));
     let samples = scraped.samples();
-    let worker = |name: &str| samples[&format!("{name}{{worker=\"0\"}}")];
-    let packets = |name: &str| worker(&format!("millrace_{name}_packets_total"));
+    let share = |name: &str| samples[&format!("{name}{{share=\"0\"}}")];
+    let packets = |name: &str| share(&format!("millrace_{name}_packets_total"));
     let dropped: f64 =
         samples.iter().filter(|(k, _)| k.starts_with("millrace_dropped_packets_total")).map(|(_, v)| v).sum();
-    let left = packets("sent") + packets("consumed") + dropped + worker("millrace_buffered_packets");
+    let left = packets("sent") + packets("consumed") + dropped + share("millrace_buffered_packets");
     assert_eq!(packets("received") + packets("originated") + packets("copied"), left);
-    assert_eq!(worker("millrace_sums_hold"), 1.0);
+    assert_eq!(share("millrace_sums_hold"), 1.0);
+    let core = share("millrace_share_core");
+    let busy = samples[&format!("millrace_worker_busy_seconds_total{{core=\"{core}\"}}")];
+    assert!(share("millrace_share_busy_seconds_total") > 0.0 && busy > 0.0, "{busy}");
     assert_eq!(samples["millrace_port_received_packets_total{port=\"source\"}"], packets("received"));
-    assert!(worker("millrace_sessions") > 0.0 && worker("millrace_flow_cache_hits_total") > 0.0);
+    assert!(share("millrace_sessions") > 0.0 && share("millrace_flow_cache_hits_total") > 0.0);
     // Bursts are at most of 64 packets, so there are as many at least.
-    let bursts = worker("millrace_burst_seconds_count");
+    let bursts = share("millrace_burst_seconds_count");
     assert!(bursts * 64.0 >= packets("received"), "{bursts}");
     // Sent at the end of the same turn, so never far apart.
     let sent = samples["millrace_chain_latency_seconds_count{chain=\"measured\"}"];
     assert!((bursts - sent).abs() <= 1000.0, "{bursts} {sent}");
     let sum = samples["millrace_chain_latency_seconds_sum{chain=\"measured\"}"];
     assert!(sum > 0.0 && sum / sent < 0.1, "{sum} s for {sent} bursts");
-    assert!(worker("millrace_burst_seconds_sum") <= sum * 1.1, "a burst is rewritten before it is sent");
+    assert!(share("millrace_burst_seconds_sum") <= sum * 1.1, "a burst is rewritten before it is sent");
     scraped.running.stop();
 }
 

@@ -6,8 +6,6 @@ use std::fs;
 use std::os::unix::net::UnixDatagram;
 use std::path::Path;
 use std::process::{Command, Stdio};
-use std::sync::Arc;
-use std::sync::atomic::AtomicBool;
 use std::time::{Duration, Instant};
 
 use common::{Site, millrace};
@@ -85,7 +83,7 @@ fn a_worker_that_stalls_starves_the_watchdog() {
     let text = text + "\n[memory]\nhugepages = \"off\"\n";
     let config = config::parse(Path::new("generator.toml"), &text, &Host::default()).config.unwrap();
     let Instance { workers, control } = Instance::build(config, Options::default()).unwrap();
-    let thread = WorkerThreads::start(workers, &[], Arc::new(AtomicBool::new(false)), false).unwrap();
+    let thread = WorkerThreads::start(workers, &control, false).unwrap();
     let notifier = Notifier::to(directory.path().join("notify").as_os_str()).unwrap();
     let mut watchdog = Watchdog::new(Some(Duration::from_millis(20)));
     let mut fed = |time: Duration| {

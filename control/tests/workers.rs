@@ -57,7 +57,7 @@ fn workers_share_connections_and_are_one_instance_to_who_asks() {
         }
         let sessions = site.show("sessions").unwrap();
         assert_eq!(sessions.len(), 3_000);
-        let of = |worker: u64| sessions.iter().filter(|row| row["worker"] == worker).count();
+        let of = |worker: u64| sessions.iter().filter(|row| row["share"] == worker).count();
         if owners == 2 {
             assert!(of(0) > 500 && of(1) > 500, "{} and {}", of(0), of(1));
         } else {
@@ -68,7 +68,7 @@ fn workers_share_connections_and_are_one_instance_to_who_asks() {
             let port: u16 =
                 mapping["external"].as_str().unwrap().rsplit_once(':').unwrap().1.parse().unwrap();
             let owner = u64::from(millrace_nf::nat::PortShare::owner(port, owners));
-            assert_eq!(mapping["worker"], owner + 2 - u64::from(owners), "{mapping}");
+            assert_eq!(mapping["share"], owner + 2 - u64::from(owners), "{mapping}");
         }
         let rows = site.show("workers").unwrap();
         assert_eq!((rows.len(), sum(&rows, "sessions")), (2, 3_000));

@@ -73,7 +73,7 @@ router_apply_original() { router_apply edge; }
 # Everything that can be asked, as tables and as JSON; prints the number of sessions.
 router_sessions() {
     local what
-    for what in ports functions flows chains workers memory drops neighbours routes nat sessions; do
+    for what in ports functions flows chains workers shares memory drops neighbours routes nat sessions; do
         printf '\n%s\n' "$what"
         millrace_show "$what" || return 1
         millrace_show "$what" --json >"$WORK/show-$what.json" || return 1

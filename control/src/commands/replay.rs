@@ -17,7 +17,7 @@ use crate::config::ports::{Link, Pcap, Sink};
 use crate::config::settings::Hugepages;
 use crate::config::sizing::mtu;
 use crate::config::{Config, Host, PortKind};
-use crate::instance::accounting::{Accounting, close};
+use crate::instance::accounting::{Accounting, close_one};
 use crate::instance::clock::SharedClock;
 use crate::instance::{Instance, InstanceError, NfWorker, Options};
 
@@ -105,7 +105,7 @@ fn replay(mut config: Config, arguments: &Arguments) -> Result<Accounting, Insta
     };
     let (mut worker, control) = Instance::build(config, options)?.into_one()?;
     play(&mut worker, &clock, || while rule_log::print(&control) {});
-    Ok(Accounting::of(vec![close(worker)]))
+    Ok(Accounting::of(vec![close_one(0, worker)]))
 }
 
 fn file_of(files: &[(String, String)], port: &str) -> Option<PathBuf> {

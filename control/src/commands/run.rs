@@ -112,7 +112,7 @@ fn serve(config: Config, arguments: &Arguments) -> Result<Accounting, InstanceEr
     let control = Arc::new(control);
     control.notify(Arc::clone(&notifier));
     tell_memory(&control);
-    let workers = WorkerThreads::start(workers, control.cores(), Arc::clone(&stop), ends)?;
+    let workers = WorkerThreads::start(workers, &control, ends)?;
     let mut server = socket
         .map(|socket| Server::start(socket, Arc::clone(&control)))
         .transpose()

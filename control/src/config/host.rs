@@ -21,6 +21,8 @@ pub struct Host {
     pub groups: Option<Vec<String>>,
     /// Whether a missing interface is an error; else it is a warning, since it may be made later.
     pub needs_interfaces: bool,
+    /// Shares of connections that the instance was started with which the configuration is for, if it runs.
+    pub shares: Option<usize>,
 }
 
 impl Host {
@@ -41,6 +43,7 @@ impl Host {
             interfaces: devices.map(|text| first(text, 2)),
             groups: groups.map(|text| first(text, 0)),
             needs_interfaces: false,
+            shares: None,
         }
     }
 

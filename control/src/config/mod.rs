@@ -11,6 +11,7 @@
 mod addressing;
 pub mod chains;
 mod context;
+pub(crate) mod deal;
 pub mod diagnostic;
 mod fault;
 pub mod firewall;
@@ -181,7 +182,7 @@ fn read<'a>(context: &'a Context<'a>, document: &'a DeTable<'a>, host: &Host, wh
     let functions = functions::read_functions(&root, &chains, &port_names);
     let config = Config {
         memory: settings::read_memory(&root),
-        workers: settings::read_workers(&root),
+        workers: settings::read_workers(&root, host.shares),
         sessions: settings::read_sessions(&root),
         verify_checksums: settings::read_checksums(&root),
         management: settings::read_management(&root),

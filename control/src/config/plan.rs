@@ -4,6 +4,7 @@ use std::fmt;
 
 use serde::Serialize;
 
+use super::deal::deal;
 use super::diagnostic::count;
 use super::firewall::Action;
 use super::functions::FunctionKind;
@@ -37,11 +38,13 @@ pub struct PlanPort {
 pub struct PlanWorker {
     /// Its core; unknown if the machine's cores are.
     pub core: Option<usize>,
+    /// Shares of the work that it has.
+    pub shares: Vec<usize>,
     /// The queues it serves, as `lan queue 0`.
     pub queues: Vec<String>,
     /// Whether it owns connections.
     pub owns_connections: bool,
-    /// Rings by which it gets packets from, and gives packets to, other workers: one each way for each port and worker.
+    /// Rings by which its shares get packets from, and give packets to, others: one each way for each port and share.
     pub rings: usize,
     /// What it does when idle.
     pub idle: &'static str,
@@ -157,7 +160,7 @@ fn plan_port(config: &Config, port: &Port) -> PlanPort {
     }
 }
 
-/// The first worker has all ports; the others get packets by rings.
+/// The first share has all ports; the others get packets by rings.
 fn plan_workers(config: &Config, host: &Host) -> Vec<PlanWorker> {
     let last = host.cores.as_ref().and_then(|cores| cores.last().copied());
     let cores: Vec<Option<usize>> = match &config.workers.cores {
@@ -171,16 +174,19 @@ fn plan_workers(config: &Config, host: &Host) -> Vec<PlanWorker> {
     };
     let queues = config.ports.iter().flat_map(|port| (0..port.kind.queues()).map(move |queue| (port, queue)));
     let queues: Vec<String> = queues.map(|(port, queue)| format!("{} queue {queue}", port.name)).collect();
-    let others = cores.len() - 1;
-    let worker = |(index, core)| PlanWorker {
+    let others = config.workers.count() - 1;
+    let rings_of = |share: &usize| 2 * config.ports.len() * if *share == 0 { others } else { 1 };
+    let worker = |(core, shares): (_, Vec<usize>)| PlanWorker {
         core,
-        queues: if index == 0 { queues.clone() } else { Vec::new() },
-        owns_connections: index >= config.workers.first_owner(),
-        rings: 2 * config.ports.len() * if index == 0 { others } else { 1 },
+        queues: if shares.contains(&0) { queues.clone() } else { Vec::new() },
+        owns_connections: shares.iter().any(|share| *share >= config.workers.first_owner()),
+        rings: shares.iter().map(rings_of).sum(),
         idle,
         burst_packets: config.workers.burst_packets,
+        shares,
     };
-    cores.into_iter().enumerate().map(worker).collect()
+    let dealt = deal(&config.workers, &vec![Vec::new(); cores.len()]);
+    cores.into_iter().zip(dealt).map(worker).collect()
 }
 
 fn plan_memory(config: &Config) -> PlanMemory {
@@ -275,7 +281,17 @@ impl fmt::Display for Plan {
                 rings => format!(", {}", count(rings, "ring")),
             };
             let owns = if worker.owns_connections { "" } else { ", no connections" };
-            writeln!(f, "  worker {index} on {core}: {queues}{rings}{owns}; bursts of {burst}, idle {idle}")?;
+            let shares = match &worker.shares[..] {
+                [share] if *share == index => String::new(),
+                shares => {
+                    let shares: Vec<String> = shares.iter().map(ToString::to_string).collect();
+                    format!(" with shares {}", shares.join(" "))
+                }
+            };
+            writeln!(
+                f,
+                "  worker {index} on {core}{shares}: {queues}{rings}{owns}; bursts of {burst}, idle {idle}"
+            )?;
         }
         writeln!(f, "memory: {}, hugepages {}", show_size(self.memory.bytes), self.memory.hugepages)?;
         for part in &self.memory.parts {

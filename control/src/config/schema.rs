@@ -27,7 +27,7 @@ schemas! {
         "functions",
     ];
     MEMORY: "memory" => ["size", "hugepages", "reserve_hugepages", "frames", "frame_bytes"];
-    WORKERS: "workers" => ["cores", "io", "idle", "burst"];
+    WORKERS: "workers" => ["cores", "shares", "io", "idle", "burst"];
     SESSIONS: "sessions" => ["capacity", "flow_cache_entries", "allow_short_timeouts", "timeouts"];
     TIMEOUTS: "sessions.timeouts" => ["tcp_established", "tcp_transitory", "udp", "icmp", "other"];
     CHECKSUMS: "checksums" => ["verify"];

@@ -8,6 +8,7 @@ use millrace_dataplane::flow::session::SessionTable;
 use millrace_dataplane::limits::BURST_PACKETS_MAX;
 
 use super::context::Finding;
+use super::diagnostic::count;
 use super::schema;
 use super::section::{Invalid, Scalar, Section, narrow};
 use super::units::{duration, show_duration, show_size, size};
@@ -69,22 +70,24 @@ pub enum Idle {
 /// Which workers own connections, where there are several.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Io {
-    /// All; the first one has the ports, too.
+    /// All; the first share of them has the ports, too.
     #[default]
     Shared,
-    /// All but the first one, which has the ports and nothing else.
+    /// All but that on the first core, which has the ports and nothing else.
     Dedicated,
 }
 
-/// Most workers.
-const WORKERS_MAX: usize = 64;
+/// Most shares of all that there is to do, and so most workers.
+const SHARES_MAX: usize = 64;
 
-/// `[workers]`: the threads that move packets.
+/// `[workers]`: the threads that move packets, and the parts of the work that they take over from each other.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Workers {
     /// One worker on each of these cores; `None`: one worker on the last core that the process may use.
     pub cores: Option<Vec<usize>>,
-    /// Which of several own connections.
+    /// Parts that connections are divided into; each is with one worker, and a worker has one or several.
+    pub shares: usize,
+    /// Which of several workers own connections.
     pub io: Io,
     /// What an idle worker does.
     pub idle: Idle,
@@ -93,24 +96,30 @@ pub struct Workers {
 }
 
 impl Workers {
-    /// How many there are.
-    pub fn count(&self) -> usize {
+    /// How many threads there are.
+    pub fn threads(&self) -> usize {
         self.cores.as_ref().map_or(1, |cores| cores.len().max(1))
     }
 
-    /// The first that owns connections; those behind it do, too.
+    /// How many parts all the work has: the shares of connections, and that which only has the ports, if there is one. Numbers of
+    /// parts go from 0.
+    pub fn count(&self) -> usize {
+        self.first_owner() + self.shares
+    }
+
+    /// The first part that owns connections; those behind it do, too.
     pub fn first_owner(&self) -> usize {
-        usize::from(self.io == Io::Dedicated && self.count() > 1)
+        usize::from(self.io == Io::Dedicated)
     }
 
     /// How many own connections.
     pub fn owners(&self) -> usize {
-        self.count() - self.first_owner()
+        self.shares
     }
 
     /// Leaves one, for runs in which nothing happens at the same time.
     pub fn keep_one(&mut self) {
-        self.io = Io::Shared;
+        (self.io, self.shares) = (Io::Shared, 1);
         if let Some(cores) = &mut self.cores {
             cores.truncate(1);
         }
@@ -119,7 +128,13 @@ impl Workers {
 
 impl Default for Workers {
     fn default() -> Self {
-        Self { cores: None, io: Io::Shared, idle: Idle::Adaptive, burst_packets: BURST_PACKETS_MAX }
+        Self {
+            cores: None,
+            shares: 1,
+            io: Io::Shared,
+            idle: Idle::Adaptive,
+            burst_packets: BURST_PACKETS_MAX,
+        }
     }
 }
 
@@ -239,9 +254,11 @@ pub(crate) fn read_memory(root: &Section<'_>) -> Memory {
     }
 }
 
-pub(crate) fn read_workers(root: &Section<'_>) -> Workers {
-    let Some(section) = root.section("workers", &schema::WORKERS) else { return Workers::default() };
-    let default = Workers::default();
+/// `shares_now` are those of the instance that the configuration is for, if it runs already: whoever does not ask for another
+/// number keeps it.
+pub(crate) fn read_workers(root: &Section<'_>, shares_now: Option<usize>) -> Workers {
+    let default = Workers { shares: shares_now.unwrap_or(1), ..Workers::default() };
+    let Some(section) = root.section("workers", &schema::WORKERS) else { return default };
     let core = |scalar: Scalar<'_>| match scalar {
         Scalar::Number(core @ 0..=4_095) => Ok(narrow::<usize>(core)),
         _ => Err(Invalid::new("not a core's number", "the number of a core from 0, as [1]")),
@@ -255,14 +272,36 @@ pub(crate) fn read_workers(root: &Section<'_>) -> Workers {
             Finding::error(section.key("io"), "a worker that only receives and sends needs another to work");
         section.context.push(finding.valid("two cores or more, or \"shared\""));
     }
+    let alone = usize::from(io == Io::Dedicated);
+    let owning = cores.as_ref().map_or(1, Vec::len).saturating_sub(alone).max(1);
+    let shares = section.integer("shares", 1..=(SHARES_MAX - alone) as u64).map(narrow);
+    check_shares(&section, owning, shares, shares_now);
     let idle = [("adaptive", Idle::Adaptive), ("poll", Idle::Poll), ("sleep", Idle::Sleep)];
     let burst = section.integer("burst", 1..=BURST_PACKETS_MAX as u64).map(narrow);
     Workers {
         cores,
+        shares: shares.or(shares_now).unwrap_or(owning),
         io,
         idle: section.choice("idle", &idle).unwrap_or(default.idle),
         burst_packets: burst.unwrap_or(default.burst_packets),
     }
+}
+
+/// Each of `owning` workers needs a share.
+fn check_shares(section: &Section<'_>, owning: usize, asked: Option<usize>, now: Option<usize>) {
+    let Some(shares) = asked.or(now).filter(|shares| *shares < owning) else { return };
+    let message =
+        format!("{owning} workers can't divide {shares} of connections", shares = count(shares, "share"));
+    let finding = match asked {
+        Some(_) => Finding::error(section.key("shares"), message)
+            .found(shares.to_string())
+            .valid(format!("at least {owning}, or fewer cores")),
+        None => Finding::error(section.key("cores"), message)
+            .found(format!("{owning} that own connections"))
+            .valid(format!("at most {shares}: the instance was started with so many shares"))
+            .help("start it anew with workers.shares = the most workers that it shall ever have"),
+    };
+    section.context.push(finding);
 }
 
 fn check_cores(section: &Section<'_>, cores: &[usize]) {
@@ -271,11 +310,11 @@ fn check_cores(section: &Section<'_>, cores: &[usize]) {
         if cores[..index].contains(core) {
             let finding = Finding::error(path, "two workers on one core take each other's time");
             section.context.push(finding.found(core.to_string()).valid("each core once"));
-        } else if index == WORKERS_MAX {
+        } else if index == SHARES_MAX {
             let finding = Finding::error(path, "there are too many workers");
             section
                 .context
-                .push(finding.found(core.to_string()).valid(format!("at most {WORKERS_MAX} cores")));
+                .push(finding.found(core.to_string()).valid(format!("at most {SHARES_MAX} cores")));
         }
     }
 }

@@ -1,4 +1,4 @@
-//! What several workers ask of the functions that they share out.
+//! What several shares of connections ask of the functions that they have in common.
 
 use millrace_nf::nat::PortShare;
 
@@ -7,7 +7,7 @@ use super::context::{Context, Finding};
 use super::functions::FunctionKind;
 use super::places::join;
 
-/// Checks that every worker that owns connections can do its part.
+/// Checks that every share of connections can do its part.
 pub(crate) fn check(context: &Context<'_>, config: &Config) {
     let owners = config.workers.owners();
     if owners == 1 {
@@ -21,24 +21,22 @@ pub(crate) fn check(context: &Context<'_>, config: &Config) {
         for (at, (name, nat)) in nats.enumerate() {
             let path = join("functions", name);
             if at > 0 {
-                let message = "several workers find their packets by one NAT of a chain";
+                let message = "several shares find their packets by one NAT of a chain";
                 let finding = Finding::error(&path, message).at_key();
-                context.push(finding.valid("one NAT in each chain, or one worker"));
+                context.push(finding.valid("one NAT in each chain, or workers.shares = 1"));
             }
             if nat.hairpinning {
-                let message = "several workers don't hand hairpins to each other in this version";
+                let message = "several shares don't hand hairpins to each other in this version";
                 let finding = Finding::error(join(&path, "hairpinning"), message);
-                context.push(
-                    finding.found("true").valid("hairpinning = false, or one worker that owns connections"),
-                );
+                context.push(finding.found("true").valid("hairpinning = false, or workers.shares = 1"));
             }
             let (first, last) = (*nat.port_range.start(), *nat.port_range.end());
-            let has_ports = |worker| PortShare::new(worker as u8, owners as u8).has_any(first, last);
+            let has_ports = |share| PortShare::new(share as u8, owners as u8).has_any(first, last);
             if !(0..owners).all(has_ports) {
-                let message = format!("the ports are too few to share among {owners} workers");
+                let message = format!("the ports are too few for {owners} shares");
                 let finding = Finding::error(join(&path, "port_range"), message);
                 context.push(
-                    finding.found(format!("{first}-{last}")).valid("a block of 64 ports for each worker"),
+                    finding.found(format!("{first}-{last}")).valid("a block of 64 ports for each share"),
                 );
             }
         }

@@ -2,7 +2,9 @@
 
 use std::fmt;
 
+use millrace_dataplane::crew::Crew;
 use millrace_dataplane::worker::WorkerReport;
+use millrace_nf::chain::Chains;
 use serde_json::{Value, json};
 
 use super::{NfWorker, functions, rows};
@@ -32,19 +34,29 @@ pub struct Accounting {
     pub failures: Vec<String>,
 }
 
-/// A worker whose ports are closed, and what it reported then.
-pub type Closed = (NfWorker, WorkerReport);
+/// A worker's number, the worker, whose ports are closed, and what it reported then.
+pub type Closed = (usize, Box<NfWorker>, WorkerReport);
 
-/// Ends a worker's work and closes its ports.
-pub fn close(mut worker: NfWorker) -> Closed {
-    // What the cache counted belongs to sessions and rules.
+/// Ends the work of those on a thread and closes their ports.
+pub fn close(mut crew: Crew<Chains>) -> Vec<Closed> {
+    crew.workers().for_each(fold);
+    crew.close()
+}
+
+/// Ends the work of one that is on a thread of its own, or the only one.
+pub fn close_one(number: usize, mut worker: NfWorker) -> Closed {
+    fold(&mut worker);
+    let report = worker.close();
+    (number, Box::new(worker), report)
+}
+
+/// What the cache counted belongs to sessions and rules.
+fn fold(worker: &mut NfWorker) {
     let mut from = Some(0);
     while let Some(place) = from {
         from = worker.engine.state.fold_from(place, SLICE);
         worker.engine.settle();
     }
-    let report = worker.close();
-    (worker, report)
 }
 
 impl Accounting {
@@ -54,7 +66,7 @@ impl Accounting {
         let mut chains = Listing::default();
         let mut all: Option<WorkerReport> = None;
         let (mut pool, mut each_holds) = ((0, 0), true);
-        for (mut worker, report) in closed {
+        for (_, mut worker, report) in closed {
             let mut from = Some(0);
             while let Some(at) = from {
                 let (slice, next) = functions::counters(&mut worker, at);

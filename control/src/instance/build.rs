@@ -3,7 +3,6 @@
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, OnceLock};
 
-use millrace_dataplane::affinity;
 use millrace_dataplane::budget::BudgetConfig;
 use millrace_dataplane::engine::{Engine, EngineConfig};
 use millrace_dataplane::flow::state::FlowState;
@@ -55,7 +54,7 @@ impl Default for Options {
 
 /// An instance that is ready to run.
 pub struct Instance {
-    /// Move packets; each to be run on a thread of its own, on its core of [`Control::cores`]. The first one has the ports.
+    /// Move packets: those of each of [`Control::seats`] on one thread. The first one has the ports.
     pub workers: Vec<NfWorker>,
     /// For the other threads.
     pub control: Control,
@@ -67,7 +66,6 @@ impl Instance {
     /// # Errors
     /// The first thing that can't be had. Nothing stays open then.
     pub fn build(config: Config, options: Options) -> Result<Self, InstanceError> {
-        let cores = if options.pinned { choose_cores(&config) } else { vec![None; config.workers.count()] };
         let arena = memory::arena(&config)?;
         let pools = (0..config.workers.count()).map(|worker| memory::pool(&config, worker, &arena));
         let mut pools = pools.collect::<Result<Vec<_>, _>>()?;
@@ -96,13 +94,14 @@ impl Instance {
                 return Err(error);
             }
         };
-        let (seed, burst_packets) = (options.seed, config.workers.burst_packets);
+        let (seed, pinned, idle) = (options.seed, options.pinned, idle(&config));
+        let burst_packets = config.workers.burst_packets;
         let mut clock = Some(options.clock);
         let (mut workers, mut handles) = (Vec::new(), Vec::new());
         for (engine, pool) in engines.into_iter().zip(pools) {
             // A clock that somebody else sets is for one worker.
             let clock = clock.take().unwrap_or_else(|| Box::<SystemClock>::default());
-            let (mut worker, sender) = Worker::new(engine, pool, clock, idle(&config));
+            let (mut worker, sender) = Worker::new(engine, pool, clock, idle);
             worker.set_burst_packets(burst_packets);
             if let Some(waker) = sharing.as_ref().and_then(|sharing| sharing.waker(workers.len())) {
                 worker.set_waker(waker);
@@ -128,7 +127,9 @@ impl Instance {
         let control = Control {
             workers: handles,
             first_owner,
-            cores,
+            pinned,
+            idle,
+            threads: OnceLock::new(),
             sharing,
             memory: Arc::new(facts_of_memory),
             arena,
@@ -229,14 +230,6 @@ impl Making<'_> {
             }
         }
         Ok(chains)
-    }
-}
-
-/// A core for each worker, as far as is known.
-fn choose_cores(config: &Config) -> Vec<Option<usize>> {
-    match config.workers.cores.as_deref() {
-        Some(cores @ [_, ..]) => cores.iter().copied().map(Some).collect(),
-        _ => vec![affinity::allowed_cores().ok().and_then(|cores| cores.last().copied())],
     }
 }
 

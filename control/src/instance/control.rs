@@ -3,9 +3,11 @@
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
+use millrace_dataplane::affinity;
+use millrace_dataplane::idle::IdlePolicy;
 use millrace_dataplane::memory::Arena;
 use millrace_dataplane::port::PortId;
-use millrace_dataplane::worker::WorkerReport;
+use millrace_dataplane::worker::{WorkerCounters, WorkerReport};
 use millrace_nf::firewall::Policy;
 
 use super::functions::PortFacts;
@@ -14,9 +16,12 @@ use super::numbers::PortNumbers;
 use super::ports::Opener;
 use super::rule_logs::RuleLogs;
 use super::sharing::Sharing;
+use super::thread::{Seat, Threads};
 use super::timings::Timings;
 use super::{InstanceError, memory};
 use crate::config::Config;
+use crate::config::deal::deal;
+use crate::config::settings::Workers;
 use crate::notify::Notifier;
 
 /// What an instance was last configured with.
@@ -38,7 +43,11 @@ pub struct Control {
     pub(crate) workers: Vec<WorkerHandle>,
     /// Those from here on own connections.
     pub(crate) first_owner: usize,
-    pub(crate) cores: Vec<Option<usize>>,
+    /// Workers get cores of their own.
+    pub(crate) pinned: bool,
+    pub(crate) idle: IdlePolicy,
+    /// Once they run.
+    pub(crate) threads: OnceLock<Arc<Threads>>,
     /// None where there is one worker.
     pub(crate) sharing: Option<Sharing>,
     pub(crate) memory: Arc<memory::Facts>,
@@ -94,9 +103,25 @@ impl Control {
         Ok(all)
     }
 
-    /// The workers' cores, for those that have one of their own.
-    pub fn cores(&self) -> &[Option<usize>] {
-        &self.cores
+    /// The threads: their cores and what each of them runs. Before they run, as they are meant to be.
+    pub fn seats(&self) -> Vec<Seat> {
+        if let Some(threads) = self.threads.get() {
+            return threads.seats();
+        }
+        let workers = self.running.lock().unwrap_or_else(PoisonError::into_inner).config.workers.clone();
+        let cores = self.cores_of(&workers);
+        let dealt = deal(&workers, &vec![Vec::new(); cores.len()]);
+        let seat = |(core, shares)| Seat { core, shares, time: WorkerCounters::default() };
+        cores.into_iter().zip(dealt).map(seat).collect()
+    }
+
+    /// A core for each thread that `workers` asks for, as far as is known.
+    pub(crate) fn cores_of(&self, workers: &Workers) -> Vec<Option<usize>> {
+        match workers.cores.as_deref() {
+            _ if !self.pinned => vec![None; workers.threads()],
+            Some(cores @ [_, ..]) => cores.iter().copied().map(Some).collect(),
+            _ => vec![affinity::allowed_cores().ok().and_then(|cores| cores.last().copied())],
+        }
     }
 
     /// What is known of the memory.

@@ -6,6 +6,7 @@ use millrace_dataplane::worker::WorkerReport;
 use serde_json::Value;
 
 use super::memory::Facts;
+use super::thread::Seat;
 use super::{NfWorker, functions};
 use crate::listing::{Listing, Row, show_mac};
 
@@ -123,14 +124,11 @@ pub fn add(all: &mut Listing, other: Listing, names: &[&str]) {
     }
 }
 
-/// A worker and what it does with its time.
-pub fn worker(worker: &mut NfWorker, number: usize, core: Option<usize>) -> Listing {
+/// A share of the work and what became of its packets.
+pub fn share(worker: &mut NfWorker, number: usize) -> Listing {
     let mut listing = Listing::new(&[
-        "worker",
-        "core",
-        "turns",
+        "share",
         "busy_turns",
-        "sleeps",
         "busy_ms",
         "hits",
         "misses",
@@ -147,10 +145,7 @@ pub fn worker(worker: &mut NfWorker, number: usize, core: Option<usize>) -> List
     let handed = |of: fn(&Handed) -> u64| report.ports.iter().map(|port| of(&port.handed)).sum::<u64>();
     listing.push([
         number.into(),
-        core.map_or(Value::Null, Value::from),
-        report.worker.turns.into(),
         report.worker.busy_turns.into(),
-        report.worker.sleeps.into(),
         (report.worker.busy_nanos / 1_000_000).into(),
         report.engine.hits.into(),
         report.engine.misses.into(),
@@ -162,6 +157,58 @@ pub fn worker(worker: &mut NfWorker, number: usize, core: Option<usize>) -> List
         handed(|handed| handed.rx_taken + handed.tx_taken).into(),
         handed(|handed| handed.rx_given + handed.tx_given).into(),
     ]);
+    listing
+}
+
+/// All shares, each with its worker of `seats`.
+pub fn shares(shares: Vec<Listing>, seats: &[Seat]) -> Listing {
+    let mut all = Listing::default();
+    for (number, listing) in shares.into_iter().enumerate() {
+        // Of a share that moves at this moment, neither worker is told.
+        let at = seats.iter().position(|seat| seat.shares.contains(&number));
+        let core = at.and_then(|at| seats[at].core);
+        all.columns = listing.columns;
+        all.columns.splice(1..1, ["worker".to_owned(), "core".to_owned()]);
+        all.rows.extend(listing.rows.into_iter().map(|mut row| {
+            row.insert("worker".to_owned(), at.map_or(Value::Null, Value::from));
+            row.insert("core".to_owned(), core.map_or(Value::Null, Value::from));
+            row
+        }));
+    }
+    all
+}
+
+/// The workers of `seats` and what they do with their time, with the sums of what `shares` say of those that each has.
+pub fn workers(seats: &[Seat], shares: &[Listing]) -> Listing {
+    let time = ["worker", "core", "shares", "turns", "busy_turns", "sleeps", "busy_ms"];
+    let mut listing = Listing::new(&time);
+    // What shares count of their turns is part of what their worker counts.
+    let figures = |name: &&String| !["share", "busy_turns", "busy_ms"].contains(&name.as_str());
+    let columns = shares.first().map_or_else(Vec::new, |share| share.columns.clone());
+    listing.columns.extend(columns.iter().filter(figures).cloned());
+    for (number, seat) in seats.iter().enumerate() {
+        let of_seat = || seat.shares.iter().filter_map(|share| shares.get(*share)?.rows.first());
+        let numbers: Vec<String> = seat.shares.iter().map(ToString::to_string).collect();
+        let time: [Value; 7] = [
+            number.into(),
+            seat.core.map_or(Value::Null, Value::from),
+            numbers.join(" ").into(),
+            seat.time.turns.into(),
+            seat.time.busy_turns.into(),
+            seat.time.sleeps.into(),
+            (seat.time.busy_nanos / 1_000_000).into(),
+        ];
+        let mut row: Row = listing.columns.iter().cloned().zip(time).collect();
+        for name in columns.iter().filter(figures) {
+            let values = || of_seat().filter_map(|share| share.get(name));
+            let value = match name.as_str() {
+                "sums_hold" => values().all(|value| *value == Value::Bool(true)).into(),
+                _ => values().filter_map(Value::as_u64).sum::<u64>().into(),
+            };
+            row.insert(name.clone(), value);
+        }
+        listing.rows.push(row);
+    }
     listing
 }
 

@@ -19,12 +19,12 @@ pub(crate) type Links = Vec<(PortId, Option<Arc<Histogram>>)>;
 /// The histograms of an instance. To read them costs the workers nothing.
 #[derive(Debug)]
 pub struct Timings {
-    /// By worker.
+    /// By share.
     bursts: Vec<Arc<Histogram>>,
     turns: Vec<Arc<AtomicU64>>,
-    /// By the name of the chain, one for each worker: a histogram has one writer.
+    /// By the name of the chain, one for each share: a histogram has one writer.
     latency: Mutex<BTreeMap<String, Vec<Arc<Histogram>>>>,
-    /// The turns when all workers had last made some, and how often that was.
+    /// The turns when all shares had last had some, and how often that was.
     progress: Mutex<(Vec<u64>, u64)>,
 }
 
@@ -39,7 +39,7 @@ impl Timings {
         }
     }
 
-    /// A number that grows, from call to call, as long as every worker lives, with packets or without.
+    /// A number that grows, from call to call, as long as every share has its turns, with packets or without.
     pub fn turns(&self) -> u64 {
         let turns: Vec<u64> = self.turns.iter().map(|turns| turns.load(Ordering::Relaxed)).collect();
         let mut progress = self.progress.lock().unwrap_or_else(PoisonError::into_inner);
@@ -51,7 +51,7 @@ impl Timings {
         *count
     }
 
-    /// By worker, times that it spent on a burst: parse, look-up, replay and walks.
+    /// By share, times that its worker spent on a burst: parse, look-up, replay and walks.
     pub fn bursts(&self) -> Vec<HistogramReport> {
         self.bursts.iter().map(|histogram| histogram.report()).collect()
     }
@@ -97,7 +97,7 @@ impl Timings {
             }
         };
         let bursts = self.bursts();
-        bursts.iter().enumerate().for_each(|(at, report)| rows("burst", &format!("worker {at}"), report));
+        bursts.iter().enumerate().for_each(|(at, report)| rows("burst", &format!("share {at}"), report));
         self.latency().iter().for_each(|(chain, report)| rows("latency", &format!("chain {chain}"), report));
         listing
     }

@@ -253,18 +253,19 @@ mod tests {
                 &ports,
             ),
             workers: listing(
-                &["worker", "core", "busy_ms", "hits", "misses", "alone", "sessions", "flows", "buffered"],
-                &[&[
-                    json!(0),
-                    json!(1),
-                    json!(n * 250),
-                    json!(n * 990),
-                    json!(n * 10),
-                    json!(0),
-                    json!(42),
-                    json!(84),
-                    json!(0),
-                ]],
+                &["worker", "core", "shares", "busy_ms", "sessions", "flows", "buffered"],
+                &[
+                    &[json!(0), json!(1), json!("0 2"), json!(n * 250), json!(42), json!(84), json!(0)],
+                    &[json!(1), json!(3), json!("1"), json!(n * 50), json!(2), json!(4), json!(0)],
+                ],
+            ),
+            shares: listing(
+                &["share", "hits", "misses", "alone"],
+                &[
+                    &[json!(0), json!(n * 900), json!(n * 4), json!(0)],
+                    &[json!(1), json!(n * 7), json!(0), json!(n * 2)],
+                    &[json!(2), json!(n * 90), json!(n * 6), json!(0)],
+                ],
             ),
             chains: listing(
                 &["chain", "functions", "walks", "sessions_opened", "sessions_refused"],
@@ -277,7 +278,9 @@ mod tests {
             latency: listing(
                 &["time", "of", "up_to_us", "bursts"],
                 &[
-                    &[json!("burst"), json!("worker 0"), json!(4.096), json!(n * 30)],
+                    &[json!("burst"), json!("share 0"), json!(4.096), json!(n * 30)],
+                    &[json!("burst"), json!("share 1"), json!(2.048), json!(n * 30)],
+                    &[json!("burst"), json!("share 2"), json!(1.024), json!(n * 30)],
                     &[json!("latency"), json!("chain edge"), json!(8.192), json!(n * 98)],
                     &[json!("latency"), json!("chain edge"), json!(65.536), json!(n * 2)],
                 ],
@@ -303,8 +306,9 @@ lan    up     1.00k        0.5     900        0.0        3         0
 wan    down   5.00k        2.6     900        0.0        3         0
 dmz    up     2.00k        1.0     900        0.0        3         0
 
-worker   core   busy  hits/s  misses/s  alone/s  sessions  flows   held   burst p99
-0           1   25 %     990        10        0        42     84      0     <4.1 µs
+worker   core  shares  busy  hits/s  misses/s  alone/s  sessions  flows   held   burst p99
+0           1  0 2     25 %     990        10        0        42     84      0     <4.1 µs
+1           3  1        5 %       7         0        2         2      4      0     <2.0 µs
 
 chain   functions            bursts/s  latency p50     p99  walks/s  new/s  refused/s
 edge    firewall nat router       100      <8.2 µs  <66 µs       10      5          0

@@ -29,6 +29,8 @@ pub struct Sample {
     pub ports: Listing,
     /// `show workers`.
     pub workers: Listing,
+    /// `show shares`.
+    pub shares: Listing,
     /// `show chains`.
     pub chains: Listing,
     /// `show drops`.
@@ -62,6 +64,7 @@ impl Source {
             at: Instant::now(),
             ports: self.show(Topic::Ports)?,
             workers: self.show(Topic::Workers)?,
+            shares: self.show(Topic::Shares)?,
             chains: self.show(Topic::Chains)?,
             drops: self.show(Topic::Drops)?,
             latency: self.show(Topic::Latency)?,

@@ -68,7 +68,8 @@ const PORTS: &[Column] = &[
 ];
 const WORKERS: &[Column] = &[
     word("worker", 0),
-    number("core", 5),
+    number("core", 4),
+    word("shares", 6),
     number("busy", 0),
     number("hits/s", 1),
     number("misses/s", 2),
@@ -177,22 +178,33 @@ fn ports(before: &Sample, now: &Sample, seconds: f64) -> Vec<Vec<Cell>> {
     now.ports.rows.iter().map(row).collect()
 }
 
+/// What packets did is counted by share: those that a worker has at the end of the time are its own.
 fn workers(before: &Sample, now: &Sample, seconds: f64) -> Vec<Vec<Cell>> {
     let row = |row: &Row| {
-        let change = Change { row, before: same(&before.workers, row, &["worker"]), seconds };
+        let change = Change { row, before: same(&before.workers, row, &["core"]), seconds };
         let busy = (change.rate(&["busy_ms"]) / 10.0).min(100.0);
-        let of = format!("worker {}", change.text("worker").text);
+        let shares = change.text("shares");
+        let numbers: Vec<u64> = shares.text.split(' ').filter_map(|number| number.parse().ok()).collect();
+        let is_its = |row: &&Row| numbers.contains(&count(Some(row), "share"));
+        let changes: Vec<_> = (now.shares.rows.iter().filter(is_its))
+            .map(|row| Change { row, before: same(&before.shares, row, &["share"]), seconds })
+            .collect();
+        let packets = |column| rate(changes.iter().map(|change| change.rate(&[column])).sum());
+        let mut bursts: Vec<(f64, u64)> =
+            numbers.iter().flat_map(|share| taken(before, now, "burst", &format!("share {share}"))).collect();
+        bursts.sort_by(|one, two| one.0.total_cmp(&two.0));
         vec![
             change.text("worker"),
             change.text("core"),
+            shares,
             Cell { text: format!("{busy:.0} %"), number: Some(busy) },
-            rate(change.rate(&["hits"])),
-            rate(change.rate(&["misses"])),
-            rate(change.rate(&["alone"])),
+            packets("hits"),
+            packets("misses"),
+            packets("alone"),
             change.text("sessions"),
             change.text("flows"),
             change.text("buffered"),
-            percentile(&taken(before, now, "burst", &of), 0.99),
+            percentile(&bursts, 0.99),
         ]
     };
     now.workers.rows.iter().map(row).collect()

@@ -8,7 +8,7 @@ use super::Topic;
 use super::filter::{RowFilter, SessionFilter, state_of};
 use super::protocol::{ROWS_DEFAULT, ROWS_MAX};
 use crate::config::network::show_protocol;
-use crate::instance::{Control, NfWorker, functions, rows};
+use crate::instance::{Control, InstanceError, NfWorker, functions, rows};
 use crate::listing::{Listing, SLICE, Slice};
 
 /// Rows about `topic` that match all terms of `filter`: at most `limit` after the first `offset`.
@@ -50,7 +50,7 @@ pub fn show(
             };
             let (mut rows, next) = worker.ask(slice).map_err(|error| error.to_string())?;
             if topic != Topic::Routes {
-                tell_worker(&mut rows, number);
+                tell_share(&mut rows, number);
             }
             from = next;
             let terms = if by_session { &[] } else { filter };
@@ -71,17 +71,17 @@ pub fn show(
     Ok(all)
 }
 
-/// Rows about objects that each worker has its own of say whose they are.
-fn tell_worker(listing: &mut Listing, worker: usize) {
-    listing.columns.push("worker".to_owned());
+/// Rows about objects that each share has its own of say whose they are.
+fn tell_share(listing: &mut Listing, share: usize) {
+    listing.columns.push("share".to_owned());
     for row in &mut listing.rows {
-        row.insert("worker".to_owned(), worker.into());
+        row.insert("share".to_owned(), share.into());
     }
 }
 
 /// What is told at once, of all workers together; none if the topic goes slice by slice.
 fn whole(control: &Control, topic: Topic) -> Result<Option<Listing>, String> {
-    let said = |error: crate::instance::InstanceError| error.to_string();
+    let said = |error: InstanceError| error.to_string();
     let listing = match topic {
         Topic::Ports => rows::ports(&control.report().map_err(said)?),
         Topic::Drops => rows::drops(&control.report().map_err(said)?),
@@ -92,16 +92,8 @@ fn whole(control: &Control, topic: Topic) -> Result<Option<Listing>, String> {
             }
             all
         }
-        Topic::Workers => {
-            let mut all = Listing::default();
-            for (number, (worker, core)) in control.workers().iter().zip(control.cores()).enumerate() {
-                let core = *core;
-                let rows = worker.ask(move |worker| rows::worker(worker, number, core)).map_err(said)?;
-                all.columns = rows.columns;
-                all.rows.extend(rows.rows);
-            }
-            all
-        }
+        Topic::Workers => rows::workers(&control.seats(), &shares(control).map_err(said)?),
+        Topic::Shares => rows::shares(shares(control).map_err(said)?, &control.seats()),
         Topic::Memory => {
             let memory = control.memory();
             let asked = memory.clone();
@@ -125,6 +117,12 @@ fn whole(control: &Control, topic: Topic) -> Result<Option<Listing>, String> {
         Topic::Flows | Topic::Sessions | Topic::Neighbours | Topic::Routes | Topic::Nat => return Ok(None),
     };
     Ok(Some(listing))
+}
+
+/// What each share of the work has done.
+fn shares(control: &Control) -> Result<Vec<Listing>, InstanceError> {
+    let shares = control.workers().iter().enumerate();
+    shares.map(|(number, worker)| worker.ask(move |worker| rows::share(worker, number))).collect()
 }
 
 /// A page of rows that are all there.

@@ -19,6 +19,8 @@ pub enum Topic {
     Chains,
     /// Workers and what they do with their time.
     Workers,
+    /// Shares of the connections, each with its worker.
+    Shares,
     /// Memory: arena, packet buffers, tables.
     Memory,
     /// Dropped packets by reason.

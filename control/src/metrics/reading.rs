@@ -8,15 +8,16 @@ use millrace_dataplane::timing::HistogramReport;
 use millrace_dataplane::worker::{PortReport, WorkerReport};
 use millrace_nf::chain::ChainCounters;
 
+use crate::instance::thread::Seat;
 use crate::instance::{Control, InstanceError, NfWorker};
 
 /// A reading serves all who ask within this time: a look holds up packets for some microseconds.
 const FRESH: Duration = Duration::from_millis(250);
 
-/// What a worker counted.
+/// What a share counted.
 #[derive(Clone, Debug)]
-pub struct WorkerReading {
-    /// The worker, its ports and sums.
+pub struct ShareReading {
+    /// Its turns, ports and sums.
     pub report: WorkerReport,
     /// Sessions now.
     pub sessions: usize,
@@ -28,8 +29,8 @@ pub struct WorkerReading {
     pub chains: Vec<(String, ChainCounters)>,
 }
 
-impl WorkerReading {
-    /// What it handed to or got from other workers, at all ports.
+impl ShareReading {
+    /// What it handed to or got from other shares, at all ports.
     pub fn handed(&self, of: impl Fn(&Handed) -> u64) -> u64 {
         self.report.ports.iter().map(|port| of(&port.handed)).sum()
     }
@@ -38,13 +39,15 @@ impl WorkerReading {
 /// What an instance counted.
 #[derive(Clone, Debug)]
 pub struct Reading {
-    /// By worker.
-    pub workers: Vec<WorkerReading>,
-    /// Ports, of which each worker has its part.
+    /// The workers and their time.
+    pub seats: Vec<Seat>,
+    /// By share.
+    pub shares: Vec<ShareReading>,
+    /// Ports, of which each share has its part.
     pub ports: Vec<PortReport>,
-    /// Chains by name, of all workers.
+    /// Chains by name, of all shares.
     pub chains: Vec<(String, ChainCounters)>,
-    /// Times that bursts took, by worker.
+    /// Times that bursts took, by share.
     pub bursts: Vec<HistogramReport>,
     /// Latency by chain.
     pub latency: Vec<(String, HistogramReport)>,
@@ -62,22 +65,23 @@ impl Reading {
             let sessions_max = state.sessions.capacity();
             let chains = worker.engine.slow.iter();
             let chains = chains.map(|(_, chain)| (chain.name().to_owned(), chain.counters())).collect();
-            WorkerReading { report: worker.report(), sessions, sessions_max, flows, chains }
+            ShareReading { report: worker.report(), sessions, sessions_max, flows, chains }
         };
-        let workers = control.ask_all(look)?;
+        let shares = control.ask_all(look)?;
+        let seats = control.seats();
         let timings = control.timings();
         let (bursts, latency) = (timings.bursts(), timings.latency());
-        let mut reports = workers.iter().map(|worker| &worker.report);
+        let mut reports = shares.iter().map(|share| &share.report);
         let mut all = reports.next().cloned().ok_or(InstanceError::WorkerGone)?;
         reports.for_each(|report| all.add(report.clone()));
         let mut chains: Vec<(String, ChainCounters)> = Vec::new();
-        for (name, counters) in workers.iter().flat_map(|worker| &worker.chains) {
+        for (name, counters) in shares.iter().flat_map(|share| &share.chains) {
             match chains.iter_mut().find(|(known, _)| known == name) {
                 Some((_, sum)) => sum.add(counters),
                 None => chains.push((name.clone(), *counters)),
             }
         }
-        Ok(Self { workers, ports: all.ports, chains, bursts, latency })
+        Ok(Self { seats, shares, ports: all.ports, chains, bursts, latency })
     }
 }
 

@@ -4,11 +4,12 @@ use std::collections::BTreeMap;
 use std::time::SystemTime;
 
 use millrace_dataplane::port::PortCounters;
-use millrace_dataplane::worker::PortReport;
+use millrace_dataplane::worker::{PortReport, WorkerCounters};
 
 use super::exposition::{Exposition, Format};
 use super::families::{self, Family};
-use super::reading::{Reading, WorkerReading};
+use super::reading::{Reading, ShareReading};
+use crate::instance::thread::Seat;
 use crate::logging;
 
 /// Everything that `reading` says of an instance that started at `start`.
@@ -24,6 +25,7 @@ pub fn tell(reading: &Reading, start: SystemTime, format: Format) -> String {
     lines.add(&["rate"], suppressed);
     tell_ports(&mut text, &reading.ports);
     tell_workers(&mut text, reading);
+    tell_shares(&mut text, reading);
     tell_chains(&mut text, reading);
     text.finish()
 }
@@ -70,9 +72,28 @@ fn tell_ports(text: &mut Exposition, reports: &[PortReport]) {
     }
 }
 
+/// The threads and what they do with their time.
 fn tell_workers(text: &mut Exposition, reading: &Reading) {
-    let named = || reading.workers.iter().enumerate().map(|(at, worker)| (at.to_string(), worker));
-    let mut each = |family: &'static Family, value: &dyn Fn(&WorkerReading) -> u64| {
+    let named = || {
+        let name = |(at, seat): (usize, &Seat)| {
+            seat.core.map_or_else(|| format!("any-{at}"), |core| core.to_string())
+        };
+        reading.seats.iter().enumerate().map(move |it| (name(it), it.1.time))
+    };
+    let mut each = |family: &'static Family, value: fn(&WorkerCounters) -> u64| {
+        let mut samples = text.family(family);
+        named().for_each(|(name, time)| samples.add(&[&name], value(&time)));
+    };
+    each(&families::TURNS, |time| time.turns);
+    each(&families::BUSY_TURNS, |time| time.busy_turns);
+    each(&families::SLEEPS, |time| time.sleeps);
+    let mut busy = text.family(&families::BUSY);
+    named().for_each(|(name, time)| busy.add_nanos(&[&name], time.busy_nanos));
+}
+
+fn tell_shares(text: &mut Exposition, reading: &Reading) {
+    let named = || reading.shares.iter().enumerate().map(|(at, worker)| (at.to_string(), worker));
+    let mut each = |family: &'static Family, value: &dyn Fn(&ShareReading) -> u64| {
         let mut samples = text.family(family);
         named().for_each(|(name, worker)| samples.add(&[&name], value(worker)));
     };
@@ -83,9 +104,7 @@ fn tell_workers(text: &mut Exposition, reading: &Reading) {
     each(&families::CONSUMED, &|it| it.report.sums.consumed);
     each(&families::BUFFERED, &|it| it.report.buffered);
     each(&families::SUMS_HOLD, &|it| u64::from(it.report.sums_hold()));
-    each(&families::TURNS, &|it| it.report.worker.turns);
-    each(&families::BUSY_TURNS, &|it| it.report.worker.busy_turns);
-    each(&families::SLEEPS, &|it| it.report.worker.sleeps);
+    each(&families::SHARE_BUSY_TURNS, &|it| it.report.worker.busy_turns);
     each(&families::HITS, &|it| it.report.engine.hits);
     each(&families::MISSES, &|it| it.report.engine.misses);
     each(&families::ALONE, &|it| it.report.engine.alone);
@@ -96,7 +115,13 @@ fn tell_workers(text: &mut Exposition, reading: &Reading) {
     each(&families::POOL_FREE, &|it| it.report.pool.0 as u64);
     each(&families::HANDED_IN, &|it| it.handed(|handed| handed.rx_taken + handed.tx_taken));
     each(&families::HANDED_OUT, &|it| it.handed(|handed| handed.rx_given + handed.tx_given));
-    let mut busy = text.family(&families::BUSY);
+    let mut cores = text.family(&families::SHARE_CORE);
+    for seat in &reading.seats {
+        for (share, core) in seat.shares.iter().zip(seat.core.iter().cycle()) {
+            cores.add(&[&share.to_string()], *core as u64);
+        }
+    }
+    let mut busy = text.family(&families::SHARE_BUSY);
     named().for_each(|(name, it)| busy.add_nanos(&[&name], it.report.worker.busy_nanos));
     let mut drops = text.family(&families::DROPS);
     for (name, it) in named() {

@@ -5,7 +5,7 @@ use millrace_control::config::ports::{Link, Sink};
 use millrace_control::config::settings::Hugepages;
 use millrace_control::config::sizing::{Sizing, mtu};
 use millrace_control::config::{Config, Host, Plan, PortKind, parse};
-use millrace_control::instance::accounting::{Accounting, close};
+use millrace_control::instance::accounting::{Accounting, close_one};
 use millrace_control::instance::{Instance, InstanceError, NfWorker, Options};
 use millrace_dataplane::budget::BudgetConfig;
 use std::path::Path;
@@ -49,15 +49,16 @@ fn run_over_sinks(mut config: Config) {
         Options { seed: Some(1), budget: BudgetConfig::UNLIMITED, pinned: false, ..Options::default() };
     match Instance::build(config, options) {
         Ok(Instance { workers, .. }) => {
-            let run = |mut worker: NfWorker| {
+            let run = |number, mut worker: NfWorker| {
                 for _ in 0..3 {
                     worker.turn();
                 }
-                close(worker)
+                close_one(number, worker)
             };
             // Workers end together: each waits for what others have for it.
             let closed = std::thread::scope(|scope| {
-                let threads: Vec<_> = workers.into_iter().map(|it| scope.spawn(move || run(it))).collect();
+                let workers = workers.into_iter().enumerate();
+                let threads: Vec<_> = workers.map(|(at, it)| scope.spawn(move || run(at, it))).collect();
                 threads.into_iter().map(|thread| thread.join().expect("a worker runs")).collect()
             });
             let accounting = Accounting::of(closed);

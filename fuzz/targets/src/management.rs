@@ -6,7 +6,7 @@ use millrace_control::config::settings::Hugepages;
 use millrace_control::config::sizing::Sizing;
 use millrace_control::config::{Host, PortKind, parse};
 use millrace_control::explain::Subject;
-use millrace_control::instance::accounting::{Accounting, close};
+use millrace_control::instance::accounting::{Accounting, close_one};
 use millrace_control::instance::{Instance, Options};
 use millrace_control::management::protocol::read_line;
 use millrace_control::management::{Answer, Request, Topic, server};
@@ -40,7 +40,7 @@ pub fn run(data: &[u8]) {
                 worker.turn();
                 std::thread::yield_now();
             }
-            Accounting::of(vec![close(worker)])
+            Accounting::of(vec![close_one(0, worker)])
         });
         let mut rest = data;
         for _ in 0..REQUESTS_MAX {

@@ -8,7 +8,9 @@ const START_ANEW: &str = "end the instance and start it with the new configurati
 pub(super) fn check(old: &Config, new: &Config) -> Vec<Problem> {
     let fixed = [
         ("memory", old.memory == new.memory),
-        ("workers", old.workers == new.workers),
+        ("workers.io", old.workers.io == new.workers.io),
+        ("workers.idle", old.workers.idle == new.workers.idle),
+        ("workers.burst", old.workers.burst_packets == new.workers.burst_packets),
         ("sessions.capacity", old.sessions.capacity == new.sessions.capacity),
         ("sessions.flow_cache_entries", old.sessions.flow_cache_entries == new.sessions.flow_cache_entries),
         ("checksums.verify", old.verify_checksums == new.verify_checksums),
@@ -22,13 +24,26 @@ pub(super) fn check(old: &Config, new: &Config) -> Vec<Problem> {
             problem((*key).to_owned()).valid("what the instance was started with").help(START_ANEW)
         })
         .collect();
+    let (shares, others) = (old.workers.shares, new.workers.shares);
+    if shares != others {
+        let message = "connections are divided once for all: the shares can't change while the instance runs";
+        let help = match others > shares {
+            true => {
+                "workers.cores can change, up to a core for each share: for more, start the instance anew"
+            }
+            false => "workers.cores can change: fewer cores run the same shares",
+        };
+        problems.push(
+            Problem::new("workers.shares", message).valid(format!("{shares}, or no such key")).help(help),
+        );
+    }
     let changed = new.ports.iter().filter(|port| old.port(&port.name).is_some_and(|before| before != *port));
     problems.extend(changed.map(|port| {
         problem(format!("ports.{}", port.name))
             .valid("the port as it is open, or no such port")
             .help("remove it by one change and add it by the next, or add it under another name")
     }));
-    if new.workers.owners() > 1 {
+    if old.workers.owners() > 1 {
         problems.extend(translations(old, new));
     }
     let capacity = |config: &Config, name: &str| match config.function(name).map(|found| &found.kind) {
@@ -47,7 +62,7 @@ pub(super) fn check(old: &Config, new: &Config) -> Vec<Problem> {
     problems
 }
 
-/// Where several workers own connections, a NAT in a chain decides which of them: it neither comes nor goes.
+/// Where connections are divided, a NAT in a chain decides how: it neither comes nor goes.
 fn translations(old: &Config, new: &Config) -> Vec<Problem> {
     let translates = |config: &Config, chain: &Chain| {
         let kinds = chain.functions.iter().filter_map(|name| config.function(name));
@@ -58,7 +73,7 @@ fn translations(old: &Config, new: &Config) -> Vec<Problem> {
         before.is_some_and(|before| translates(old, before) != translates(new, chain))
     });
     let problem = |chain: &Chain| {
-        let message = "a NAT can't come or go while several workers run: connections would have other owners";
+        let message = "a NAT can't come or go while several shares run: connections would belong to others";
         Problem::new(format!("chains.{}.functions", chain.name), message).help(START_ANEW)
     };
     changed.map(problem).collect()

@@ -3,7 +3,8 @@
 //! Everything that can fail, and everything that takes long, happens first, away from the packet path: the check, new ports,
 //! new rules, plans, tables and chains (`plan`). Then one command on the worker brings all of it into force between two
 //! bursts (`commit`, R8). What is left to do for it, such as ending the sessions of a chain that is gone, the worker does in
-//! slices of its timers; ports that were removed are closed by the thread that asked.
+//! slices of its timers; ports that were removed are closed by the thread that asked. Last, if workers come or go, shares move
+//! to where they belong.
 
 mod commit;
 mod differences;
@@ -21,8 +22,8 @@ use millrace_nf::router::Router;
 pub use self::said::Applied;
 
 use super::control::{Control, Running};
-use super::{InstanceError, NfWorker};
-use crate::config::{self, Host, Problem};
+use super::{InstanceError, NfWorker, thread};
+use crate::config::{self, Config, Host, Problem};
 
 /// Longest wait until an earlier change is through.
 const SETTLE_TIME_MAX: Duration = Duration::from_secs(30);
@@ -38,7 +39,9 @@ impl Control {
     /// All that is wrong with it, or that can't be changed while the instance runs, with its place in the file; nothing has
     /// changed then.
     pub fn apply(&self, path: &Path, text: &str) -> Result<Applied, InstanceError> {
-        let checked = config::parse(path, text, &Host::probe().running_now());
+        let shares = self.running.lock().unwrap_or_else(PoisonError::into_inner).config.workers.shares;
+        let host = Host { shares: Some(shares), ..Host::probe().running_now() };
+        let checked = config::parse(path, text, &host);
         let Some(new) = checked.config else {
             return Err(InstanceError::Invalid(checked.report));
         };
@@ -57,10 +60,14 @@ impl Control {
         let _reloading = self.notifier.get().map(|notifier| notifier.reloading());
         self.settle()?;
         let planned = plan::make(self, &running, &new).map_err(|problems| refused(&problems))?;
-        let plan::Planned { plans, rules, numbers, facts, policies, said, .. } = planned;
+        let plan::Planned { plans, rules, numbers, facts, policies, mut said, .. } = planned;
         self.check_room(&plans).map_err(|problem| match problem {
             Ok(problem) => refused(&[problem]),
             Err(gone) => gone,
+        })?;
+        let prepared = self.prepare_workers(&running.config, &new).map_err(|error| match error {
+            InstanceError::Unsupported { .. } => refused(&[error.problem()]),
+            other => other,
         })?;
         // First, so that what belongs to what is new goes to its owner from the beginning.
         if let (Some(sharing), Some(rules)) = (&self.sharing, rules) {
@@ -78,10 +85,29 @@ impl Control {
         self.timings.keep(&new);
         *in_force() = Arc::new(Running { config: new, numbers, facts, policies });
         self.close_retired()?;
-        let worker_time = all.iter().map(|done| done.time).max().unwrap_or_default();
+        let mut worker_time = all.iter().map(|done| done.time).max().unwrap_or_default();
+        if let Some(prepared) = prepared {
+            let moved = prepared.carry_out()?;
+            worker_time = worker_time.max(moved.longest);
+            said.workers(&moved);
+        }
         // What was replaced goes here, and not where packets wait for it.
         drop(all);
         Ok(said.finish(worker_time))
+    }
+
+    /// Makes ready for the workers that `new` asks for, if these are others than `old` has.
+    fn prepare_workers(
+        &self,
+        old: &Config,
+        new: &Config,
+    ) -> Result<Option<thread::Prepared<'_>>, InstanceError> {
+        let cores = self.cores_of(&new.workers);
+        if self.cores_of(&old.workers) == cores {
+            return Ok(None);
+        }
+        let threads = self.threads.get().ok_or(InstanceError::WorkerGone)?;
+        threads.prepare(&new.workers, &cores).map(Some)
     }
 
     /// Waits until the worker is through with what earlier changes left it to do.

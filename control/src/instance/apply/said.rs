@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
+use crate::instance::thread::{Moved, Seat};
 use crate::listing::Listing;
 
 /// What a change did.
@@ -13,7 +14,7 @@ pub struct Applied {
     pub summary: String,
     /// What changed, by object.
     pub changes: Listing,
-    /// How long the worker was held up to bring it into force, in nanoseconds.
+    /// How long a share of the packets was held up at most to bring it into force, in nanoseconds.
     pub worker_nanos: u64,
 }
 
@@ -49,9 +50,31 @@ impl Change {
 pub(super) struct Said(Vec<Row>);
 
 impl Said {
-    /// Notes what becomes of the object `name` of the sort `what`: `ports`, `chains`, or the kind of a function.
+    /// Notes what becomes of the object `name` of the sort `what`: `workers`, `ports`, `chains`, or the kind of a function.
     pub(super) fn note(&mut self, what: &'static str, name: &str, change: Change, detail: impl Into<String>) {
         self.0.push(Row { what, name: name.to_owned(), change, detail: detail.into() });
+    }
+
+    /// Notes what became of workers and their shares.
+    pub(super) fn workers(&mut self, moved: &Moved) {
+        let core =
+            |seat: &Seat| seat.core.map_or_else(|| "any core".to_owned(), |core| format!("core {core}"));
+        let shares = |seat: &Seat| seat.shares.iter().map(ToString::to_string).collect::<Vec<_>>().join(" ");
+        for seat in &moved.before {
+            let had = shares(seat);
+            match moved.after.iter().find(|after| after.core == seat.core).map(shares) {
+                None => self.note("workers", &core(seat), Change::Removed, format!("had shares {had}")),
+                Some(has) if has != had => {
+                    self.note("workers", &core(seat), Change::Changed, format!("shares {has}, had {had}"));
+                }
+                Some(_) => {}
+            }
+        }
+        for seat in
+            moved.after.iter().filter(|seat| moved.before.iter().all(|before| before.core != seat.core))
+        {
+            self.note("workers", &core(seat), Change::Added, format!("shares {}", shares(seat)));
+        }
     }
 
     /// The result, when it took so much of the worker's time.
@@ -67,14 +90,14 @@ impl Said {
 
     fn summary(&self) -> String {
         let mut parts = Vec::new();
-        for what in ["ports", "chains"] {
+        for what in ["workers", "ports", "chains"] {
             let count = |change| self.0.iter().filter(|row| row.what == what && row.change == change).count();
             let words = signed(count(Change::Added), count(Change::Removed), count(Change::Changed));
             if !words.is_empty() {
                 parts.push(format!("{what} {words}"));
             }
         }
-        let others = self.0.iter().filter(|row| !matches!(row.what, "ports" | "chains"));
+        let others = self.0.iter().filter(|row| !matches!(row.what, "workers" | "ports" | "chains"));
         parts.extend(others.map(|row| match row.change {
             Change::Changed => format!("{} '{}' {}", row.what, row.name, row.detail),
             change => format!("{} '{}' {}", row.what, row.name, change.name()),
