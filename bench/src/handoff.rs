@@ -1,4 +1,5 @@
-//! Packets between workers: what a hop costs, and an I/O worker with a flow worker beside one worker that does all.
+//! Packets between workers: what a hop costs, and two workers beside one that does all: an I/O worker with a flow worker, and two
+//! that have a queue of each port.
 
 use crate::chains::{Kind, build, translation};
 use crate::random::Random;
@@ -12,7 +13,7 @@ use millrace_dataplane::engine::{Engine, EngineConfig};
 use millrace_dataplane::flow::hash::KeyedHash;
 use millrace_dataplane::flow::session::{SessionConfig, Timeouts};
 use millrace_dataplane::flow::state::{FlowConfig, FlowState};
-use millrace_dataplane::handoff::{Member, Waker, WorkerId, share};
+use millrace_dataplane::handoff::{Member, Queue, Waker, WorkerId, share};
 use millrace_dataplane::idle::IdlePolicy;
 use millrace_dataplane::memory::{Arena, ArenaConfig, Pool, PoolConfig};
 use millrace_dataplane::packet::Burst;
@@ -61,6 +62,9 @@ pub struct HandoffReport {
     pub two_workers_cycles: f64,
     /// Distance of the least and the most of the latter, in percent.
     pub spread_percent: f64,
+    /// The same of two workers that each receive half of the flows, own half of all flows, and send: half of the packets change
+    /// over.
+    pub queue_each_cycles: f64,
     /// The workers ran on cores of their own.
     pub two_cores: bool,
 }
@@ -70,13 +74,15 @@ impl std::fmt::Display for HandoffReport {
         write!(
             f,
             "handoff bulk={} hop_cycles={:.1} alone_cycles={:.1} one_worker_cycles={:.1} two_workers_cycles={:.1} ratio={:.2} \
-             two_cores={}",
+             queue_each_cycles={:.1} queue_each_ratio={:.2} two_cores={}",
             self.bulk,
             self.hop_cycles,
             self.alone_cycles,
             self.one_worker_cycles,
             self.two_workers_cycles,
             self.two_workers_cycles / self.one_worker_cycles,
+            self.queue_each_cycles,
+            self.queue_each_cycles / self.one_worker_cycles,
             self.two_cores
         )
     }
@@ -92,12 +98,13 @@ pub fn measure(repeat: usize) -> BenchResult<HandoffReport> {
         _ => None,
     };
     let (mut hops, mut alone) = (Series::new(), Series::new());
-    let (mut one, mut two) = (Series::new(), Series::new());
+    let (mut one, mut two, mut each) = (Series::new(), Series::new(), Series::new());
     for _ in 0..repeat.max(1) {
         alone.push(touch_alone(pair)?);
         hops.push(hop(pair)?);
-        one.push(run(1, pair)?);
-        two.push(run(2, pair)?);
+        one.push(run(Layout::One, pair)?);
+        two.push(run(Layout::IoAndFlow, pair)?);
+        each.push(run(Layout::QueueEach, pair)?);
     }
     Ok(HandoffReport {
         bulk: BULK,
@@ -106,6 +113,7 @@ pub fn measure(repeat: usize) -> BenchResult<HandoffReport> {
         one_worker_cycles: one.median(),
         two_workers_cycles: two.median(),
         spread_percent: two.spread_percent(),
+        queue_each_cycles: each.median(),
         two_cores: pair.is_some(),
     })
 }
@@ -207,16 +215,29 @@ fn hop(pair: Option<[usize; 2]>) -> BenchResult<f64> {
     })
 }
 
+/// Who does what.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Layout {
+    /// One worker does all.
+    One,
+    /// The first receives and sends, the second works on all flows.
+    IoAndFlow,
+    /// Two have a queue of each port.
+    QueueEach,
+}
+
 /// What the ends of a run share.
 #[derive(Debug, Default)]
 struct Progress {
+    received: AtomicU64,
     sent: AtomicU64,
     started_at: AtomicU64,
     spent: AtomicU64,
     over: AtomicBool,
 }
 
-/// A device in memory: delivers flows in a fixed random order while not too many packets are under way, and counts what is sent.
+/// A queue of a device in memory: delivers flows in a fixed random order while not too many packets are under way, and counts what
+/// is sent.
 struct Device {
     info: PortInfo,
     templates: Option<(Templates, Vec<u32>)>,
@@ -237,8 +258,8 @@ impl Device {
 impl Port for Device {
     fn rx(&mut self, pool: &mut Pool, _now: Time, burst: &mut Burst) {
         let Some((templates, order)) = &self.templates else { return };
-        let under_way = self.counters.rx_packets.saturating_sub(self.progress.sent.load(Ordering::Relaxed));
-        if under_way >= UNDER_WAY {
+        let Progress { received, sent, .. } = &*self.progress;
+        if received.load(Ordering::Relaxed).saturating_sub(sent.load(Ordering::Relaxed)) >= UNDER_WAY {
             return;
         }
         let taken = pool.take_bulk(burst, burst.room());
@@ -249,17 +270,18 @@ impl Port for Device {
             let _ = packet.set_contents(templates.get(index));
         }
         self.counters.rx_packets += taken as u64;
+        received.fetch_add(taken as u64, Ordering::Relaxed);
     }
 
     fn tx(&mut self, pool: &mut Pool, _now: Time, burst: &mut Burst) {
         if burst.is_empty() {
             return;
         }
-        let before = self.counters.tx_packets;
-        self.counters.tx_packets += burst.len() as u64;
+        let (count, progress) = (burst.len() as u64, &*self.progress);
+        self.counters.tx_packets += count;
         pool.put_all(burst);
-        let (sent, progress) = (self.counters.tx_packets, &*self.progress);
-        progress.sent.store(sent, Ordering::Relaxed);
+        let before = progress.sent.fetch_add(count, Ordering::Relaxed);
+        let sent = before + count;
         if before < WARM && sent >= WARM {
             progress.started_at.store(cycles(), Ordering::Relaxed);
         }
@@ -281,12 +303,14 @@ impl Port for Device {
     fn close(&mut self, _pool: Option<&mut Pool>) {}
 }
 
-fn traffic() -> (Templates, Vec<u32>) {
+/// The flows of one of `queues`.
+fn traffic(queue: usize, queues: usize) -> (Templates, Vec<u32>) {
     let mut templates = Templates::new(TRAFFIC.frame_bytes, TRAFFIC.flows);
     for index in 0..TRAFFIC.flows as u32 {
         templates.push(|target| inside_frame(&TRAFFIC, index, TRAFFIC.first_segment(), target));
     }
-    (templates, Random::new(0x5eed).permutation(TRAFFIC.flows))
+    let order = Random::new(0x5eed).permutation(TRAFFIC.flows);
+    (templates, order.into_iter().skip(queue).step_by(queues).collect())
 }
 
 fn worker() -> BenchResult<Worker<Chains>> {
@@ -311,19 +335,24 @@ fn worker() -> BenchResult<Worker<Chains>> {
     Ok(Worker::new(engine, pool, Box::<SystemClock>::default(), IdlePolicy::Poll).0)
 }
 
-/// Cycles from packet to packet with so many workers, one or two; of two the first has the ports.
-fn run(workers: usize, pair: Option<[usize; 2]>) -> BenchResult<f64> {
+/// Cycles from packet to packet.
+fn run(layout: Layout, pair: Option<[usize; 2]>) -> BenchResult<f64> {
     let progress = Arc::new(Progress::default());
-    let devices = [(INSIDE, Some(traffic())), (OUTSIDE, None)].map(|(port, traffic)| {
-        let device: Box<dyn Port> = Box::new(Device::new(&format!("port {}", port.0), traffic, &progress));
-        (port, device)
+    let queues = if layout == Layout::QueueEach { 2 } else { 1 };
+    let devices = [INSIDE, OUTSIDE].map(|port| {
+        let queue = |queue| {
+            let traffic = (port == INSIDE).then(|| traffic(queue, queues));
+            Box::new(Device::new(&format!("port {}", port.0), traffic, &progress)) as Box<dyn Port>
+        };
+        (port, (0..queues).map(queue).collect::<Vec<_>>())
     });
     let mut made = vec![worker()?];
-    if workers == 1 {
-        devices.into_iter().for_each(|(id, device)| made[0].add_port(id, device));
+    if layout == Layout::One {
+        let queues = devices.into_iter().flat_map(|(id, queues)| queues.into_iter().map(move |it| (id, it)));
+        queues.for_each(|(id, device)| made[0].add_port(id, device));
     } else {
         made.push(worker()?);
-        join(&mut made, devices.into())?;
+        join(&mut made, devices.into(), layout)?;
     }
     let ready = Barrier::new(made.len());
     let reports = std::thread::scope(|scope| {
@@ -353,27 +382,28 @@ fn run(workers: usize, pair: Option<[usize; 2]>) -> BenchResult<f64> {
     Ok(progress.spent.load(Ordering::Relaxed) as f64 / PACKETS as f64)
 }
 
-/// The first worker has the ports, and what it receives is placed with the second.
-fn join(workers: &mut [Worker<Chains>], devices: Vec<(PortId, Box<dyn Port>)>) -> BenchResult<()> {
+/// Gives both workers their parts in the devices.
+fn join(
+    workers: &mut [Worker<Chains>],
+    devices: Vec<(PortId, Vec<Box<dyn Port>>)>,
+    layout: Layout,
+) -> BenchResult<()> {
+    let first = u8::from(layout == Layout::IoAndFlow);
     let member = |worker: u8| -> std::io::Result<Member> {
-        Ok(Member { worker: WorkerId(worker), is_owner: worker == 1, waker: Waker::new()? })
+        Ok(Member { worker: WorkerId(worker), is_owner: worker >= first, waker: Waker::new()? })
     };
     let members = [member(0)?, member(1)?];
     let translation = Arc::new(translation()?);
     let hash = KeyedHash::random();
-    for (id, device) in devices {
-        let rule = PortRule {
-            port: id,
-            zone: Some(ZoneId(id.0 as u8)),
-            translation: Some(Arc::clone(&translation)),
+    for (id, devices) in devices {
+        let queue = |device| {
+            let translation = Some(Arc::clone(&translation));
+            let rule = PortRule { port: id, zone: Some(ZoneId(id.0 as u8)), translation };
+            let owners = Owners { first: WorkerId(first), count: 2 - first };
+            Queue { device, place: Box::new(Placing::new(rule, owners, hash.clone())) }
         };
-        let owners = Owners { first: WorkerId(1), count: 1 };
-        let place = Placing::new(rule, owners, hash.clone());
-        let (shared, remotes) = share(device, Box::new(place), &members[0], &members[1..]);
-        workers[0].add_port(id, Box::new(shared));
-        for (at, remote) in remotes {
-            workers[usize::from(at.0)].add_port(id, Box::new(remote));
-        }
+        let parts = share(devices.into_iter().map(queue).collect(), &members);
+        workers.iter_mut().zip(parts).for_each(|(worker, part)| worker.add_port(id, Box::new(part)));
     }
     for (worker, member) in workers.iter_mut().zip(members) {
         worker.set_waker(member.waker);

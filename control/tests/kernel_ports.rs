@@ -179,13 +179,14 @@ fn two_workers_carry_streams() {
     if !may_make_namespaces("two_workers_carry_streams") || !has_two_cores {
         return;
     }
-    for io in ["shared", "dedicated"] {
+    for (io, queues) in [("shared", 1), ("dedicated", 1), ("shared", 2)] {
         let edge = Edge::new();
         connect(&edge.router, &edge.client, "mr-lan");
         connect(&edge.router, &edge.outside, "mr-wan");
         address(&edge.client, "eth0", 1);
         address(&edge.outside, "eth0", 2);
-        let port = |interface: &str| format!("kind = \"af_packet\"\ninterface = \"{interface}\"");
+        let port =
+            |interface: &str| format!("kind = \"af_packet\"\ninterface = \"{interface}\"\nqueues = {queues}");
         let workers = format!("[workers]\ncores = [0, 1]\nio = \"{io}\"");
         let nat = "[functions.nat]\nkind = \"nat\"\npool = [\"10.2.0.100\"]\nhairpinning = false";
         let running = edge.start_with(&port("mr-lan"), &port("mr-wan"), &workers, nat);

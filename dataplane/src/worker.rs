@@ -257,7 +257,7 @@ impl<S: SlowPath> Worker<S> {
     pub fn take_retired(&mut self, at_once: bool) -> Vec<(PortId, Box<dyn Port>)> {
         let mut taken = Vec::new();
         for (id, mut port) in std::mem::take(&mut self.leaving) {
-            if at_once || port.buffered() == 0 {
+            if at_once || !port.has_to_send() {
                 self.closing.push(report_of(id, port.as_mut()));
                 taken.push((id, port));
             } else {

@@ -8,7 +8,7 @@ use millrace_dataplane::flow::field::Reads;
 use millrace_dataplane::flow::program::ProgramBuilder;
 use millrace_dataplane::flow::session::{SessionConfig, Timeouts};
 use millrace_dataplane::flow::state::{Event, FlowConfig, FlowState};
-use millrace_dataplane::handoff::{Member, Place, Placed, Waker, WorkerId, share};
+use millrace_dataplane::handoff::{Datagram, Member, Place, Placed, Queue, Told, Waker, WorkerId, share};
 use millrace_dataplane::idle::IdlePolicy;
 use millrace_dataplane::memory::{Arena, Pool, PoolConfig};
 use millrace_dataplane::packet::Burst;
@@ -114,9 +114,15 @@ impl Place for ByNumber {
         Placed::Owner(WorkerId((number_of(frame) % FLOWS % self.0) as u8))
     }
 
-    fn told(&mut self) -> bool {
-        false
+    fn datagram(&self) -> Datagram {
+        Datagram::default()
     }
+
+    fn told(&self) -> Told {
+        Told::default()
+    }
+
+    fn learn(&mut self, _told: Told, _now: Time) {}
 }
 
 type Closed = Vec<(usize, Box<Worker<Mirror>>, WorkerReport)>;
@@ -161,9 +167,7 @@ impl Rig {
             |worker| Member { worker: WorkerId(worker as u8), is_owner: true, waker: Waker::new().unwrap() };
         let members: Vec<_> = (0..workers).map(member).collect();
         let place = Box::new(ByNumber(workers as u64));
-        let (shared, remotes) = share(Box::new(device), place, &members[0], &members[1..]);
-        let mut ports: Vec<Box<dyn Port>> = vec![Box::new(shared)];
-        ports.extend(remotes.into_iter().map(|(_, remote)| Box::new(remote) as Box<dyn Port>));
+        let ports = share(vec![Queue { device: Box::new(device), place }], &members);
         let (mut made, mut commands) = (Vec::new(), Vec::new());
         for (number, (port, member)) in ports.into_iter().zip(&members).enumerate() {
             let sessions = SessionConfig { capacity: 16, parts: 0, timeouts: Timeouts::default() };
@@ -175,7 +179,7 @@ impl Rig {
             let engine = Engine::new(Mirror(nap), state, 1, config);
             let (mut worker, sender) = Worker::new(engine, pool, Box::<SystemClock>::default(), idle);
             worker.set_waker(member.waker.clone());
-            worker.add_port(PORT, port);
+            worker.add_port(PORT, Box::new(port));
             made.push((number, Box::new(worker)));
             commands.push(sender);
         }

@@ -85,6 +85,27 @@ impl Piece {
         let start = offset.saturating_mul(8);
         Some(Self { start, end: start.saturating_add(length), is_last: !more })
     }
+
+    /// The bytes from `start` to in front of `end`.
+    #[cfg(test)]
+    pub(crate) const fn new(start: u16, end: u16, is_last: bool) -> Self {
+        Self { start, end, is_last }
+    }
+
+    /// How many bytes it has.
+    pub(crate) const fn bytes(self) -> u16 {
+        self.end.saturating_sub(self.start)
+    }
+
+    /// The first byte behind it.
+    pub(crate) const fn end(self) -> u16 {
+        self.end
+    }
+
+    /// None follow behind it.
+    pub(crate) const fn is_last(self) -> bool {
+        self.is_last
+    }
 }
 
 /// Where the fragmented part starts in the frame, the fragment's offset in units of eight bytes, and whether more follow.

@@ -121,12 +121,15 @@ fn engine(share: PortShare) -> Harness {
     harness
 }
 
-/// Several workers, and what places the packets of each port.
+/// Several workers, and what places the packets of each queue of each port.
 struct World {
     workers: Vec<Harness>,
-    ports: Vec<Placing>,
+    ports: Vec<Vec<Placing>>,
     first: u8,
-    waiting: Vec<(u16, Vec<u8>)>,
+    /// By port and queue.
+    waiting: Vec<(u16, usize, Vec<u8>)>,
+    /// Chooses the queue that a packet comes by.
+    random: u64,
 }
 
 /// What became of a frame: who worked on it, and what left.
@@ -138,7 +141,7 @@ struct Became {
 
 impl World {
     /// `first` is the number of the first worker that owns connections.
-    fn new(first: u8, count: u8, seed: u64) -> Self {
+    fn new(first: u8, count: u8, queues: usize, seed: u64) -> Self {
         let owners = Owners { first: WorkerId(first), count };
         let translation =
             Arc::new(Translation::new(&nat_config(PortShare::default()), &router_config()).unwrap());
@@ -148,29 +151,47 @@ impl World {
             translation: Some(Arc::clone(&translation)),
         };
         let place = |port| Placing::new(rule(port), owners, KeyedHash::seeded(seed));
+        let places = |port| (0..queues).map(|_| place(port)).collect();
         let workers = owners.iter().map(|worker| engine(owners.share(worker).unwrap())).collect();
-        Self { workers, ports: [INSIDE, OUTSIDE, DMZ].map(place).into(), first, waiting: Vec::new() }
+        let ports = [INSIDE, OUTSIDE, DMZ].map(places).into();
+        Self { workers, ports, first, waiting: Vec::new(), random: seed }
     }
 
     fn deliver(&mut self, port: u16, frame: &[u8]) -> Became {
         let mut became = Became::default();
-        self.place(port, frame, &mut became);
-        if self.ports[usize::from(port)].told() {
-            for (port, frame) in std::mem::take(&mut self.waiting) {
-                self.place(port, &frame, &mut became);
-            }
-        }
+        self.random = self.random.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
+        let queue = (self.random >> 33) as usize % self.ports[usize::from(port)].len();
+        self.place(port, queue, queue, frame, &mut became);
         became
     }
 
-    fn place(&mut self, port: u16, frame: &[u8], became: &mut Became) {
+    /// `received_by` is the queue that it came by, `queue` whose poller places it.
+    fn place(&mut self, port: u16, received_by: usize, queue: usize, frame: &[u8], became: &mut Became) {
         let now = self.workers[0].now;
-        match self.ports[usize::from(port)].place(frame, now) {
+        let queues = &mut self.ports[usize::from(port)];
+        let placed = queues[queue].place(frame, now);
+        let datagram = queues[queue].datagram();
+        let placed_by = ((u128::from(datagram.hash) * queues.len() as u128) >> 64) as usize;
+        match placed {
             Placed::Owner(worker) => self.work(worker.0 - self.first, port, frame, became),
+            Placed::First(worker) => {
+                if placed_by != queue {
+                    let told = queues[queue].told();
+                    assert_eq!(told.owner, worker);
+                    queues[placed_by].learn(told, now);
+                }
+                self.work(worker.0 - self.first, port, frame, became);
+                for (port, queue, frame) in std::mem::take(&mut self.waiting) {
+                    self.place(port, queue, queue, &frame, became);
+                }
+            }
             Placed::Everyone => {
                 (0..self.workers.len()).for_each(|worker| self.work(worker as u8, port, frame, became));
             }
-            Placed::Waits => self.waiting.push((port, frame.to_vec())),
+            Placed::Waits if queue == received_by && placed_by != queue => {
+                self.place(port, received_by, placed_by, frame, became);
+            }
+            Placed::Waits => self.waiting.push((port, queue, frame.to_vec())),
         }
     }
 
@@ -413,10 +434,11 @@ proptest! {
     fn a_connection_has_one_owner_and_goes_as_with_one_worker(
         first in 0u8..3,
         count in 1u8..6,
+        queues in 1usize..4,
         seed: u64,
         calls in prop::collection::vec(call(), 1..40),
     ) {
-        let (mut several, mut one) = (World::new(first, count, seed), World::new(0, 1, 1));
+        let (mut several, mut one) = (World::new(first, count, queues, seed), World::new(0, 1, 1, 1));
         for (at, call) in calls.iter().enumerate() {
             let (became, expected) = (hold(&mut several, call, at as u16), hold(&mut one, call, at as u16));
             // NAPT has nothing to tell connections of other protocols apart by.
@@ -433,9 +455,9 @@ proptest! {
 
     #[test]
     fn any_bytes_have_an_owner(port in 0u16..3, frame in prop::collection::vec(any::<u8>(), 0..200)) {
-        let mut world = World::new(2, 3, 9);
-        match world.ports[usize::from(port)].place(&frame, world.workers[0].now) {
-            Placed::Owner(WorkerId(owner)) => prop_assert!((2..5).contains(&owner)),
+        let mut world = World::new(2, 3, 1, 9);
+        match world.ports[usize::from(port)][0].place(&frame, world.workers[0].now) {
+            Placed::Owner(WorkerId(owner)) | Placed::First(WorkerId(owner)) => prop_assert!((2..5).contains(&owner)),
             Placed::Everyone | Placed::Waits => {}
         }
     }
@@ -443,7 +465,7 @@ proptest! {
 
 #[test]
 fn connections_are_spread_over_all_workers() {
-    let mut world = World::new(0, 4, 77);
+    let mut world = World::new(0, 4, 1, 77);
     for (port, frame) in [
         (
             INSIDE,
@@ -461,7 +483,7 @@ fn connections_are_spread_over_all_workers() {
             for number in 0..10 {
                 let now = world.workers[0].now;
                 let frame = frame(host, u16::from(host) * 10 % 700 + number);
-                let placed = world.ports[usize::from(port)].place(&frame, now);
+                let placed = world.ports[usize::from(port)][0].place(&frame, now);
                 let Placed::Owner(WorkerId(owner)) = placed else { panic!("{placed:?}") };
                 counts[usize::from(owner)] += 1;
             }
@@ -472,7 +494,7 @@ fn connections_are_spread_over_all_workers() {
 
 #[test]
 fn the_link_is_everyones_and_one_answers() {
-    let mut world = World::new(0, 3, 5);
+    let mut world = World::new(0, 3, 2, 5);
     let mut arp = [[0xff; 6], SENDER].concat();
     arp.extend([0x08, 0x06, 0, 1, 0x08, 0, 6, 4, 0, 1]);
     arp.extend(SENDER);

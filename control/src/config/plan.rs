@@ -10,7 +10,7 @@ use super::firewall::Action;
 use super::functions::FunctionKind;
 use super::network::Ipv4Range;
 use super::settings::{Hugepages, Idle};
-use super::sizing::{Sizing, mtu};
+use super::sizing::{Sizing, mtu, queues_of};
 use super::units::show_size;
 use super::{Config, Host, Port, PortKind, rule_set};
 
@@ -44,7 +44,7 @@ pub struct PlanWorker {
     pub queues: Vec<String>,
     /// Whether it owns connections.
     pub owns_connections: bool,
-    /// Rings by which its shares get packets from, and give packets to, others: one each way for each port and share.
+    /// Rings by which its shares get packets from, and give packets to, others.
     pub rings: usize,
     /// What it does when idle.
     pub idle: &'static str,
@@ -160,7 +160,20 @@ fn plan_port(config: &Config, port: &Port) -> PlanPort {
     }
 }
 
-/// The first share has all ports; the others get packets by rings.
+/// Rings at which a share is one end, of a port that so many poll.
+fn rings(config: &Config, pollers: usize, share: usize) -> usize {
+    let shares = config.workers.count();
+    if share >= pollers {
+        // From each who polls, and to one of them.
+        return if shares > 1 { pollers + 1 } else { 0 };
+    }
+    let others = pollers - 1;
+    let clients = (pollers..shares).filter(|client| client % pollers == share).count();
+    // To all and from who polls; fragments and their owners both ways; from whom it sends for.
+    (shares - 1) + others + 4 * others + clients
+}
+
+/// Each share has its queues of the ports; the rest of its packets it gets by rings.
 fn plan_workers(config: &Config, host: &Host) -> Vec<PlanWorker> {
     let last = host.cores.as_ref().and_then(|cores| cores.last().copied());
     let cores: Vec<Option<usize>> = match &config.workers.cores {
@@ -172,13 +185,18 @@ fn plan_workers(config: &Config, host: &Host) -> Vec<PlanWorker> {
         Idle::Poll => "poll",
         Idle::Sleep => "sleep",
     };
-    let queues = config.ports.iter().flat_map(|port| (0..port.kind.queues()).map(move |queue| (port, queue)));
-    let queues: Vec<String> = queues.map(|(port, queue)| format!("{} queue {queue}", port.name)).collect();
-    let others = config.workers.count() - 1;
-    let rings_of = |share: &usize| 2 * config.ports.len() * if *share == 0 { others } else { 1 };
+    let queues = |share: &usize| {
+        let of_port =
+            |port| queues_of(config, port, *share).map(|queue| format!("{} queue {queue}", port.name));
+        config.ports.iter().flat_map(of_port).collect::<Vec<_>>()
+    };
+    let pollers = |port: &Port| config.workers.pollers(port.kind.queues());
+    let rings_of = |share: &usize| -> usize {
+        config.ports.iter().map(|port| rings(config, pollers(port), *share)).sum()
+    };
     let worker = |(core, shares): (_, Vec<usize>)| PlanWorker {
         core,
-        queues: if shares.contains(&0) { queues.clone() } else { Vec::new() },
+        queues: shares.iter().flat_map(queues).collect(),
         owns_connections: shares.iter().any(|share| *share >= config.workers.first_owner()),
         rings: shares.iter().map(rings_of).sum(),
         idle,
@@ -203,8 +221,8 @@ fn plan_memory(config: &Config) -> PlanMemory {
     let entries = owners * u64::from(config.sessions.flow_cache_entries);
     let mut parts = vec![
         part(
-            format!("{} frames of {} B", sizing.frames + sizing.made_frames, sizing.frame_bytes),
-            (sizing.frames + sizing.made_frames) * sizing.frame_bytes,
+            format!("{} frames of {} B", sizing.frames, sizing.frame_bytes),
+            sizing.frames * sizing.frame_bytes,
         ),
         part(format!("{sessions} sessions"), sizing.session_bytes),
         part(format!("{entries} flow cache entries"), sizing.flow_cache_bytes),

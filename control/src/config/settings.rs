@@ -70,10 +70,10 @@ pub enum Idle {
 /// Which workers own connections, where there are several.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Io {
-    /// All; the first share of them has the ports, too.
+    /// All; those that have a queue of a port poll it, too.
     #[default]
     Shared,
-    /// All but that on the first core, which has the ports and nothing else.
+    /// All but that on the first core, which polls all queues of all ports and does nothing else.
     Dedicated,
 }
 
@@ -115,6 +115,12 @@ impl Workers {
     /// How many own connections.
     pub fn owners(&self) -> usize {
         self.shares
+    }
+
+    /// How many poll a port with so many queues: the first ones, one or more queues each.
+    pub fn pollers(&self, queues: u16) -> usize {
+        let most = if self.io == Io::Dedicated { 1 } else { self.count() };
+        most.min(usize::from(queues)).max(1)
     }
 
     /// Leaves one, for runs in which nothing happens at the same time.

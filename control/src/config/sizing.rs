@@ -2,7 +2,7 @@
 
 use millrace_dataplane::flow::cache::FlowCache;
 use millrace_dataplane::flow::session::{PARTS_MAX, SessionTable};
-use millrace_dataplane::handoff::RING_PACKETS;
+use millrace_dataplane::handoff::{WAITING_MAX, ring_packets};
 use millrace_dataplane::limits::{BURST_PACKETS_MAX, DATA_OFFSET};
 use millrace_dataplane::memory::PoolConfig;
 use millrace_nf::nat::{Capacity, NatState};
@@ -24,7 +24,7 @@ const NAT_MAPPINGS_STATIC: usize = 4_096;
 const SESSION_WORDS_PER_FUNCTION: usize = 2;
 /// Frames a worker may hold while neighbours are resolved.
 const HELD_FRAMES_MAX: u64 = 1_024;
-/// Frames that a worker needs to make packets of its own, where another has the ports.
+/// Frames that a worker needs to make packets of its own, where others poll.
 const MADE_FRAMES: u64 = 512;
 /// Sessions of a worker that owns no connections: as few as a table can have.
 pub(crate) const SESSIONS_WITHOUT_OWNING: usize = 64;
@@ -42,10 +42,8 @@ const MTU_DEFAULT: u16 = 1_500;
 /// The memory of an instance.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Sizing {
-    /// Packet buffers of the worker that has the ports.
+    /// Packet buffers of all workers.
     pub frames: u64,
-    /// Packet buffers of all others.
-    pub made_frames: u64,
     /// Bytes of each.
     pub frame_bytes: u64,
     /// Bytes of all session tables.
@@ -61,32 +59,28 @@ pub struct Sizing {
 impl Sizing {
     /// What `config` asks for, or needs where it says nothing.
     pub fn of(config: &Config) -> Self {
-        let frames = config.memory.frames.map_or_else(|| frames_needed(config), u64::from);
+        let frames = (0..config.workers.count()).map(|worker| frames_of(config, worker)).sum::<u64>();
         let frame_bytes = config.memory.frame_bytes.map_or_else(|| frame_bytes_needed(config), u64::from);
         let workers = config.workers.owners() as u64;
-        let made_frames = (config.workers.count() as u64 - 1) * made_frames_needed(config);
         let functions = config.chains.iter().map(|chain| chain.functions.len()).max().unwrap_or(0);
         let parts = (SESSION_WORDS_PER_FUNCTION * functions).min(PARTS_MAX);
         let session_bytes = workers * session_table_bytes(config.sessions.capacity, parts);
         let entries = config.sessions.flow_cache_entries as usize;
         let flow_cache_bytes = workers * FlowCache::bytes_for(entries.max(1), FLOW_WORDS_PLANNED) as u64;
         let nat_bytes: u64 = nats(config).map(|nat| workers * nat_table_bytes(config, nat)).sum();
-        let needed = (frames + made_frames) * frame_bytes
+        let needed = frames * frame_bytes
             + session_bytes
             + flow_cache_bytes
             + nat_bytes
             + (workers + 1) * ALIGNMENT_BYTES;
         let needed = needed.next_multiple_of(ARENA_BYTES_STEP);
         let arena_bytes = config.memory.size_bytes.unwrap_or(needed);
-        Self { frames, made_frames, frame_bytes, session_bytes, flow_cache_bytes, nat_bytes, arena_bytes }
+        Self { frames, frame_bytes, session_bytes, flow_cache_bytes, nat_bytes, arena_bytes }
     }
 
     /// Bytes that are used of the arena.
     pub fn used_bytes(&self) -> u64 {
-        (self.frames + self.made_frames) * self.frame_bytes
-            + self.session_bytes
-            + self.flow_cache_bytes
-            + self.nat_bytes
+        self.frames * self.frame_bytes + self.session_bytes + self.flow_cache_bytes + self.nat_bytes
     }
 }
 
@@ -121,31 +115,60 @@ fn nats(config: &Config) -> impl Iterator<Item = &Nat> {
     })
 }
 
-/// Frames that the ports' rings hold when all are full.
-fn ring_frames(config: &Config) -> u64 {
-    let of_port = |port: &Port| match &port.kind {
-        // Fill and RX ring, TX and completion ring.
-        PortKind::AfXdp(af_xdp) => u64::from(af_xdp.queues) * 2 * u64::from(af_xdp.rx_ring + af_xdp.tx_ring),
-        // A batch to be read into and one that waits.
-        PortKind::AfPacket(_) | PortKind::Tap(_) => u64::from(port.kind.queues()) * BURST_PACKETS_MAX as u64,
-        _ => 0,
-    };
-    // What is delayed, or overtaken, in both directions.
-    let faults = config.ports.iter().filter(|port| port.fault.is_some()).count() as u64;
-    config.ports.iter().map(of_port).sum::<u64>() + faults * 2 * FAULT_HELD_MAX
+/// Queues of a port that a worker polls.
+pub(crate) fn queues_of(config: &Config, port: &Port, worker: usize) -> impl Iterator<Item = u16> + use<> {
+    let queues = port.kind.queues();
+    let pollers = config.workers.pollers(queues);
+    (0..queues).filter(move |queue| usize::from(*queue) % pollers == worker)
 }
 
-fn frames_needed(config: &Config) -> u64 {
+fn polls(config: &Config, port: &Port, worker: usize) -> bool {
+    worker < config.workers.pollers(port.kind.queues())
+}
+
+/// Frames that a worker's queues hold when their rings are full.
+fn ring_frames(config: &Config, worker: usize) -> u64 {
+    let of_port = |port: &Port| {
+        let of_queue = match &port.kind {
+            // Fill and RX ring, TX and completion ring.
+            PortKind::AfXdp(af_xdp) => 2 * u64::from(af_xdp.rx_ring + af_xdp.tx_ring),
+            // A batch to be read into and one that waits.
+            PortKind::AfPacket(_) | PortKind::Tap(_) => BURST_PACKETS_MAX as u64,
+            _ => 0,
+        };
+        // What is delayed, or overtaken, in both directions.
+        let faults = if port.fault.is_some() && polls(config, port, worker) { 2 * FAULT_HELD_MAX } else { 0 };
+        queues_of(config, port, worker).count() as u64 * of_queue + faults
+    };
+    config.ports.iter().map(of_port).sum()
+}
+
+/// Frames that a worker that polls needs.
+fn frames_needed(config: &Config, worker: usize) -> u64 {
     let bursts = 2 * BURST_PACKETS_MAX as u64 * config.ports.len() as u64; // one received, one to be sent
     let workers = config.workers.count() as u64;
-    // To each other worker and back.
-    let between = 2 * RING_PACKETS as u64 * (workers - 1) * config.ports.len() as u64;
-    ring_frames(config) + between + workers * (bursts + HELD_FRAMES_MAX)
+    // To each other worker and back, and fragments that wait.
+    let between = |port: &Port| {
+        let pollers = config.workers.pollers(port.kind.queues());
+        let shares = worker < pollers && workers > 1;
+        if shares { 2 * ring_packets(pollers) as u64 * (workers - 1) + WAITING_MAX as u64 } else { 0 }
+    };
+    let between = config.ports.iter().map(between).sum::<u64>();
+    ring_frames(config, worker) + between + workers * (bursts + HELD_FRAMES_MAX)
 }
 
-/// Frames of a worker that has no ports of its own.
-pub(crate) fn made_frames_needed(config: &Config) -> u64 {
-    MADE_FRAMES + 2 * BURST_PACKETS_MAX as u64 * config.ports.len() as u64
+/// Workers that poll.
+fn pollers(config: &Config) -> usize {
+    config.ports.iter().map(|port| config.workers.pollers(port.kind.queues())).max().unwrap_or(1)
+}
+
+/// Packet buffers of a worker: those that poll have as many as the configuration says.
+pub(crate) fn frames_of(config: &Config, worker: usize) -> u64 {
+    if worker < pollers(config) {
+        config.memory.frames.map_or_else(|| frames_needed(config, worker), u64::from)
+    } else {
+        MADE_FRAMES + 2 * BURST_PACKETS_MAX as u64 * config.ports.len() as u64
+    }
 }
 
 /// The MTU of a port as the configuration knows it.
@@ -189,8 +212,8 @@ pub(crate) fn check(context: &Context<'_>, config: &Config) {
         let finding = Finding::error("memory.size", "the memory is too small for what is configured");
         let help = format!(
             "{} for {} frames of {} B, {} for sessions, {} for NAT, {} for the flow cache",
-            show_size((sizing.frames + sizing.made_frames) * sizing.frame_bytes),
-            sizing.frames + sizing.made_frames,
+            show_size(sizing.frames * sizing.frame_bytes),
+            sizing.frames,
             sizing.frame_bytes,
             show_size(sizing.session_bytes),
             show_size(sizing.nat_bytes),
@@ -205,13 +228,15 @@ pub(crate) fn check(context: &Context<'_>, config: &Config) {
 }
 
 fn check_frames(context: &Context<'_>, config: &Config) {
-    let needed = frames_needed(config);
+    let (needed, worker) =
+        (0..pollers(config)).map(|worker| (frames_needed(config, worker), worker)).max().unwrap_or_default();
     if let Some(frames) = config.memory.frames
         && u64::from(frames) < needed
     {
         let finding =
             Finding::error("memory.frames", "there are fewer frames than rings and bursts can hold");
-        let help = format!("the ports' rings alone hold {}: smaller rings need fewer", ring_frames(config));
+        let help =
+            format!("the ports' rings alone hold {}: smaller rings need fewer", ring_frames(config, worker));
         context.push(finding.found(frames.to_string()).valid(format!("at least {needed}")).help(help));
     }
     let Some(frame_bytes) = config.memory.frame_bytes else { return };

@@ -54,7 +54,7 @@ impl Default for Options {
 
 /// An instance that is ready to run.
 pub struct Instance {
-    /// Move packets: those of each of [`Control::seats`] on one thread. The first one has the ports.
+    /// Move packets: those of each of [`Control::seats`] on one thread.
     pub workers: Vec<NfWorker>,
     /// For the other threads.
     pub control: Control,
@@ -69,7 +69,7 @@ impl Instance {
         let arena = memory::arena(&config)?;
         let pools = (0..config.workers.count()).map(|worker| memory::pool(&config, worker, &arena));
         let mut pools = pools.collect::<Result<Vec<_>, _>>()?;
-        let opener = Opener::new(&pools[0], options.captures_ahead_ns);
+        let opener = Opener::new(&config.workers, &pools, options.captures_ahead_ns);
         let numbers = PortNumbers::of(&config);
         let mut open = Vec::new();
         for port in &config.ports {
@@ -77,7 +77,7 @@ impl Instance {
             match opener.open(port, id) {
                 Ok(port) => open.push(port),
                 Err(error) => {
-                    open.iter_mut().for_each(|port: &mut OpenPort| port.port.close(Some(&mut pools[0])));
+                    open.iter_mut().for_each(|port: &mut OpenPort| port.close(&mut pools));
                     return Err(error);
                 }
             }
@@ -90,7 +90,7 @@ impl Instance {
         let Made { sharing, engines, policies } = match made {
             Ok(made) => made,
             Err(error) => {
-                open.iter_mut().for_each(|port| port.port.close(Some(&mut pools[0])));
+                open.iter_mut().for_each(|port| port.close(&mut pools));
                 return Err(error);
             }
         };
@@ -109,10 +109,10 @@ impl Instance {
             workers.push(worker);
             handles.push(WorkerHandle::new(sender));
         }
-        for OpenPort { id, port, .. } in open {
+        for OpenPort { id, queues, .. } in open {
             let shares = match &sharing {
-                Some(sharing) => sharing.share(id, port),
-                None => vec![port],
+                Some(sharing) => sharing.share(id, queues),
+                None => queues,
             };
             workers.iter_mut().zip(shares).for_each(|(worker, share)| worker.add_port(id, share));
         }

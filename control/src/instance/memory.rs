@@ -22,8 +22,7 @@ const OPERAND_WORDS: usize = 16;
 pub fn arena(config: &Config) -> Result<Arena, InstanceError> {
     let sizing = Sizing::of(config);
     let tables: usize = (0..config.workers.count()).map(|worker| flow_config(config, worker).bytes()).sum();
-    let frames = sizing.frames + sizing.made_frames;
-    let used = frames * sizing.frame_bytes + tables as u64 + sizing.nat_bytes + (1 << 20);
+    let used = sizing.frames * sizing.frame_bytes + tables as u64 + sizing.nat_bytes + (1 << 20);
     arena_of(config, sizing.arena_bytes.max(used) as usize)
 }
 
@@ -46,14 +45,13 @@ pub fn arena_of(config: &Config, bytes: usize) -> Result<Arena, InstanceError> {
     Ok(Arena::new(&wanted)?)
 }
 
-/// The packet buffers of a worker: the first has those of the ports.
+/// The packet buffers of a worker.
 ///
 /// # Errors
 /// If the arena has no room for them.
 pub fn pool(config: &Config, worker: usize, arena: &Arena) -> Result<Pool, InstanceError> {
-    let sizing = Sizing::of(config);
-    let frames = if worker == 0 { sizing.frames } else { sizing::made_frames_needed(config) };
-    let pool = PoolConfig { frames: frames as usize, frame_bytes: sizing.frame_bytes as usize };
+    let (frames, frame_bytes) = (sizing::frames_of(config, worker), Sizing::of(config).frame_bytes);
+    let pool = PoolConfig { frames: frames as usize, frame_bytes: frame_bytes as usize };
     Ok(Pool::new(arena, pool)?)
 }
 

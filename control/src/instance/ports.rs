@@ -22,6 +22,7 @@ use super::shifted::Shifted;
 use crate::config::generator::{self, FlowOrder, Generator};
 use crate::config::network::{ICMP, ICMPV6, TCP};
 use crate::config::ports::{self, Attach, CopyMode};
+use crate::config::settings::Workers;
 use crate::config::{self, PortKind};
 
 /// A port that is open.
@@ -34,8 +35,8 @@ pub struct OpenPort {
     pub mac: MacAddress,
     /// Largest IP packet in bytes.
     pub mtu: u16,
-    /// The port itself.
-    pub port: Box<dyn Port>,
+    /// Its queues, by the worker that polls them.
+    pub queues: Vec<Box<dyn Port>>,
 }
 
 impl OpenPort {
@@ -43,21 +44,30 @@ impl OpenPort {
     pub fn facts(&self) -> PortFacts {
         PortFacts { id: self.id, name: self.name.clone(), mac: self.mac, mtu: self.mtu }
     }
+
+    /// Closes it before it was used; `pools` are those of the workers.
+    pub fn close(&mut self, pools: &mut [Pool]) {
+        self.queues.iter_mut().zip(pools).for_each(|(queue, pool)| queue.close(Some(pool)));
+    }
 }
 
 /// What ports are opened with.
 #[derive(Clone, Debug, Default)]
 pub struct Opener {
-    umem: Option<Umem>,
+    /// By worker.
+    umems: Vec<Option<Umem>>,
     frame_bytes: usize,
+    workers: Workers,
     captures_ahead_ns: Option<u64>,
 }
 
 impl Opener {
-    /// For ports that use the frames of `pool`; AF_XDP only if its frames allow it. With `captures_ahead_ns`, captures
-    /// follow the clock, which is that many nanoseconds behind them; else they keep their intervals.
-    pub fn new(pool: &Pool, captures_ahead_ns: Option<u64>) -> Self {
-        Self { umem: Umem::new(pool).ok(), frame_bytes: pool.frame_bytes(), captures_ahead_ns }
+    /// For ports that use the frames of `pools`, one a worker and all alike; AF_XDP only if their frames allow it. With
+    /// `captures_ahead_ns`, captures follow the clock, which is that many nanoseconds behind them; else they keep their intervals.
+    pub fn new(workers: &Workers, pools: &[Pool], captures_ahead_ns: Option<u64>) -> Self {
+        let umems = pools.iter().map(|pool| Umem::new(pool).ok()).collect();
+        let frame_bytes = pools.first().map_or(0, Pool::frame_bytes);
+        Self { umems, frame_bytes, workers: workers.clone(), captures_ahead_ns }
     }
 
     /// Opens a port.
@@ -66,8 +76,11 @@ impl Opener {
     /// What the port or the system answers.
     pub fn open(&self, port: &config::Port, id: PortId) -> Result<OpenPort, InstanceError> {
         let name = port.name.as_str();
-        let (mac, mtu, open): (MacAddress, u16, Box<dyn Port>) = match &port.kind {
-            PortKind::AfXdp(settings) => of_device(name, self.open_af_xdp(name, settings)?)?,
+        let pollers = self.workers.pollers(port.kind.queues());
+        let (mac, mtu, open): Opened = match &port.kind {
+            PortKind::AfXdp(settings) => {
+                of_device(name, self.open_af_xdp(name, settings, pollers)?, pollers)?
+            }
             PortKind::AfPacket(settings) => {
                 let queues = af_packet::open(&AfPacketConfig {
                     name: name.to_owned(),
@@ -76,7 +89,7 @@ impl Opener {
                     promiscuous: settings.promiscuous,
                     frame_bytes: self.frame_bytes,
                 })?;
-                of_device(name, queues)?
+                of_device(name, queues, pollers)?
             }
             PortKind::Tap(settings) => {
                 let queues = tap::open(&TapConfig {
@@ -87,16 +100,16 @@ impl Opener {
                     mtu: settings.mtu,
                     frame_bytes: self.frame_bytes,
                 })?;
-                of_device(name, queues)?
+                of_device(name, queues, pollers)?
             }
             PortKind::Pcap(pcap) => {
-                (mac_of(pcap.link.mac, id), pcap.link.mtu, self.open_pcap(name, pcap, id)?)
+                (mac_of(pcap.link.mac, id), pcap.link.mtu, vec![self.open_pcap(name, pcap, id)?])
             }
             PortKind::Generator(generator) => {
                 let mac = mac_of(generator.link.mac, id);
                 let open = GeneratorPort::new(name, &profile(generator, mac, id))
                     .map_err(|error| InstanceError::port(name, error.to_string()))?;
-                (mac, generator.link.mtu, Box::new(open))
+                (mac, generator.link.mtu, vec![Box::new(open)])
             }
             PortKind::Sink(sink) => {
                 let (mac, mtu) = (mac_of(sink.link.mac, id), sink.link.mtu);
@@ -104,14 +117,15 @@ impl Opener {
                     true => SinkPort::verifying(name, mac, mtu).0,
                     false => SinkPort::new(name, mac, mtu),
                 };
-                (mac, mtu, Box::new(open))
+                (mac, mtu, vec![Box::new(open)])
             }
         };
-        let open = match &port.fault {
-            Some(faults) => Box::new(FaultPort::new(open, faults)),
-            None => open,
+        let with_faults = |queue| match &port.fault {
+            Some(faults) => Box::new(FaultPort::new(queue, faults)),
+            None => queue,
         };
-        Ok(OpenPort { id, name: name.to_owned(), mac, mtu, port: open })
+        let queues = open.into_iter().map(with_faults).collect();
+        Ok(OpenPort { id, name: name.to_owned(), mac, mtu, queues })
     }
 
     fn open_pcap(&self, name: &str, pcap: &ports::Pcap, id: PortId) -> Result<Box<dyn Port>, InstanceError> {
@@ -132,12 +146,13 @@ impl Opener {
         })
     }
 
-    fn open_af_xdp(&self, name: &str, settings: &ports::AfXdp) -> Result<Vec<Box<dyn Port>>, InstanceError> {
-        let Some(umem) = &self.umem else {
-            let message =
-                "the instance's frames are not of 2048 or 4096 bytes, which AF_XDP needs: start anew";
-            return Err(InstanceError::port(name, message));
-        };
+    /// Each queue with the frames of the worker that polls it.
+    fn open_af_xdp(
+        &self,
+        name: &str,
+        settings: &ports::AfXdp,
+        pollers: usize,
+    ) -> Result<Vec<Box<dyn Port>>, InstanceError> {
         let config = AfXdpConfig {
             queues: af_xdp::Queues::List((0..u32::from(settings.queues)).collect()),
             rx_ring: settings.rx_ring,
@@ -157,19 +172,32 @@ impl Opener {
             ..AfXdpConfig::new(name, &settings.interface)
         };
         let device = AfXdpDevice::open(&config)?;
-        Ok(device.ports(umem)?.into_iter().map(|port| Box::new(port) as Box<dyn Port>).collect())
+        let open = |(at, &queue): (usize, &u32)| {
+            let Some(umem) = self.umems.get(at % pollers).and_then(Option::as_ref) else {
+                let message =
+                    "the instance's frames are not of 2048 or 4096 bytes, which AF_XDP needs: start anew";
+                return Err(InstanceError::port(name, message));
+            };
+            Ok(Box::new(device.port(queue, umem)?) as Box<dyn Port>)
+        };
+        device.queues().iter().enumerate().map(open).collect()
     }
 }
 
-/// Address, MTU and queues of a device as one port.
-fn of_device(
-    name: &str,
-    queues: Vec<Box<dyn Port>>,
-) -> Result<(MacAddress, u16, Box<dyn Port>), InstanceError> {
-    let mut queues = queues.into_iter();
-    let first = queues.next().ok_or_else(|| InstanceError::port(name, "the interface has no queue"))?;
+/// A device's address and MTU, and its queues by who polls them.
+type Opened = (MacAddress, u16, Vec<Box<dyn Port>>);
+
+/// Address, MTU and queues of a device, dealt out in turn to those who poll.
+fn of_device(name: &str, queues: Vec<Box<dyn Port>>, pollers: usize) -> Result<Opened, InstanceError> {
+    let first = queues.first().ok_or_else(|| InstanceError::port(name, "the interface has no queue"))?;
     let (mac, mtu) = (first.info().mac, first.info().mtu);
-    Ok((mac, mtu, Queues::join(first, queues.collect())))
+    let mut dealt: Vec<Vec<Box<dyn Port>>> = (0..pollers).map(|_| Vec::new()).collect();
+    queues.into_iter().enumerate().for_each(|(at, queue)| dealt[at % pollers].push(queue));
+    let join = |queues: Vec<Box<dyn Port>>| {
+        let mut queues = queues.into_iter();
+        Some(Queues::join(queues.next()?, queues.collect()))
+    };
+    Ok((mac, mtu, dealt.into_iter().filter_map(join).collect()))
 }
 
 /// The address of a port that has none from a device: as given, or made from its number.

@@ -1,10 +1,10 @@
-//! What several workers share: ports, of which the first worker polls all, and the rules by which packets find their owner.
+//! What several workers share: ports, whose queues they poll, and the rules by which packets find their owner.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use millrace_dataplane::flow::hash::KeyedHash;
-use millrace_dataplane::handoff::{Member, Place, Placed, Waker, WorkerId, share};
+use millrace_dataplane::handoff::{Datagram, Member, Place, Placed, Queue, Told, Waker, WorkerId, share};
 use millrace_dataplane::port::{Port, PortId};
 use millrace_dataplane::time::Time;
 use millrace_nf::placing::{Owners, Placing, PortRule, Translation};
@@ -26,14 +26,36 @@ pub(crate) struct Sharing {
 #[derive(Debug, Default)]
 struct Published {
     version: AtomicU64,
-    rules: Mutex<Vec<PortRule>>,
+    rules: Mutex<Rules>,
+}
+
+#[derive(Debug, Default)]
+struct Rules {
+    in_force: Vec<PortRule>,
+    /// Those before, for as long as a poller has them: nothing is freed where packets wait for it.
+    before: Vec<Arc<Translation>>,
 }
 
 impl Published {
     fn rule_of(&self, port: PortId) -> PortRule {
         let rules = self.rules.lock().unwrap_or_else(PoisonError::into_inner);
-        let known = rules.iter().find(|rule| rule.port == port);
+        let known = rules.in_force.iter().find(|rule| rule.port == port);
         known.cloned().unwrap_or(PortRule { port, zone: None, translation: None })
+    }
+
+    fn replace(&self, with: Vec<PortRule>) {
+        let mut rules = self.rules.lock().unwrap_or_else(PoisonError::into_inner);
+        let old = std::mem::replace(&mut rules.in_force, with);
+        for translation in old.into_iter().filter_map(|rule| rule.translation) {
+            if !rules.before.iter().any(|known| Arc::ptr_eq(known, &translation)) {
+                rules.before.push(translation);
+            }
+        }
+        let (kept, free) = rules.before.drain(..).partition(|old| Arc::strong_count(old) > 1);
+        rules.before = kept;
+        drop(rules);
+        self.version.fetch_add(1, Ordering::Release);
+        drop::<Vec<_>>(free);
     }
 }
 
@@ -55,8 +77,16 @@ impl Place for ByRules {
         self.placing.place(frame, now)
     }
 
-    fn told(&mut self) -> bool {
+    fn datagram(&self) -> Datagram {
+        self.placing.datagram()
+    }
+
+    fn told(&self) -> Told {
         self.placing.told()
+    }
+
+    fn learn(&mut self, told: Told, now: Time) {
+        self.placing.learn(told, now);
     }
 }
 
@@ -94,31 +124,29 @@ impl Sharing {
         self.members.get(worker).map(|member| member.waker.clone())
     }
 
-    /// The part of each worker in a port.
-    pub(crate) fn share(&self, id: PortId, port: Box<dyn Port>) -> Shares {
-        let rules = Arc::clone(&self.rules);
-        // Read before the rule is, so that a change in between is seen by the next packet.
-        let seen = rules.version.load(Ordering::Acquire);
-        let placing = Placing::new(rules.rule_of(id), self.owners, self.hash.clone());
-        let place = Box::new(ByRules { port: id, placing, rules, seen });
-        let Some((poller, others)) = self.members.split_first() else { return vec![port] };
-        let (shared, remotes) = share(port, place, poller, others);
-        let mut shares: Shares = vec![Box::new(shared)];
-        shares.extend(remotes.into_iter().map(|(_, remote)| Box::new(remote) as Box<dyn Port>));
-        shares
+    /// The part of each worker in a port with these queues, of which the first workers poll one each.
+    pub(crate) fn share(&self, id: PortId, queues: Vec<Box<dyn Port>>) -> Shares {
+        let queue = |device| {
+            let rules = Arc::clone(&self.rules);
+            // Read before the rule is, so that a change in between is seen by the next packet.
+            let seen = rules.version.load(Ordering::Acquire);
+            let placing = Placing::new(rules.rule_of(id), self.owners, self.hash.clone());
+            Queue { device, place: Box::new(ByRules { port: id, placing, rules, seen }) }
+        };
+        let parts = share(queues.into_iter().map(queue).collect(), &self.members);
+        parts.into_iter().map(|part| Box::new(part) as Box<dyn Port>).collect()
     }
 
     /// Packets are placed by these rules from now on.
     pub(crate) fn publish(&self, rules: Vec<PortRule>) {
-        *self.rules.rules.lock().unwrap_or_else(PoisonError::into_inner) = rules;
-        self.rules.version.fetch_add(1, Ordering::Release);
+        self.rules.replace(rules);
     }
 
     /// The worker that would get a frame that `port` received now; none if it is not one alone.
     pub(crate) fn owner(&self, port: PortId, frame: &[u8]) -> Option<usize> {
         let rule = self.rules.rule_of(port);
         match Placing::new(rule, self.owners, self.hash.clone()).place(frame, Time(0)) {
-            Placed::Owner(worker) => Some(usize::from(worker.0)),
+            Placed::Owner(worker) | Placed::First(worker) => Some(usize::from(worker.0)),
             Placed::Everyone | Placed::Waits => None,
         }
     }

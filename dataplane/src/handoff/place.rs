@@ -11,10 +11,38 @@ pub struct WorkerId(pub u8);
 pub enum Placed {
     /// To this worker.
     Owner(WorkerId),
+    /// To this worker, and so do all fragments of its datagram, which don't say so themselves: see [`Place::told`].
+    First(WorkerId),
     /// Each worker that owns connections gets one: what it says is for all of them.
     Everyone,
-    /// A fragment whose owner is not known yet: another one of its datagram will tell, see [`Place::told`].
+    /// A fragment whose owner is not known here: the first one of its [`Place::datagram`] tells.
     Waits,
+}
+
+/// What all fragments of a datagram share.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub struct Datagram {
+    /// Source and destination as numbers.
+    pub addresses: [u128; 2],
+    /// The identification that its sender gave it.
+    pub identification: u32,
+    /// Its version; else it is IPv6.
+    pub is_ipv4: bool,
+    /// Its protocol, where all its fragments say so.
+    pub protocol: u8,
+    /// A keyed hash of these, the same wherever it is made.
+    pub hash: u64,
+}
+
+/// Whose a datagram is.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Told {
+    /// The datagram.
+    pub datagram: Datagram,
+    /// Its owner.
+    pub owner: WorkerId,
+    /// Bytes of it in its first fragment.
+    pub bytes: u16,
 }
 
 /// Says who owns the packets of one port. Both directions of a connection have one owner, and so have the errors about it.
@@ -22,6 +50,12 @@ pub trait Place: Send {
     /// Where the packet in `frame` goes. Frames that can't be read have an owner, too, which counts why.
     fn place(&mut self, frame: &[u8], now: Time) -> Placed;
 
-    /// True if a packet placed since the last call told the owner of fragments that may wait: they are to be placed again.
-    fn told(&mut self) -> bool;
+    /// The datagram of the frame that was placed last, if that was [`Placed::Waits`].
+    fn datagram(&self) -> Datagram;
+
+    /// What the frame that was placed last told, if that was [`Placed::First`].
+    fn told(&self) -> Told;
+
+    /// The first fragment of a datagram came to another who polls the port.
+    fn learn(&mut self, told: Told, now: Time);
 }

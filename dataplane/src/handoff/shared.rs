@@ -1,256 +1,129 @@
-//! A port that one worker polls for several.
+//! A worker's part in a port that several workers share.
 
-use std::collections::VecDeque;
 use std::os::fd::RawFd;
-use std::time::Duration;
 
-use super::place::{Place, Placed, WorkerId};
-use super::remote::RemotePort;
-use super::waker::Waker;
+use super::poller::{Account, Poller, put_back};
+use super::way::Way;
 use crate::drops::DropReason;
 use crate::memory::Pool;
 use crate::packet::{Burst, Packet};
 use crate::port::{Handed, Port, PortCounters, PortInfo};
-use crate::ring::{Consumer, Producer, ring};
+use crate::ring::Consumer;
 use crate::time::Time;
 
-/// Packets that a ring between two workers holds: some bursts, so that an owner may be late by a sleep's end without loss.
-pub const RING_PACKETS: usize = 1_024;
 /// Bursts that are taken from a worker's ring at once to be sent, so that the others have their turn.
 const BURSTS_AT_ONCE: usize = 4;
-/// Most fragments of a port that wait for the first of their datagram.
-const WAITING_MAX: usize = 64;
-/// How long they wait.
-const WAIT: Duration = Duration::from_secs(2);
 
-/// The way to another worker and back.
-struct Peer {
-    worker: WorkerId,
-    /// It owns connections.
-    is_owner: bool,
-    /// What is on its way into the ring.
-    burst: Burst,
-    to: Producer<Packet>,
-    from: Consumer<Packet>,
-    waker: Waker,
-}
-
-/// The port as the worker has it that polls it: receives, gives each packet to its owner, and sends what owners give back.
+/// The port as one worker has it: receives what is this worker's, from its own queue and from all others who poll, and sends.
 ///
-/// Packets of a connection take one way, by one ring, and so stay in order. A ring that is full takes no more: the packet is
-/// dropped and counted.
+/// Packets of a connection come by one queue and go by one ring, and so stay in order. A ring that is full takes no more: the
+/// packet is dropped and counted.
 pub struct SharedPort {
-    device: Box<dyn Port>,
-    place: Box<dyn Place>,
-    worker: WorkerId,
-    /// This worker owns connections, too.
-    is_owner: bool,
-    peers: Vec<Peer>,
-    /// By worker, its place among the peers.
-    place_of: Vec<Option<usize>>,
-    waiting: VecDeque<(Time, Packet)>,
-    /// Some of these have an owner since.
-    is_told: bool,
-    /// What is not in the device's counters: drops and copies.
-    counters: PortCounters,
-    handed: Handed,
-    moved: u64,
-    receives: bool,
-}
-
-/// A worker that takes part in a port.
-#[derive(Clone, Debug)]
-pub struct Member {
-    /// Its number.
-    pub worker: WorkerId,
-    /// Whether it owns connections, and so gets what is for everyone.
-    pub is_owner: bool,
-    /// How it is woken.
-    pub waker: Waker,
-}
-
-/// Makes a port of `device` that `poller` polls, and the ports by which the `others` have their part in it.
-pub fn share(
-    device: Box<dyn Port>,
-    place: Box<dyn Place>,
-    poller: &Member,
-    others: &[Member],
-) -> (SharedPort, Vec<(WorkerId, RemotePort)>) {
-    let mut peers = Vec::new();
-    let mut remotes = Vec::new();
-    for member in others {
-        let (to, theirs) = ring(RING_PACKETS);
-        let (back, from) = ring(RING_PACKETS);
-        let remote = RemotePort::new(device.info(), theirs, back, poller.waker.clone());
-        remotes.push((member.worker, remote));
-        let Member { worker, is_owner, ref waker } = *member;
-        peers.push(Peer { worker, is_owner, burst: Burst::new(), to, from, waker: waker.clone() });
-    }
-    let workers = peers.iter().map(|peer| usize::from(peer.worker.0) + 1).max().unwrap_or(0);
-    let mut place_of = vec![None; workers];
-    peers.iter().enumerate().for_each(|(at, peer)| place_of[usize::from(peer.worker.0)] = Some(at));
-    let shared = SharedPort {
-        device,
-        place,
-        worker: poller.worker,
-        is_owner: poller.is_owner,
-        peers,
-        place_of,
-        waiting: VecDeque::with_capacity(WAITING_MAX),
-        is_told: false,
-        counters: PortCounters::default(),
-        handed: Handed::default(),
-        moved: 0,
-        receives: true,
-    };
-    (shared, remotes)
+    info: PortInfo,
+    /// How many workers poll.
+    pollers: usize,
+    /// Its queue; none if there are fewer queues than workers.
+    poller: Option<Poller>,
+    /// What others received for this worker.
+    arrivals: Vec<Consumer<Packet>>,
+    /// Whose turn it is to be asked first.
+    turn: usize,
+    /// Who sends for it, if it has no queue.
+    sender: Option<Way>,
+    /// For whom it sends.
+    clients: Vec<Consumer<Packet>>,
+    account: Account,
 }
 
 impl SharedPort {
-    fn drop_received(&mut self, packet: Packet, reason: DropReason, pool: &mut Pool) {
-        self.counters.rx_drops.count(reason);
-        pool.put(packet);
+    pub(super) fn new(
+        info: &PortInfo,
+        pollers: usize,
+        poller: Option<Poller>,
+        arrivals: Vec<Consumer<Packet>>,
+        sender: Option<Way>,
+    ) -> Self {
+        let (info, account) = (info.clone(), Account::default());
+        let mut port =
+            Self { info, pollers, poller, arrivals, turn: 0, sender, clients: Vec::new(), account };
+        port.describe();
+        port
     }
 
-    /// The packet goes to its owner; into `burst` if that is this worker.
-    fn give(&mut self, packet: Packet, now: Time, burst: &mut Burst, pool: &mut Pool) {
-        match self.place.place(packet.bytes(), now) {
-            Placed::Owner(worker) => self.give_to(worker, packet, burst, pool),
-            Placed::Everyone => self.give_everyone(packet, burst, pool),
-            Placed::Waits if self.waiting.len() < WAITING_MAX => {
-                self.waiting.push_back((now + WAIT, packet));
-            }
-            Placed::Waits => self.drop_received(packet, DropReason::FragmentUnmatched, pool),
+    /// Sends what others give it.
+    pub(super) fn serve(&mut self, clients: Vec<Consumer<Packet>>) {
+        self.clients = clients;
+    }
+
+    fn describe(&mut self) {
+        if let Some(poller) = &self.poller {
+            self.info.clone_from(poller.device.info());
         }
-    }
-
-    #[inline]
-    fn give_to(&mut self, worker: WorkerId, packet: Packet, burst: &mut Burst, pool: &mut Pool) {
-        let refused = if worker == self.worker {
-            burst.push(packet).err()
-        } else {
-            match self.place_of.get(usize::from(worker.0)).copied().flatten() {
-                Some(at) => {
-                    if self.peers[at].burst.is_full() {
-                        self.flush(at, pool);
-                    }
-                    self.peers[at].burst.push(packet).err()
-                }
-                None => Some(packet),
-            }
-        };
-        if let Some(packet) = refused {
-            self.drop_received(packet, DropReason::RingFull, pool);
+        if self.pollers > 1 {
+            self.info.description.push_str(&format!(", {} workers poll", self.pollers));
         }
     }
 
-    #[cold]
-    fn give_everyone(&mut self, packet: Packet, burst: &mut Burst, pool: &mut Pool) {
-        let mut owners: arrayvec::ArrayVec<WorkerId, 256> =
-            self.peers.iter().filter(|peer| peer.is_owner).map(|peer| peer.worker).take(255).collect();
-        if self.is_owner {
-            owners.push(self.worker);
-        }
-        let last = owners.pop();
-        for worker in owners {
-            self.counters.rx_copied += 1;
-            let Some(mut copy) = pool.take() else {
-                self.counters.rx_drops.count(DropReason::PoolExhausted);
-                continue;
-            };
-            match copy.set_contents(packet.bytes()) {
-                Ok(()) => self.give_to(worker, copy, burst, pool),
-                Err(_) => self.drop_received(copy, DropReason::BadLength, pool),
-            }
-        }
-        match last {
-            Some(worker) => self.give_to(worker, packet, burst, pool),
-            None => self.drop_received(packet, DropReason::NoOutput, pool),
+    /// The link's news.
+    fn take_over_news(&mut self) {
+        let Some(poller) = &self.poller else { return };
+        let PortInfo { mac, mtu, link_up, .. } = *poller.device.info();
+        let is_back = link_up && !self.info.link_up;
+        (self.info.mac, self.info.mtu, self.info.link_up) = (mac, mtu, link_up);
+        if is_back {
+            self.describe();
         }
     }
 
-    /// Fragments that waited are placed again, and those that waited too long are dropped.
-    #[cold]
-    fn give_waiting(&mut self, now: Time, burst: &mut Burst, pool: &mut Pool) {
-        self.is_told = false;
-        for (until, packet) in std::mem::take(&mut self.waiting) {
-            match self.place.place(packet.bytes(), now) {
-                Placed::Owner(worker) if worker == self.worker && burst.is_full() => {
-                    self.waiting.push_back((until, packet));
-                    self.is_told = true;
-                }
-                Placed::Owner(worker) => self.give_to(worker, packet, burst, pool),
-                _ if until <= now => self.drop_received(packet, DropReason::FragmentUnmatched, pool),
-                _ => self.waiting.push_back((until, packet)),
-            }
+    fn take_arrivals(&mut self, burst: &mut Burst) {
+        let Self { arrivals, account, turn, .. } = self;
+        let count = arrivals.len();
+        let mut taken = 0;
+        for at in 0..count {
+            taken += arrivals[(*turn + at) % count].pop_packets(burst);
         }
+        account.handed.rx_taken += taken as u64;
     }
 
-    /// Puts what is on its way to a peer into its ring.
-    fn flush(&mut self, at: usize, pool: &mut Pool) {
-        let peer = &mut self.peers[at];
-        let pushed = peer.to.push_packets(&mut peer.burst) as u64;
-        self.handed.rx_given += pushed;
-        if pushed > 0 {
-            peer.waker.pushed();
-        }
-        self.counters.rx_drops.count_many(DropReason::RingFull, peer.burst.len() as u64);
-        pool.put_all(&mut peer.burst);
-    }
-
-    fn drop_waiting(&mut self, mut pool: Option<&mut Pool>) {
-        for (_, packet) in self.waiting.drain(..) {
-            self.counters.rx_drops.count(DropReason::Shutdown);
-            match pool.as_deref_mut() {
-                Some(pool) => pool.put(packet),
-                None => drop(packet),
-            }
-        }
-    }
-
+    /// Others have given all that they ever will.
     fn is_over(&self) -> bool {
-        let is_over = |peer: &Peer| peer.from.is_abandoned() && peer.from.is_empty();
-        self.waiting.is_empty() && self.peers.iter().all(is_over)
+        let is_over = |from: &Consumer<Packet>| from.is_abandoned() && from.is_empty();
+        self.poller.as_ref().is_none_or(Poller::is_over)
+            && self.arrivals.iter().all(is_over)
+            && self.clients.iter().all(is_over)
     }
 }
 
 impl Port for SharedPort {
     fn rx(&mut self, pool: &mut Pool, now: Time, burst: &mut Burst) {
-        if !self.receives {
-            return self.drop_waiting(Some(pool));
+        // In turns, so that neither can starve the other.
+        self.turn = self.turn.wrapping_add(1);
+        let is_first = self.turn.is_multiple_of(2);
+        if is_first {
+            self.take_arrivals(burst);
         }
-        if self.is_told || self.waiting.front().is_some_and(|(until, _)| *until <= now) {
-            self.give_waiting(now, burst, pool);
+        if let Some(poller) = &mut self.poller {
+            poller.rx(pool, now, burst, &mut self.account);
         }
-        let mut received = Burst::with_limit(burst.room());
-        self.device.rx(pool, now, &mut received);
-        let (count, own) = (received.len(), burst.len());
-        for packet in received.drain_all() {
-            self.give(packet, now, burst, pool);
-        }
-        self.is_told |= self.place.told();
-        if self.is_told {
-            self.give_waiting(now, burst, pool);
-        }
-        for at in 0..self.peers.len() {
-            if !self.peers[at].burst.is_empty() {
-                self.flush(at, pool);
-            }
-        }
-        // What is in the burst is counted by the worker.
-        self.moved += count.saturating_sub(burst.len() - own) as u64;
-        if self.device.exhausted() && !self.is_told {
-            self.finish();
+        if !is_first {
+            self.take_arrivals(burst);
         }
     }
 
     fn tx(&mut self, pool: &mut Pool, now: Time, burst: &mut Burst) {
-        self.device.tx(pool, now, burst);
-        let Self { peers, device, handed, moved, .. } = self;
-        for peer in peers {
+        let Self { poller, clients, account, sender, .. } = self;
+        let Account { counters, handed, moved } = account;
+        let Some(Poller { device, .. }) = poller else {
+            if let (Some(sender), false) = (sender, burst.is_empty()) {
+                sender.push(burst, pool, &mut handed.tx_given, &mut counters.tx_drops);
+            }
+            return;
+        };
+        device.tx(pool, now, burst);
+        for client in clients {
             let mut taken = Burst::new();
             for _ in 0..BURSTS_AT_ONCE {
-                let count = peer.from.pop_packets(&mut taken) as u64;
+                let count = client.pop_packets(&mut taken) as u64;
                 if count == 0 {
                     break;
                 }
@@ -259,87 +132,105 @@ impl Port for SharedPort {
                 device.tx(pool, now, &mut taken);
             }
         }
+        self.take_over_news();
     }
 
     fn info(&self) -> &PortInfo {
-        self.device.info()
+        &self.info
     }
 
     fn counters(&mut self) -> PortCounters {
-        let mut counters = self.device.counters();
+        let Account { counters: own, handed, .. } = &self.account;
+        let Some(poller) = &mut self.poller else { return own.clone() };
+        let mut counters = poller.device.counters();
         // Of what the device gave, that went to no worker.
-        let kept = self.counters.rx_drops.total() + self.waiting.len() as u64;
-        counters.rx_packets = (counters.rx_packets + self.counters.rx_copied).saturating_sub(kept);
-        counters.add(&self.counters);
+        let kept = own.rx_drops.total() - handed.rx_dropped + poller.keeps() as u64;
+        counters.rx_packets = (counters.rx_packets + own.rx_copied).saturating_sub(kept);
+        counters.add(own);
         counters
     }
 
     fn handed(&self) -> Handed {
-        self.handed
+        self.account.handed
     }
 
     fn take_moved(&mut self) -> u64 {
-        std::mem::take(&mut self.moved)
+        std::mem::take(&mut self.account.moved)
     }
 
     fn finish(&mut self) {
-        if std::mem::take(&mut self.receives) {
-            for peer in &mut self.peers {
-                // The consumer finds what is in the ring, and that no more will come.
-                peer.to = ring(1).0;
-                peer.waker.pushed();
-            }
+        if let Some(poller) = &mut self.poller {
+            poller.finish(&mut self.account);
         }
     }
 
     fn is_finished(&self) -> bool {
-        !self.receives && self.is_over()
+        self.is_over()
     }
 
     fn exhausted(&self) -> bool {
-        self.device.exhausted() && self.is_over()
+        self.poller.as_ref().is_none_or(|poller| poller.device.exhausted()) && self.is_over()
     }
 
     fn next_timestamp(&self) -> Option<Time> {
-        self.device.next_timestamp()
+        self.poller.as_ref()?.device.next_timestamp()
     }
 
     fn failure(&self) -> Option<&str> {
-        self.device.failure()
+        self.poller.as_ref()?.device.failure()
     }
 
     fn buffered(&self) -> u64 {
-        self.device.buffered()
+        self.poller.as_ref().map_or(0, |poller| poller.device.buffered())
+    }
+
+    fn has_to_send(&self) -> bool {
+        self.buffered() > 0 || self.clients.iter().any(|client| !client.is_empty())
     }
 
     fn is_pending(&self) -> bool {
-        self.device.is_pending() || !self.waiting.is_empty()
+        self.poller.as_ref().is_some_and(|poller| poller.device.is_pending() || poller.waits() > 0)
     }
 
     fn has_arrived(&self) -> bool {
-        self.peers.iter().any(|peer| !peer.from.is_empty())
+        self.arrivals.iter().chain(&self.clients).any(|from| !from.is_empty())
+            || self.poller.as_ref().is_some_and(Poller::has_arrived)
     }
 
     fn wait_fd(&self) -> Option<RawFd> {
-        self.device.wait_fd()
+        self.poller.as_ref()?.device.wait_fd()
     }
 
     fn close(&mut self, mut pool: Option<&mut Pool>) {
-        self.finish();
-        self.drop_waiting(pool.as_deref_mut());
-        for peer in &mut self.peers {
-            let mut taken = Burst::new();
-            // Workers that ended late: nobody sends for them any more.
-            while peer.from.pop_packets(&mut taken) > 0 {
-                let count = taken.len() as u64;
-                self.handed.tx_taken += count;
-                self.counters.tx_drops.count_many(DropReason::Shutdown, count);
-                match pool.as_deref_mut() {
-                    Some(pool) => pool.put_all(&mut taken),
-                    None => drop(taken.take(taken.len())),
-                }
+        let Self { poller, arrivals, clients, sender, account, .. } = self;
+        let mut rest = Burst::new();
+        // Others did not end in time: nobody works on this any more.
+        for from in arrivals.drain(..) {
+            let mut from = from;
+            while from.pop_packets(&mut rest) > 0 {
+                let count = rest.len() as u64;
+                account.counters.rx_drops.count_many(DropReason::Shutdown, count);
+                account.handed.rx_taken += count;
+                account.handed.rx_dropped += count;
+                put_back(&mut rest, pool.as_deref_mut());
             }
         }
-        self.device.close(pool);
+        // Nor does anybody send this.
+        for from in clients.drain(..) {
+            let mut from = from;
+            while from.pop_packets(&mut rest) > 0 {
+                let count = rest.len() as u64;
+                account.handed.tx_taken += count;
+                account.counters.tx_drops.count_many(DropReason::Shutdown, count);
+                put_back(&mut rest, pool.as_deref_mut());
+            }
+        }
+        if let Some(sender) = sender {
+            let Account { counters, handed, .. } = account;
+            sender.close(&mut handed.tx_given, &mut counters.tx_drops);
+        }
+        if let Some(poller) = poller {
+            poller.close(pool, account);
+        }
     }
 }

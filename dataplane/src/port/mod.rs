@@ -156,6 +156,11 @@ pub trait Port: Send {
         0
     }
 
+    /// Whether it took, or others put where it takes them, packets that are not sent yet.
+    fn has_to_send(&self) -> bool {
+        self.buffered() > 0
+    }
+
     /// Whether something is under way that the descriptor won't tell of: an idle worker looks again soon.
     fn is_pending(&self) -> bool {
         self.buffered() > 0

@@ -158,7 +158,10 @@ impl<T: Send> Producer<T> {
 
     /// True when the consumer is gone: what is pushed will never be taken.
     pub fn is_abandoned(&self) -> bool {
-        Arc::strong_count(&self.shared) == 1
+        let abandoned = Arc::strong_count(&self.shared) == 1;
+        // Acquire: pairs with the Release decrement of the consumer's reference, so that `len` after this is what it left.
+        fence(Ordering::Acquire);
+        abandoned
     }
 
     /// Free slots, `wanted` at most; asks the consumer's index only if the last known one is not enough.

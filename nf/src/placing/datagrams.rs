@@ -1,10 +1,10 @@
 //! The owners of datagrams in fragments: their first fragment tells, by its ports, where the others go (R14).
 //!
-//! A port's fragments are placed where the port is polled, and no other port's belong to their datagrams. Bounded: the oldest
-//! datagram gives way.
+//! Who polls a port knows those whose first fragment it received itself, and those that others who poll it told it of. Bounded:
+//! the oldest datagram gives way.
 
-use super::ends::Ends;
-use millrace_dataplane::handoff::WorkerId;
+use crate::fragments::Piece;
+use millrace_dataplane::handoff::{Datagram, Told, WorkerId};
 use millrace_dataplane::time::Time;
 use std::collections::{HashMap, VecDeque};
 use std::time::Duration;
@@ -14,40 +14,46 @@ const DATAGRAMS_MAX: usize = 4_096;
 /// How long a datagram is known: as long as chains keep its ports.
 const KEEP: Duration = Duration::from_secs(15);
 
-/// What all fragments of a datagram share.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-struct Datagram {
-    source: u128,
-    destination: u128,
-    identification: u32,
-    is_ipv4: bool,
-}
-
-impl Datagram {
-    const fn of(ends: &Ends, identification: u32) -> Self {
-        let Ends { source, destination, is_ipv4, .. } = *ends;
-        Self { source, destination, identification, is_ipv4 }
-    }
+/// A datagram whose first fragment passed.
+#[derive(Clone, Copy, Debug)]
+struct Known {
+    owner: WorkerId,
+    until: Time,
+    /// Bytes that passed.
+    passed: u32,
+    /// Bytes in all, once the last fragment passed.
+    total: Option<u32>,
 }
 
 /// Who owns the datagrams in transit.
 #[derive(Debug, Default)]
 pub(super) struct Datagrams {
-    owners: HashMap<Datagram, (WorkerId, Time)>,
+    owners: HashMap<Datagram, Known>,
     queue: VecDeque<(Time, Datagram)>,
 }
 
 impl Datagrams {
-    /// The owner of a datagram whose first fragment passed.
-    pub(super) fn owner(&self, ends: &Ends, identification: u32, now: Time) -> Option<WorkerId> {
-        let (owner, until) = self.owners.get(&Datagram::of(ends, identification))?;
-        (now < *until).then_some(*owner)
+    /// The owner of a datagram whose first fragment passed, and of which this piece passes. When all of it has passed, its
+    /// identification may be used again at once.
+    pub(super) fn owner(&mut self, datagram: &Datagram, piece: Piece, now: Time) -> Option<WorkerId> {
+        let known = self.owners.get_mut(datagram).filter(|known| now < known.until)?;
+        known.passed += u32::from(piece.bytes());
+        if piece.is_last() {
+            known.total = Some(piece.end().into());
+        }
+        let owner = known.owner;
+        if known.total.is_some_and(|total| known.passed >= total) {
+            self.owners.remove(datagram);
+        }
+        Some(owner)
     }
 
     /// The first fragment of a datagram passes.
-    pub(super) fn first(&mut self, ends: &Ends, identification: u32, owner: WorkerId, now: Time) {
-        let (datagram, until) = (Datagram::of(ends, identification), now + KEEP);
-        if self.owners.insert(datagram, (owner, until)).is_none() {
+    pub(super) fn first(&mut self, told: Told, now: Time) {
+        let Told { datagram, owner, bytes } = told;
+        let until = now + KEEP;
+        let known = Known { owner, until, passed: bytes.into(), total: None };
+        if self.owners.insert(datagram, known).is_none() {
             self.queue.push_back((until, datagram));
         }
         let is_over = |front: &(Time, Datagram)| front.0 <= now;
@@ -55,7 +61,7 @@ impl Datagrams {
             let Some((_, oldest)) = self.queue.pop_front() else { break };
             match self.owners.get(&oldest) {
                 // Its identification was used again since it was queued.
-                Some(&(_, until)) if until > now && self.queue.len() < DATAGRAMS_MAX => {
+                Some(&Known { until, .. }) if until > now && self.queue.len() < DATAGRAMS_MAX => {
                     self.queue.push_back((until, oldest));
                 }
                 _ => _ = self.owners.remove(&oldest),
@@ -68,18 +74,50 @@ impl Datagrams {
 mod tests {
     use super::*;
 
-    const ENDS: Ends = Ends { is_ipv4: true, source: 1, destination: 2, protocol: 17, ports: None };
+    const fn datagram(identification: u32) -> Datagram {
+        Datagram { addresses: [1, 2], identification, is_ipv4: true, protocol: 17, hash: 7 }
+    }
+
+    const fn told(identification: u32, owner: u8) -> Told {
+        Told { datagram: datagram(identification), owner: WorkerId(owner), bytes: 80 }
+    }
+
+    /// One of several in the middle of a long datagram.
+    const MIDDLE: Piece = Piece::new(80, 160, false);
 
     #[test]
     fn the_first_fragment_tells_until_time_is_over() {
         let mut datagrams = Datagrams::default();
         let start = Time::from_secs(100);
-        assert_eq!(datagrams.owner(&ENDS, 7, start), None);
-        datagrams.first(&ENDS, 7, WorkerId(3), start);
-        assert_eq!(datagrams.owner(&ENDS, 7, start), Some(WorkerId(3)));
-        assert_eq!(datagrams.owner(&ENDS, 8, start), None);
-        assert_eq!(datagrams.owner(&Ends { is_ipv4: false, ..ENDS }, 7, start), None);
-        assert_eq!(datagrams.owner(&ENDS, 7, start + KEEP), None);
+        assert_eq!(datagrams.owner(&datagram(7), MIDDLE, start), None);
+        datagrams.first(told(7, 3), start);
+        assert_eq!(datagrams.owner(&datagram(7), MIDDLE, start), Some(WorkerId(3)));
+        assert_eq!(datagrams.owner(&datagram(8), MIDDLE, start), None);
+        for other in [
+            Datagram { is_ipv4: false, ..datagram(7) },
+            Datagram { protocol: 6, ..datagram(7) },
+            Datagram { addresses: [2, 1], ..datagram(7) },
+        ] {
+            assert_eq!(datagrams.owner(&other, MIDDLE, start), None);
+        }
+        assert_eq!(datagrams.owner(&datagram(7), MIDDLE, start + KEEP), None);
+    }
+
+    #[test]
+    fn a_datagram_is_over_when_all_of_it_passed() {
+        let (mut datagrams, now) = (Datagrams::default(), Time::from_secs(1));
+        let last = Piece::new(160, 200, true);
+        for pieces in [[MIDDLE, last], [last, MIDDLE]] {
+            datagrams.first(told(7, 3), now);
+            for piece in pieces {
+                assert_eq!(datagrams.owner(&datagram(7), piece, now), Some(WorkerId(3)));
+            }
+            assert_eq!(
+                datagrams.owner(&datagram(7), MIDDLE, now),
+                None,
+                "another one with its identification"
+            );
+        }
     }
 
     #[test]
@@ -87,12 +125,12 @@ mod tests {
         let mut datagrams = Datagrams::default();
         let now = Time::from_secs(1);
         for identification in 0..2 * DATAGRAMS_MAX as u32 {
-            datagrams.first(&ENDS, identification, WorkerId(1), now);
+            datagrams.first(told(identification, 1), now);
         }
         assert_eq!((datagrams.owners.len(), datagrams.queue.len()), (DATAGRAMS_MAX, DATAGRAMS_MAX));
-        assert_eq!(datagrams.owner(&ENDS, 0, now), None);
-        assert!(datagrams.owner(&ENDS, 2 * DATAGRAMS_MAX as u32 - 1, now).is_some());
-        datagrams.first(&ENDS, 0, WorkerId(1), now + KEEP);
+        assert_eq!(datagrams.owner(&datagram(0), MIDDLE, now), None);
+        assert!(datagrams.owner(&datagram(2 * DATAGRAMS_MAX as u32 - 1), MIDDLE, now).is_some());
+        datagrams.first(told(0, 1), now + KEEP);
         assert_eq!((datagrams.owners.len(), datagrams.queue.len()), (1, 1));
     }
 
@@ -100,9 +138,9 @@ mod tests {
     fn an_identification_that_is_used_again_stays() {
         let mut datagrams = Datagrams::default();
         let (start, later) = (Time::from_secs(1), Time::from_secs(10));
-        datagrams.first(&ENDS, 1, WorkerId(1), start);
-        datagrams.first(&ENDS, 1, WorkerId(2), later);
-        datagrams.first(&ENDS, 2, WorkerId(1), start + KEEP);
-        assert_eq!(datagrams.owner(&ENDS, 1, start + KEEP), Some(WorkerId(2)));
+        datagrams.first(told(1, 1), start);
+        datagrams.first(told(1, 2), later);
+        datagrams.first(told(2, 1), start + KEEP);
+        assert_eq!(datagrams.owner(&datagram(1), MIDDLE, start + KEEP), Some(WorkerId(2)));
     }
 }

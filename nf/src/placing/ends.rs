@@ -1,5 +1,7 @@
 //! What a packet is placed by: its ends, as a session would be found by them.
 
+use crate::fragments::Piece;
+use crate::headers::neighbour_discovery::Message;
 use crate::headers::{Embedded, EmbeddedTransport, Network, Parsed, Transport};
 use millrace_dataplane::packet::parse::{parse, parse_usual};
 use millrace_dataplane::packet::{L3, L4, Layout, Verify};
@@ -17,12 +19,19 @@ pub(super) struct Ends {
     pub(super) ports: Option<(u16, u16)>,
 }
 
+/// Which part of which datagram a fragment is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Fragment {
+    pub(super) identification: u32,
+    pub(super) piece: Piece,
+}
+
 /// What a frame is to placing.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Read {
-    /// A packet of a connection, whole or the fragment of a datagram with this identification.
-    Packet(Ends, Option<u32>),
-    /// ARP and neighbour discovery.
+    /// A packet of a connection, whole or a fragment.
+    Packet(Ends, Option<Fragment>),
+    /// ARP and neighbour discovery that was sent on the link (RFC 4861 section 7.1).
     LinkControl,
     /// Neither, or broken.
     Other,
@@ -96,9 +105,16 @@ fn regular(layout: &Layout, frame: &[u8]) -> Option<Ends> {
 /// Everything else: fragments, options, extension headers, ICMP errors.
 fn irregular(frame: &[u8]) -> Read {
     let Ok(parsed) = Parsed::parse(frame) else { return Read::Other };
-    let is_discovery = matches!(&parsed.transport, Transport::Icmpv6(icmp) if icmp.is_neighbour_discovery());
-    if is_discovery || matches!(parsed.network, Network::Arp(_)) {
+    if matches!(parsed.network, Network::Arp(_)) {
         return Read::LinkControl;
+    }
+    if matches!(&parsed.transport, Transport::Icmpv6(icmp) if icmp.is_neighbour_discovery()) {
+        // From beyond the link nobody listens to it.
+        return if let Ok(Some(_)) = Message::parse(&parsed, frame) {
+            Read::LinkControl
+        } else {
+            Read::Other
+        };
     }
     if let Ok(Some(embedded)) = Embedded::parse(&parsed, frame)
         && let Some(ends) = quoted(&embedded)
@@ -120,7 +136,9 @@ fn irregular(frame: &[u8]) -> Read {
         Network::V6(ip) if ip.is_fragment() => ip.fragment.map(|fragment| fragment.identification),
         _ => None,
     };
-    Read::Packet(Ends::new(addresses, protocol, ports), identification)
+    let fragment = identification.zip(Piece::of(&parsed));
+    let fragment = fragment.map(|(identification, piece)| Fragment { identification, piece });
+    Read::Packet(Ends::new(addresses, protocol, ports), fragment)
 }
 
 /// The ends of the packet that an ICMP error quotes; none if the quote does not tell.

@@ -10,22 +10,26 @@
 //!   translations lead to an inside address, which places. So all of a host's connections, its mappings and its limits have
 //!   one owner (RFC 4787 sections 4.1 and 5).
 //! - An ICMP error is placed as the answer to the packet that it quotes.
-//! - Fragments are placed by their addresses where these suffice; else the first fragment of their datagram tells.
+//! - Fragments are placed by their addresses where these suffice; else the first fragment of their datagram tells whoever polls
+//!   the port: it itself, or the one of them whom all choose by addresses and identification.
 //! - What is about the link (ARP, neighbour discovery) goes to everyone: each worker knows its neighbours itself.
 //!
-//! Hashes are keyed (R16): nobody outside can aim all connections at one worker.
+//! Hashes are keyed (R16): nobody can choose addresses that all fall to one worker. The owners of external ports are no secret:
+//! whoever sends to one port always meets one owner.
 
 mod datagrams;
 mod ends;
+mod link;
 
 use crate::nat::scope::Scope;
 use crate::nat::{Inside, NatConfig, NatPlan, PortShare, Protocol};
 use crate::router::{RouterConfig, RouterError, Ways};
 use crate::zone::ZoneId;
 use datagrams::Datagrams;
-use ends::{Ends, Read};
+use ends::{Ends, Fragment, Read};
+use link::LinkBudget;
 use millrace_dataplane::flow::hash::KeyedHash;
-use millrace_dataplane::handoff::{Place, Placed, WorkerId};
+use millrace_dataplane::handoff::{Datagram, Place, Placed, Told, WorkerId};
 use millrace_dataplane::port::PortId;
 use millrace_dataplane::time::Time;
 use std::net::{IpAddr, Ipv4Addr, SocketAddrV4};
@@ -105,15 +109,25 @@ impl Translation {
     /// Between zones that are not the inside: a forward may lead to such a host, too, and places all of its connections there.
     fn by_static_end(&self, ends: &Ends, source: Ipv4Addr, destination: Ipv4Addr) -> By {
         let rules = self.plan.rules();
-        let (Some(protocol), false) = (Protocol::from_ip(ends.protocol), rules.is_empty()) else {
+        if rules.is_empty() {
             return By::Connection;
+        }
+        let is_whole = |address| rules.one_to_one_external(address).is_some();
+        let wholes = (is_whole(source), is_whole(destination));
+        let protocol = Protocol::from_ip(ends.protocol);
+        let statics = match (wholes, protocol, ends.ports) {
+            // No port tells more.
+            ((true, true), ..) | (_, None, _) => wholes,
+            (_, Some(_), None) => return By::Ports,
+            (_, Some(protocol), Some((source_port, destination_port))) => {
+                let is_static = |address, port| {
+                    let inside = Inside { protocol, endpoint: SocketAddrV4::new(address, port) };
+                    rules.external_of(&inside).is_some()
+                };
+                (is_static(source, source_port), is_static(destination, destination_port))
+            }
         };
-        let Some((source_port, destination_port)) = ends.ports else { return By::Ports };
-        let is_static = |address, port| {
-            let inside = Inside { protocol, endpoint: SocketAddrV4::new(address, port) };
-            rules.external_of(&inside).is_some()
-        };
-        match (is_static(source, source_port), is_static(destination, destination_port)) {
+        match statics {
             (true, true) => By::Host(source.min(destination)),
             (true, false) => By::Host(source),
             (false, true) => By::Host(destination),
@@ -166,13 +180,22 @@ pub struct Placing {
     owners: Owners,
     hash: KeyedHash,
     datagrams: Datagrams,
-    told: bool,
+    /// Of the last fragment; without an owner, if it has none.
+    told: Told,
+    link: LinkBudget,
 }
 
 impl Placing {
     /// All placings of an instance have the same owners and the same `hash`.
     pub fn new(rule: PortRule, owners: Owners, hash: KeyedHash) -> Self {
-        Self { rule, owners, hash, datagrams: Datagrams::default(), told: false }
+        Self {
+            rule,
+            owners,
+            hash,
+            datagrams: Datagrams::default(),
+            told: Told::default(),
+            link: LinkBudget::default(),
+        }
     }
 
     /// The packets of the port are placed by another rule from now on.
@@ -197,6 +220,36 @@ impl Placing {
         self.owners.by_hash(self.hash.hash(&[u64::from(address.to_bits()), u64::MAX]))
     }
 
+    /// By its addresses where these suffice. Else the first fragment tells by its ports where all go.
+    #[cold]
+    fn place_fragment(
+        &mut self,
+        ends: &Ends,
+        fragment: Fragment,
+        owner: Option<WorkerId>,
+        now: Time,
+    ) -> Placed {
+        let Fragment { identification, piece } = fragment;
+        if let Some(owner) = owner
+            && (ends.ports.is_none() || self.owner(&Ends { ports: None, ..*ends }).is_some())
+        {
+            return Placed::Owner(owner);
+        }
+        let (addresses, is_ipv4) = ([ends.source, ends.destination], ends.is_ipv4);
+        // Later fragments of IPv6 may name an extension header that the first has (RFC 8200 section 4.5).
+        let protocol = if is_ipv4 { ends.protocol } else { 0 };
+        let words = |number: u128| [(number >> 64) as u64, number as u64];
+        let ([a, b], [c, d]) = (words(ends.source), words(ends.destination));
+        let hash = self.hash.hash(&[a, b, c, d, u64::from(identification) << 8 | u64::from(protocol)]);
+        let datagram = Datagram { addresses, identification, is_ipv4, protocol, hash };
+        self.told = Told { datagram, owner: owner.unwrap_or_default(), bytes: piece.bytes() };
+        if let Some(owner) = owner {
+            self.datagrams.first(self.told, now);
+            return Placed::First(owner);
+        }
+        self.datagrams.owner(&datagram, piece, now).map_or(Placed::Waits, Placed::Owner)
+    }
+
     /// The same for both directions: the lower end first.
     fn by_connection(&self, ends: &Ends) -> Option<WorkerId> {
         let (source_port, destination_port) = ends.ports?;
@@ -217,28 +270,29 @@ impl Placing {
 impl Place for Placing {
     #[inline]
     fn place(&mut self, frame: &[u8], now: Time) -> Placed {
-        let (ends, identification) = match Read::of(frame) {
-            Read::Packet(ends, identification) => (ends, identification),
-            Read::LinkControl => return Placed::Everyone,
+        let (ends, fragment) = match Read::of(frame) {
+            Read::Packet(ends, fragment) => (ends, fragment),
+            Read::LinkControl if self.link.has_room(now) => return Placed::Everyone,
+            // Who answers for all.
+            Read::LinkControl => return Placed::Owner(self.owners.first),
             Read::Other => return Placed::Owner(self.owners.first),
         };
         let owner = self.owner(&ends);
-        let Some(identification) = identification else {
-            return Placed::Owner(owner.unwrap_or(self.owners.first));
-        };
-        match owner {
-            Some(owner) => {
-                if ends.ports.is_some() {
-                    self.datagrams.first(&ends, identification, owner, now);
-                    self.told = true;
-                }
-                Placed::Owner(owner)
-            }
-            None => self.datagrams.owner(&ends, identification, now).map_or(Placed::Waits, Placed::Owner),
+        match fragment {
+            None => Placed::Owner(owner.unwrap_or(self.owners.first)),
+            Some(fragment) => self.place_fragment(&ends, fragment, owner, now),
         }
     }
 
-    fn told(&mut self) -> bool {
-        std::mem::take(&mut self.told)
+    fn datagram(&self) -> Datagram {
+        self.told.datagram
+    }
+
+    fn told(&self) -> Told {
+        self.told
+    }
+
+    fn learn(&mut self, told: Told, now: Time) {
+        self.datagrams.first(told, now);
     }
 }

@@ -119,8 +119,8 @@ pub(super) fn make(control: &Control, running: &Running, new: &Config) -> Result
     }
     for port in opened {
         let shares = match &control.sharing {
-            Some(sharing) => sharing.share(port.id, port.port),
-            None => vec![port.port],
+            Some(sharing) => sharing.share(port.id, port.queues),
+            None => port.queues,
         };
         planned.plans.iter_mut().zip(shares).for_each(|(plan, share)| plan.opened.push((port.id, share)));
     }

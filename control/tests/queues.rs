@@ -1,0 +1,208 @@
+//! A queue of each port for each worker: all queues receive, and what leaves is what leaves one worker, in the same order flow by
+//! flow, in both directions.
+
+mod common;
+
+use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
+
+use serde_json::Value;
+
+use common::net::{Namespace, may_make_namespaces};
+use common::{Running, Site, millrace};
+
+/// Numbers of many flows there and back. Both ends print what they got, by flow and in order.
+const PROGRAM: &str = "
+import socket, struct, sys, json, time, collections
+mode, flows, numbers = sys.argv[1], int(sys.argv[2]), int(sys.argv[3])
+got = collections.defaultdict(list)
+if mode == 'echo':
+    s = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+    s.setsockopt(socket.SOL_SOCKET, 33, 1 << 22)
+    s.bind(('10.2.0.2', 7000)); s.settimeout(30)
+    print('ready', flush=True)
+    while True:
+        data, who = s.recvfrom(2048)
+        flow, number = struct.unpack('!II', data[:8])
+        if flow == 0xffffffff: break
+        got[flow].append(number); s.sendto(data, who)
+else:
+    all = []
+    for flow in range(flows):
+        s = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+        s.bind(('10.1.0.%d' % (2 + flow % 16), 20000 + flow)); s.setblocking(False); all.append(s)
+    def take(s, flow):
+        try:
+            while True: got[flow].append(struct.unpack('!II', s.recv(2048)[:8])[1])
+        except BlockingIOError: pass
+    for number in range(numbers):
+        for flow, s in enumerate(all): s.sendto(struct.pack('!II', flow, number) + bytes(40), ('10.2.0.2', 7000))
+        time.sleep(0.003)
+        for flow, s in enumerate(all): take(s, flow)
+    end = time.time() + 5
+    while sum(map(len, got.values())) < flows * numbers and time.time() < end:
+        time.sleep(0.01)
+        for flow, s in enumerate(all): take(s, flow)
+    all[0].sendto(struct.pack('!II', 0xffffffff, 0), ('10.2.0.2', 7000))
+print(json.dumps(got, sort_keys=True), flush=True)
+";
+const FLOWS: usize = 96;
+const NUMBERS: usize = 25;
+
+/// A client and a server, and an instance between them in a namespace of its own.
+struct Edge {
+    site: Site,
+    client: Namespace,
+    router: Namespace,
+    server: Namespace,
+}
+
+impl Edge {
+    fn new() -> Self {
+        let (client, router, server) = (Namespace::new(), Namespace::new(), Namespace::new());
+        for (host, interface, number) in [(&client, "mr-lan", 1), (&server, "mr-wan", 2)] {
+            router.connect(host, interface, &format!("10.{number}.0.2/24"), 2);
+            router.run(&format!("ip link set dev {interface} address 02:00:00:00:0{number}:01"));
+            host.run(&format!("ip link set dev eth0 address 02:00:00:00:0{number}:02"));
+            let gateway = format!("10.{number}.0.1 lladdr 02:00:00:00:0{number}:01");
+            host.run(&format!("ip neighbour replace {gateway} dev eth0"));
+            host.run(&format!("ip route add default via 10.{number}.0.1"));
+        }
+        for host in 3..18 {
+            client.run(&format!("ip address add 10.1.0.{host}/24 dev eth0"));
+        }
+        Self { site: Site::new(), client, router, server }
+    }
+
+    fn start(&self, port: &str, workers: &str) -> Running {
+        let hosts: Vec<_> = (2..18)
+            .map(|host| format!("{{ address = \"10.1.0.{host}\", mac = \"02:00:00:00:01:02\" }}"))
+            .collect();
+        let text = format!(
+            r#"
+[workers]
+{workers}
+[management]
+socket = "{}"
+[metrics]
+listen = "off"
+[memory]
+hugepages = "off"
+reserve_hugepages = false
+[sessions]
+capacity = 4096
+[ports.lan]
+{port}
+interface = "mr-lan"
+[ports.wan]
+{port}
+interface = "mr-wan"
+[chains.edge]
+functions = ["firewall", "nat", "router"]
+zones.inside = ["lan"]
+zones.outside = ["wan"]
+[functions.firewall]
+kind = "firewall"
+[[functions.firewall.rules]]
+action = "allow"
+from = "inside"
+to = "outside"
+[functions.nat]
+kind = "nat"
+pool = ["10.2.0.100"]
+hairpinning = false
+[functions.router]
+kind = "router"
+[functions.router.interfaces.lan]
+addresses = ["10.1.0.1/24"]
+neighbours = [{}]
+[functions.router.interfaces.wan]
+addresses = ["10.2.0.1/24"]
+neighbours = [{{ address = "10.2.0.2", mac = "02:00:00:00:02:02" }}]
+"#,
+            self.site.path("m.sock").display(),
+            hosts.join(", "),
+        );
+        self.site.write("run.toml", &text);
+        let mut command = millrace();
+        command.args(["run", "--json", "--interval", "0"]).arg(self.site.path("run.toml"));
+        let mut inside = self.router.enter(&command);
+        inside.stdout(Stdio::piped());
+        self.site.start_as(inside)
+    }
+
+    fn python(host: &Namespace, mode: &str) -> std::process::Child {
+        let mut python = host.enter(&Command::new("python3"));
+        python.args(["-c", PROGRAM, mode, &FLOWS.to_string(), &NUMBERS.to_string()]);
+        python.stdout(Stdio::piped()).spawn().unwrap()
+    }
+
+    /// What the server got, and what came back.
+    fn numbers(&self) -> [Value; 2] {
+        let server = Self::python(&self.server, "echo");
+        let start = Instant::now();
+        while !self.server.output("ss -lun").contains(":7000") {
+            assert!(start.elapsed() < Duration::from_secs(10), "the server does not listen");
+        }
+        let client = Self::python(&self.client, "ask");
+        [server, client].map(|end| {
+            let output = end.wait_with_output().unwrap();
+            assert!(output.status.success(), "{output:?}");
+            let text = String::from_utf8_lossy(&output.stdout).into_owned();
+            serde_json::from_str(text.lines().last().unwrap()).unwrap()
+        })
+    }
+}
+
+fn count(row: &Value, column: &str) -> u64 {
+    row[column].as_u64().unwrap()
+}
+
+#[test]
+fn every_worker_polls_a_queue_and_flows_keep_their_order() {
+    let has_two_cores = std::thread::available_parallelism().is_ok_and(|cores| cores.get() >= 2);
+    if !may_make_namespaces("every_worker_polls_a_queue_and_flows_keep_their_order") || !has_two_cores {
+        return;
+    }
+    let edge = Edge::new();
+    for kind in ["af_packet", "af_xdp"] {
+        let port = format!("kind = \"{kind}\"\nqueues = 2");
+        let running = edge.start(&port, "cores = [0]");
+        let one = edge.numbers();
+        running.stop();
+        let whole: Vec<u64> = (0..NUMBERS as u64).collect();
+        for got in &one {
+            let flows = got.as_object().unwrap();
+            assert_eq!(flows.len(), FLOWS, "{kind}");
+            assert!(flows.values().all(|numbers| *numbers == Value::from(whole.clone())), "{kind}: {got}");
+        }
+        let running = edge.start(&port, "cores = [0, 1]");
+        let checked = millrace().arg("check").arg(edge.site.path("run.toml")).output().unwrap();
+        let plan = String::from_utf8_lossy(&checked.stdout).into_owned();
+        for worker in 0..2 {
+            let polls =
+                format!("worker {worker} on core {worker}: lan queue {worker}, wan queue {worker}, 12 rings");
+            assert!(plan.contains(&polls), "{plan}");
+        }
+        assert_eq!(edge.numbers(), one, "{kind}");
+        let workers = edge.site.show("workers").unwrap();
+        // Each received by its queue what is the other's, and sent what is its own: nothing went back by rings.
+        for worker in &workers {
+            assert!(
+                count(worker, "handed_out") > 100 && count(worker, "sessions") > 10,
+                "{kind}: {workers:?}"
+            );
+            assert!(worker["sums_hold"] == true, "{worker}");
+        }
+        let ports = edge.site.show("ports").unwrap();
+        let most = (FLOWS * NUMBERS * 3 / 2) as u64;
+        for port in &ports {
+            let moved = count(port, "rx_packets") + count(port, "tx_packets");
+            assert!(moved > 2 * (FLOWS * NUMBERS) as u64 && count(port, "rx_packets") < most, "{port}");
+            let description = port["description"].as_str().unwrap();
+            assert!(description.contains("queue 0") && description.contains("2 workers poll"), "{port}");
+        }
+        // Checks the sums and the frames of all.
+        running.stop();
+    }
+}
