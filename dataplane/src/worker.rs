@@ -21,6 +21,8 @@ use std::time::Duration;
 
 /// Objects that one slice of housekeeping looks at.
 const HOUSEKEEPING_OBJECTS: usize = 64;
+/// Frames that it collects which ended with other threads.
+const HOUSEKEEPING_FRAMES: usize = 256;
 /// Rounds through the packet functions in one turn, before packets that still circle are dropped.
 const STAGE_ROUNDS_MAX: usize = 64;
 /// A slice of housekeeping is due this often while packets flow.
@@ -170,7 +172,7 @@ pub struct Worker<S: SlowPath> {
     clock: Box<dyn Clock>,
     commands: Receiver<Command<S>>,
     idle: Idle,
-    /// How other workers wake it, if there are any.
+    /// How others wake it, if they do.
     waker: Option<Waker>,
     counters: WorkerCounters,
     housekeeping_due: Time,
@@ -214,7 +216,7 @@ impl<S: SlowPath> Worker<S> {
         (worker, sender)
     }
 
-    /// Other workers hand it packets, and wake it by this.
+    /// Others that hand it packets or commands wake it by this.
     pub fn set_waker(&mut self, waker: Waker) {
         self.waker = Some(waker);
     }
@@ -353,6 +355,7 @@ impl<S: SlowPath> Worker<S> {
         }
         if now >= self.housekeeping_due || taken == 0 {
             self.housekeeping_due = now + HOUSEKEEPING_EVERY;
+            self.pool.collect(HOUSEKEEPING_FRAMES);
             self.engine.housekeeping(&mut self.pool, now, HOUSEKEEPING_OBJECTS);
         }
         self.counters.turns += 1;

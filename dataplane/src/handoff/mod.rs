@@ -5,7 +5,7 @@
 //! as if it were alone. Who polls asks a [`Place`] for the owner of each packet. This crate knows no connections, so that is
 //! implemented where functions are.
 //!
-//! Frames belong to the pool of who received or made them. One that ends with another worker returns by its pool's list.
+//! Frames belong to the pool of who received or made them. One that ends with another worker returns by its pool's ring.
 
 mod place;
 mod poller;

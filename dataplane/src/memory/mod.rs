@@ -10,6 +10,7 @@ mod pool;
 mod prefetch;
 mod region;
 mod reservation;
+mod return_ring;
 mod slice;
 
 pub use arena::{Arena, ArenaError};
@@ -17,6 +18,7 @@ pub use mapping::{ArenaConfig, ArenaReport, Backing, FailedStep, PageSize};
 pub use pool::{FRAME_BYTES_DEFAULT, Pool, PoolConfig, PoolError};
 pub use prefetch::prefetch;
 pub use region::Region;
+pub use return_ring::{ReturnRing, Taken};
 pub use slice::{ArenaSlice, Pod};
 
 pub(crate) use pool::{Metadata, give_back};

@@ -1,13 +1,13 @@
-//! Pools of packet frames: a worker's own free list, and a shared list for frames that come back by other ways.
+//! Pools of packet frames: a worker's own free list, and a ring for frames that come back by other ways.
 #![allow(unsafe_code)]
 
-use std::ptr::{self, NonNull};
+use std::ptr::NonNull;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicPtr, Ordering};
 
 use super::arena::{Arena, ArenaError};
 use super::region::Region;
-use crate::limits::{DATA_OFFSET, METADATA_BYTES};
+use super::return_ring::{ReturnRing, Taken};
+use crate::limits::{BURST_PACKETS_MAX, DATA_OFFSET, METADATA_BYTES};
 use crate::packet::{Burst, Packet};
 use crate::time::Time;
 
@@ -18,6 +18,8 @@ pub const FRAME_BYTES_DEFAULT: usize = 2_368;
 const FRAME_BYTES_MIN: usize = DATA_OFFSET + 64;
 /// The largest frame: offsets in it fit 16 bits.
 const FRAME_BYTES_MAX: usize = (u16::MAX as usize) & !63;
+/// Returned frames that are collected at once where packets wait for it: what a burst takes.
+const COLLECTED_MAX: usize = BURST_PACKETS_MAX;
 /// Regions of pools start at a page, as AF_XDP asks.
 const PAGE_BYTES: usize = 4 << 10;
 
@@ -71,8 +73,6 @@ pub enum PoolError {
 pub(crate) struct Metadata {
     /// The pool that the frame belongs to, from `Arc::as_ptr`. Never changes.
     owner: *const Shared,
-    /// On the return list: the frame behind this one.
-    next: *mut Metadata,
     /// When the packet arrived, if its port says so.
     pub(crate) timestamp: Time,
 }
@@ -89,9 +89,8 @@ unsafe impl Send for Frame {}
 /// What the pool shares with its frames, wherever they are.
 #[derive(Debug)]
 struct Shared {
-    /// Frames that came back other than by the pool's owner: the last one, which leads to the others. Any thread adds one at the
-    /// front, and the pool takes all at once, so that nobody waits and none is taken that another is about to take.
-    returned: AtomicPtr<Metadata>,
+    /// Frames that came back other than by the pool's owner.
+    returned: ReturnRing,
     /// The frames' memory.
     region: Region,
 }
@@ -102,33 +101,24 @@ struct Shared {
 /// `base` must be the start of a frame whose only owner calls this and does not use it afterwards.
 #[cold]
 pub(crate) unsafe fn give_back(base: NonNull<u8>) {
-    let metadata = base.cast::<Metadata>().as_ptr();
-    // SAFETY: the frame has valid metadata since its pool was made, and is ours alone until it is on the list. Its owner lives
-    // until then: a pool that goes while frames are outstanding leaks `Shared` (see `Pool::drop`). Behind the exchange that puts
-    // it there neither is touched.
-    unsafe {
-        let returned = &(*(*metadata).owner).returned;
-        let mut last = returned.load(Ordering::Relaxed);
-        loop {
-            (*metadata).next = last;
-            // Release: what was written to the frame, `next` too, is seen by the pool's Acquire.
-            match returned.compare_exchange_weak(last, metadata, Ordering::Release, Ordering::Relaxed) {
-                Ok(_) => return,
-                Err(now) => last = now,
-            }
-        }
-    }
+    let metadata = base.cast::<Metadata>();
+    // SAFETY: the frame has valid metadata since its pool was made, and is ours alone until it is in the ring. Its owner lives
+    // until then: a pool waits at its end for who is just filling a slot, and leaks `Shared` if frames are outstanding (see
+    // `Pool::drop`). When the slot is filled neither is touched any more.
+    unsafe { (*metadata.as_ref().owner).returned.give(base) };
 }
 
 /// A worker's pool of frames. The free list is last in, first out, so that frames are warm.
 ///
-/// A frame is on the free list, on the return list, or owned by one [`Packet`] (or by a device, through the raw
+/// A frame is on the free list, in the return ring, or owned by one [`Packet`] (or by a device, through the raw
 /// functions): it can't be freed twice or leaked. [`Self::take`] and [`Self::put`] touch the worker's own list
-/// only; the return list is drained when that is empty.
+/// only; when that is too short, some are collected from the return ring, and others by [`Self::collect`] as time passes.
 #[derive(Debug)]
 pub struct Pool {
     /// Free frames. Its capacity is the number of frames, so that a push never allocates.
     free: Vec<Frame>,
+    /// What was taken of the return ring.
+    collected: Taken,
     frames: usize,
     frame_bytes: u16,
     /// Address of the first frame, and bytes of all.
@@ -153,7 +143,7 @@ impl Pool {
         let bytes = bytes.ok_or(PoolError::Frames(frames))?;
         let region = arena.carve(bytes, PAGE_BYTES)?;
         let base = region.base();
-        let shared = Arc::new(Shared { returned: AtomicPtr::new(ptr::null_mut()), region });
+        let shared = Arc::new(Shared { returned: ReturnRing::new(frames), region });
         let owner = Arc::as_ptr(&shared);
         let mut free = Vec::with_capacity(frames);
         // The frame with the lowest address is taken first.
@@ -162,12 +152,13 @@ impl Pool {
             // page; frames are multiples of 64 bytes, the alignment of `Metadata`.
             unsafe {
                 let frame = base.add(index * frame_bytes);
-                frame.cast::<Metadata>().write(Metadata { owner, next: ptr::null_mut(), timestamp: Time(0) });
+                frame.cast::<Metadata>().write(Metadata { owner, timestamp: Time(0) });
                 free.push(Frame(frame));
             }
         }
         Ok(Self {
             free,
+            collected: Taken::default(),
             frames,
             frame_bytes: frame_bytes as u16,
             start: base.as_ptr() as usize,
@@ -191,7 +182,7 @@ impl Pool {
     pub fn take_bulk(&mut self, burst: &mut Burst, count: usize) -> usize {
         let wanted = count.min(burst.room());
         if self.free.len() < wanted {
-            self.collect_returned();
+            self.collect(COLLECTED_MAX);
         }
         let rest = self.free.len() - wanted.min(self.free.len());
         let mut taken = 0;
@@ -205,7 +196,7 @@ impl Pool {
         taken
     }
 
-    /// Gives a packet's frame back. A frame of another pool goes to that pool's return list.
+    /// Gives a packet's frame back. A frame of another pool goes to that pool's return ring.
     #[inline]
     pub fn put(&mut self, packet: Packet) {
         if self.owns(packet.base_address()) {
@@ -228,12 +219,12 @@ impl Pool {
     #[inline]
     pub fn take_raw(&mut self) -> Option<NonNull<u8>> {
         if self.free.is_empty() {
-            self.collect_returned();
+            self.collect(COLLECTED_MAX);
         }
         self.free.pop().map(|frame| frame.0)
     }
 
-    /// Gives back a frame by the address of its first byte. A frame of another pool goes to that pool's return list.
+    /// Gives back a frame by the address of its first byte. A frame of another pool goes to that pool's return ring.
     ///
     /// # Safety
     /// `frame` must come from [`Self::take_raw`] or [`Packet::into_raw`] (of any pool), be given back once, and
@@ -285,9 +276,9 @@ impl Pool {
         Some(unsafe { self.shared.region.base().add(index * usize::from(self.frame_bytes)) })
     }
 
-    /// Frames that can be taken now, those on the return list included.
+    /// Frames that can be taken now, those in the return ring included.
     pub fn available(&self) -> usize {
-        self.free.len() + self.returned(self.shared.returned.load(Ordering::Acquire)).count()
+        self.free.len() + self.shared.returned.len(&self.collected)
     }
 
     /// Frames in all.
@@ -327,33 +318,21 @@ impl Pool {
         self.free.push(Frame(frame));
     }
 
-    /// Moves the return list to the free list, which has room for all frames.
+    /// Moves up to `most` frames from the return ring to the free list, which has room for all.
     #[cold]
-    fn collect_returned(&mut self) {
-        if self.shared.returned.load(Ordering::Relaxed).is_null() {
-            return;
-        }
-        let last = self.shared.returned.swap(ptr::null_mut(), Ordering::Acquire);
-        let mut free = std::mem::take(&mut self.free);
-        free.extend(self.returned(last));
-        self.free = free;
-    }
-
-    /// The frames of a return list from `last` on, which was loaded with Acquire. They stay there until the pool, which this
-    /// borrows, takes them.
-    fn returned(&self, last: *mut Metadata) -> impl Iterator<Item = Frame> + '_ {
-        let _ = self;
-        std::iter::successors(NonNull::new(last), |at| {
-            // SAFETY: each is a frame on the list, whose metadata nobody writes as long as it is there.
-            NonNull::new(unsafe { at.as_ref().next })
-        })
-        .map(|metadata| Frame(metadata.cast()))
+    pub fn collect(&mut self, most: usize) {
+        let Self { free, collected, shared, .. } = self;
+        shared.returned.take(collected, most, |frame| free.push(Frame(frame)));
     }
 }
 
 impl Drop for Pool {
     fn drop(&mut self) {
-        self.collect_returned();
+        // Until all that is reserved is filled: who fills a slot of the ring needs `Shared`.
+        while self.shared.returned.len(&self.collected) > 0 {
+            self.collect(self.frames);
+            std::hint::spin_loop();
+        }
         let outstanding = self.frames - self.free.len();
         if outstanding > 0 {
             tracing::error!(
@@ -448,6 +427,29 @@ mod tests {
             });
             assert_eq!(pool.available(), 96);
         }
+    }
+
+    #[test]
+    fn a_take_collects_a_bounded_number_of_returned_frames() {
+        let mut pool = pool(1_000, 320);
+        let mut packets: Vec<Packet> = std::iter::from_fn(|| pool.take()).collect();
+        packets.drain(..500).for_each(drop);
+        assert_eq!((pool.available(), pool.free.len()), (500, 0));
+        packets.extend(pool.take());
+        assert_eq!((pool.available(), pool.free.len()), (499, COLLECTED_MAX - 1));
+        let mut burst = Burst::new();
+        assert_eq!(pool.take_bulk(&mut burst, BURST_PACKETS_MAX), BURST_PACKETS_MAX);
+        assert!(pool.free.len() < COLLECTED_MAX);
+        pool.put_all(&mut burst);
+        packets.clear();
+        assert!(pool.free.len() <= 2 * BURST_PACKETS_MAX);
+        pool.collect(300);
+        assert!((300..1_000).contains(&pool.free.len()));
+        assert_eq!((pool.available(), pool.outstanding()), (1_000, 0));
+        // None is lost on the way.
+        packets.extend(std::iter::from_fn(|| pool.take()));
+        let all: HashSet<_> = packets.iter().map(Packet::base_address).collect();
+        assert_eq!(all.len(), 1_000);
     }
 
     #[test]
