@@ -5,6 +5,7 @@ pub mod commands;
 pub mod config;
 pub mod connections;
 pub mod explain;
+pub mod host;
 pub mod instance;
 pub mod listing;
 pub mod live;

@@ -89,6 +89,8 @@ drop_reasons! {
     PoolExhausted = "pool_exhausted",
     /// A ring between workers or to the control plane is full.
     RingFull = "ring_full",
+    /// The host stack does not take packets for the data plane's own addresses as fast as they come, or not at all.
+    PuntRingFull = "punt_ring_full",
     /// The output's transmit queue is full.
     TxQueueFull = "tx_queue_full",
     /// The output can't send this frame (too long, or the link is down).

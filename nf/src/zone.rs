@@ -7,8 +7,8 @@ use std::fmt;
 pub struct ZoneId(pub u8);
 
 impl ZoneId {
-    /// The data plane itself: the zone of packets to and from its own addresses. No port belongs to it.
-    pub const LOCAL: Self = Self(u8::MAX);
+    /// The data plane itself: the zone of packets to and from its own addresses. Its host stack is behind the only port there.
+    pub const LOCAL: Self = Self(u8::MAX - 2);
 }
 
 impl fmt::Display for ZoneId {

@@ -1,7 +1,7 @@
 # shellcheck shell=bash
 # Shared by the scripts: messages, installing what is missing, finding Rust. Sourced, never run.
 
-RUST_MINOR_MIN=90 # as rust-version in Cargo.toml
+RUST_MINOR_MIN=91 # as rust-version in Cargo.toml
 
 # Messages: progress to standard output, trouble to standard error.
 say() { printf '%s\n' "$*"; }

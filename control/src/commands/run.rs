@@ -16,6 +16,7 @@ use super::values::duration;
 use super::{load_or_report, log, rule_log};
 use crate::config::units::show_size;
 use crate::config::{Config, Host, Management, Metrics, PortKind};
+use crate::host;
 use crate::instance::accounting::Accounting;
 use crate::instance::thread::WorkerThreads;
 use crate::instance::{Control, Instance, InstanceError, Options};
@@ -128,6 +129,8 @@ fn serve(config: Config, arguments: &Arguments) -> Result<Accounting, InstanceEr
         .map_err(system("start the thread that shows what happens"))?;
     let mut rule_log =
         rule_log::start(Arc::clone(&control)).map_err(system("start the thread of the rules' log"))?;
+    let mut host =
+        host::thread::start(Arc::clone(&control)).map_err(system("start the thread of the host stack"))?;
     tracing::info!("running");
     notifier.ready(&status);
     let mut watchdog = Watchdog::from_environment();
@@ -138,9 +141,10 @@ fn serve(config: Config, arguments: &Arguments) -> Result<Accounting, InstanceEr
         metrics.iter_mut().for_each(|server| server.thread().look());
         shown.iter_mut().for_each(Supervised::look);
         rule_log.look();
+        host.look();
         let serving = server.iter_mut().map(|server| server.thread().is_alive());
         let serving = serving.chain(metrics.iter_mut().map(|server| server.thread().is_alive()));
-        let alive = serving.fold(rule_log.is_alive(), |all, alive| all && alive);
+        let alive = serving.fold(rule_log.is_alive() && host.is_alive(), |all, alive| all && alive);
         watchdog.look(&notifier, Instant::now(), control.timings().turns(), alive);
         std::thread::sleep(LOOK_EVERY);
     }
@@ -148,6 +152,7 @@ fn serve(config: Config, arguments: &Arguments) -> Result<Accounting, InstanceEr
     // The terminal is given back first, and no line comes after the accounting, unless nobody reads them.
     drop(shown);
     restore();
+    drop(host);
     let accounting = workers.finish();
     drop(rule_log);
     while rule_log::print(&control) {}
@@ -200,6 +205,10 @@ fn ends_by_itself(config: &Config) -> bool {
     config.ports.iter().any(|port| match &port.kind {
         PortKind::Generator(generator) => generator.packets.is_some(),
         PortKind::Pcap(pcap) => pcap.input.is_some(),
-        PortKind::AfXdp(_) | PortKind::AfPacket(_) | PortKind::Tap(_) | PortKind::Sink(_) => false,
+        PortKind::AfXdp(_)
+        | PortKind::AfPacket(_)
+        | PortKind::Tap(_)
+        | PortKind::Sink(_)
+        | PortKind::Host(_) => false,
     })
 }

@@ -4,7 +4,7 @@
 //! 2. `section` reads typed values table by table and collects what is wrong; `schema` lists the keys.
 //! 3. `settings`, `ports`, `chains` and `functions` with a file a kind make the types below.
 //! 4. `references`, `addressing`, `shadow`, `shares` and `sizing` check what no single key can show.
-//! 5. `host` compares it with the machine; `plan` says what would run.
+//! 5. `host` compares it with the machine (`host_stack` is `[host]`); `plan` says what would run.
 //!
 //! [`Config`] holds nothing of TOML and is compared with `==`: `apply` finds changes by names.
 
@@ -18,6 +18,7 @@ pub mod firewall;
 pub mod functions;
 pub mod generator;
 pub mod host;
+pub mod host_stack;
 pub mod kernel_ports;
 mod kind;
 mod link;
@@ -49,6 +50,7 @@ pub use self::chains::{Chain, Zone};
 pub use self::diagnostic::{Diagnostic, Report, Severity};
 pub use self::functions::{Function, FunctionKind};
 pub use self::host::Host;
+pub use self::host_stack::HostStack;
 pub use self::plan::Plan;
 pub use self::ports::{Port, PortKind};
 pub use self::router::Router;
@@ -75,7 +77,9 @@ pub struct Config {
     pub metrics: Metrics,
     /// What is logged.
     pub log: Log,
-    /// Ports in the order of the file.
+    /// What is served on our own addresses.
+    pub host: HostStack,
+    /// Ports in the order of the file, then those to the host stack.
     pub ports: Vec<Port>,
     /// Chains in the order of the file.
     pub chains: Vec<Chain>,
@@ -101,7 +105,13 @@ impl Config {
 
     /// The chain that this port belongs to.
     pub fn chain_of_port(&self, port: &str) -> Option<&Chain> {
-        self.chains.iter().find(|chain| chain.zone_of(port).is_some())
+        let leads_to_host = |chain: &Chain| self.host_port_of(chain).is_some_and(|host| host.name == port);
+        self.chains.iter().find(|chain| chain.zone_of(port).is_some() || leads_to_host(chain))
+    }
+
+    /// The port to the host stack of a chain, if it has one.
+    pub fn host_port_of(&self, chain: &Chain) -> Option<&Port> {
+        self.port(&host_stack::port_name(&chain.name))
     }
 
     /// The router that ends a chain.
@@ -176,10 +186,12 @@ pub fn parse(path: &Path, text: &str, host: &Host) -> Checked {
 
 fn read<'a>(context: &'a Context<'a>, document: &'a DeTable<'a>, host: &Host, whole: bool) -> Config {
     let root = Section::root(context, &schema::ROOT, document);
-    let (ports, port_names) = ports::read_ports(&root);
+    let (mut ports, port_names) = ports::read_ports(&root);
     let function_names = functions::declared(&root);
     let chains = chains::read_chains(&root, &port_names, &function_names);
     let functions = functions::read_functions(&root, &chains, &port_names);
+    let host_stack = host_stack::read_host(&root, &chains);
+    ports.extend(host_stack.ports());
     let config = Config {
         memory: settings::read_memory(&root),
         workers: settings::read_workers(&root, host.shares),
@@ -188,6 +200,7 @@ fn read<'a>(context: &'a Context<'a>, document: &'a DeTable<'a>, host: &Host, wh
         management: settings::read_management(&root),
         metrics: settings::read_metrics(&root),
         log: settings::read_log(&root),
+        host: host_stack,
         ports,
         chains,
         functions,
@@ -197,6 +210,7 @@ fn read<'a>(context: &'a Context<'a>, document: &'a DeTable<'a>, host: &Host, wh
         addressing::check(context, &config);
         sizing::check(context, &config);
         shares::check(context, &config);
+        host_stack::check(context, &config);
         host::check(context, &config, host);
     }
     if !context.has_errors() {
@@ -205,6 +219,7 @@ fn read<'a>(context: &'a Context<'a>, document: &'a DeTable<'a>, host: &Host, wh
     // Warnings beside errors would often be their consequences.
     if !context.has_errors() {
         references::check_unused(context, &config);
+        host_stack::check_reach(context, &config);
         for function in &config.functions {
             if let FunctionKind::Firewall(firewall) = &function.kind {
                 shadow::check(context, &join("functions", &function.name), firewall);

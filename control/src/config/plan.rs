@@ -4,6 +4,7 @@ use std::fmt;
 
 use serde::Serialize;
 
+use super::chains::LOCAL_ZONE;
 use super::deal::deal;
 use super::diagnostic::count;
 use super::firewall::Action;
@@ -146,6 +147,7 @@ fn plan_port(config: &Config, port: &Port) -> PlanPort {
             format!("{} flows, {rate}", generator.flows)
         }
         PortKind::Sink(_) => "takes and counts".to_owned(),
+        PortKind::Host(_) => "own addresses".to_owned(),
     };
     let device = if port.fault.is_some() { device + ", with faults" } else { device };
     let chain = config.chain_of_port(&port.name);
@@ -156,7 +158,9 @@ fn plan_port(config: &Config, port: &Port) -> PlanPort {
         queues: port.kind.queues(),
         mtu: mtu(config, port),
         chain: chain.map(|chain| chain.name.clone()),
-        zone: chain.and_then(|chain| chain.zone_of(&port.name)).map(|zone| zone.name.clone()),
+        zone: chain.map(|chain| {
+            chain.zone_of(&port.name).map_or_else(|| LOCAL_ZONE.to_owned(), |zone| zone.name.clone())
+        }),
     }
 }
 

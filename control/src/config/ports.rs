@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use millrace_dataplane::limits::PORTS_MAX;
 use millrace_dataplane::port::MacAddress;
 use millrace_dataplane::port::fault::FaultConfig;
+use millrace_dataplane::port::host::HOST_MTU;
 
 use super::context::Finding;
 use super::fault::read_fault;
@@ -43,6 +44,8 @@ pub enum PortKind {
     Generator(Box<Generator>),
     /// Takes packets and counts them.
     Sink(Sink),
+    /// The host stack of the chain of this name. It follows from `[host]`; no configuration names it.
+    Host(String),
 }
 
 impl PortKind {
@@ -55,6 +58,7 @@ impl PortKind {
             Self::Pcap(_) => "pcap",
             Self::Generator(_) => "generator",
             Self::Sink(_) => "sink",
+            Self::Host(_) => "host",
         }
     }
 
@@ -64,7 +68,7 @@ impl PortKind {
             Self::AfXdp(af_xdp) => Some(("interface", &af_xdp.interface)),
             Self::AfPacket(af_packet) => Some(("interface", &af_packet.interface)),
             Self::Tap(tap) => Some(("name", &tap.interface)),
-            Self::Pcap(_) | Self::Generator(_) | Self::Sink(_) => None,
+            Self::Pcap(_) | Self::Generator(_) | Self::Sink(_) | Self::Host(_) => None,
         }
     }
 
@@ -74,14 +78,14 @@ impl PortKind {
             Self::AfXdp(af_xdp) => af_xdp.queues,
             Self::AfPacket(af_packet) => af_packet.queues,
             Self::Tap(tap) => tap.queues,
-            Self::Pcap(_) | Self::Generator(_) | Self::Sink(_) => 1,
+            Self::Pcap(_) | Self::Generator(_) | Self::Sink(_) | Self::Host(_) => 1,
         }
     }
 
     /// The port's own address, as far as the configuration says.
     pub fn mac(&self) -> Option<MacAddress> {
         match self {
-            Self::AfXdp(_) | Self::AfPacket(_) => None,
+            Self::AfXdp(_) | Self::AfPacket(_) | Self::Host(_) => None,
             Self::Tap(tap) => tap.mac,
             Self::Pcap(pcap) => pcap.link.mac,
             Self::Generator(generator) => generator.link.mac,
@@ -97,6 +101,7 @@ impl PortKind {
             Self::Pcap(pcap) => Some(pcap.link.mtu),
             Self::Generator(generator) => Some(generator.link.mtu),
             Self::Sink(sink) => Some(sink.link.mtu),
+            Self::Host(_) => Some(HOST_MTU),
         }
     }
 }

@@ -23,7 +23,7 @@ macro_rules! schemas {
 
 schemas! {
     ROOT: "top level" => [
-        "memory", "workers", "sessions", "checksums", "management", "metrics", "log", "ports", "chains",
+        "memory", "workers", "sessions", "checksums", "management", "metrics", "log", "host", "ports", "chains",
         "functions",
     ];
     MEMORY: "memory" => ["size", "hugepages", "reserve_hugepages", "frames", "frame_bytes"];
@@ -34,6 +34,8 @@ schemas! {
     MANAGEMENT: "management" => ["socket", "group"];
     METRICS: "metrics" => ["listen"];
     LOG: "log" => ["levels", "format"];
+    HOST: "host" => ["chains", "echo", "status"];
+    STATUS: "host.status" => ["port", "addresses"];
     AF_XDP: "ports.NAME, af_xdp" => [
         "kind", "interface", "queues", "mode", "attach", "rx_ring", "tx_ring", "promiscuous", "fault",
     ];

@@ -19,6 +19,7 @@ const BASE: &str = r#"
 [management]
 [metrics]
 [log]
+[host.status]
 [ports.lan]
 kind = "af_xdp"
 interface = "lo"
@@ -83,6 +84,8 @@ const TABLES: &[(&str, &[&str])] = &[
     ("management", &["management"]),
     ("metrics", &["metrics"]),
     ("log", &["log"]),
+    ("host", &["host"]),
+    ("host.status", &["host", "status"]),
     ("ports.NAME, af_xdp", &["ports", "lan"]),
     ("ports.NAME, af_packet", &["ports", "raw"]),
     ("ports.NAME, tap", &["ports", "host"]),

@@ -17,6 +17,7 @@ use millrace_nf::firewall::Policy;
 use super::control::{Control, Running};
 use super::functions::{self, Context, Part, PortFacts, firewall};
 use super::handle::{NfWorker, WorkerHandle};
+use super::hosts::Hosts;
 use super::numbers::PortNumbers;
 use super::ports::{OpenPort, Opener};
 use super::rule_logs::RuleLogs;
@@ -69,7 +70,8 @@ impl Instance {
         let arena = memory::arena(&config)?;
         let pools = (0..config.workers.count()).map(|worker| memory::pool(&config, worker, &arena));
         let mut pools = pools.collect::<Result<Vec<_>, _>>()?;
-        let opener = Opener::new(&config.workers, &pools, options.captures_ahead_ns);
+        let hosts = Hosts::default();
+        let opener = Opener::new(&config.workers, &pools, options.captures_ahead_ns, hosts.clone());
         let numbers = PortNumbers::of(&config);
         let mut open = Vec::new();
         for port in &config.ports {
@@ -136,6 +138,7 @@ impl Instance {
             opener,
             seed,
             logs,
+            hosts,
             timings,
             notifier: OnceLock::new(),
             changing: Mutex::new(()),
@@ -217,11 +220,7 @@ impl Making<'_> {
         for chain in &self.config.chains {
             let context = self.context(chain, facts, part);
             let at = chains.insert(functions::build_chain(&context, &[])?);
-            for port in chain.ports() {
-                if let (Some(zone), Some(port)) = (context.zone_of(port), context.port(port)) {
-                    chains.attach(port.id, at, zone);
-                }
-            }
+            context.attached().for_each(|(port, zone)| chains.attach(port, at, zone));
             for name in &chain.functions {
                 let kind = self.config.function(name).map(|found| &found.kind);
                 if let (Some(FunctionKind::Firewall(settings)), 0) = (kind, part.at) {

@@ -12,6 +12,7 @@ use millrace_nf::firewall::Policy;
 
 use super::functions::PortFacts;
 use super::handle::{NfWorker, WorkerHandle};
+use super::hosts::Hosts;
 use super::numbers::PortNumbers;
 use super::ports::Opener;
 use super::rule_logs::RuleLogs;
@@ -55,6 +56,7 @@ pub struct Control {
     pub(crate) opener: Opener,
     pub(crate) seed: Option<u64>,
     pub(crate) logs: RuleLogs,
+    pub(crate) hosts: Hosts,
     pub(crate) timings: Timings,
     /// Who is told of changes.
     pub(crate) notifier: OnceLock<Arc<Notifier>>,
@@ -132,6 +134,11 @@ impl Control {
     /// What logging rules tell.
     pub fn rule_logs(&self) -> &RuleLogs {
         &self.logs
+    }
+
+    /// The ways to connect to the ports of the host stack.
+    pub fn hosts(&self) -> &Hosts {
+        &self.hosts
     }
 
     /// How long bursts take.

@@ -13,6 +13,7 @@ pub mod control;
 mod error;
 pub mod functions;
 pub mod handle;
+pub mod hosts;
 pub mod keys;
 pub mod memory;
 pub mod numbers;

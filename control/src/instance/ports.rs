@@ -10,6 +10,7 @@ use millrace_dataplane::port::fault::FaultPort;
 use millrace_dataplane::port::generator::{
     AddressRange, Endpoint, FrameBytes, GeneratorPort, Order, PortRange, Profile, Protocol, Rate, TcpFields,
 };
+use millrace_dataplane::port::host::{HOST_MTU, HostPort};
 use millrace_dataplane::port::pcap::{Pace, PcapConfig, PcapPort};
 use millrace_dataplane::port::sink::SinkPort;
 use millrace_dataplane::port::tap::{self, TapConfig};
@@ -17,6 +18,7 @@ use millrace_dataplane::port::{MacAddress, Port, PortId};
 
 use super::InstanceError;
 use super::functions::PortFacts;
+use super::hosts::Hosts;
 use super::queues::Queues;
 use super::shifted::Shifted;
 use crate::config::generator::{self, FlowOrder, Generator};
@@ -59,15 +61,17 @@ pub struct Opener {
     frame_bytes: usize,
     workers: Workers,
     captures_ahead_ns: Option<u64>,
+    hosts: Hosts,
 }
 
 impl Opener {
     /// For ports that use the frames of `pools`, one a worker and all alike; AF_XDP only if their frames allow it. With
     /// `captures_ahead_ns`, captures follow the clock, which is that many nanoseconds behind them; else they keep their intervals.
-    pub fn new(workers: &Workers, pools: &[Pool], captures_ahead_ns: Option<u64>) -> Self {
+    /// Ports to the host stack are told to `hosts`.
+    pub fn new(workers: &Workers, pools: &[Pool], captures_ahead_ns: Option<u64>, hosts: Hosts) -> Self {
         let umems = pools.iter().map(|pool| Umem::new(pool).ok()).collect();
         let frame_bytes = pools.first().map_or(0, Pool::frame_bytes);
-        Self { umems, frame_bytes, workers: workers.clone(), captures_ahead_ns }
+        Self { umems, frame_bytes, workers: workers.clone(), captures_ahead_ns, hosts }
     }
 
     /// Opens a port.
@@ -118,6 +122,15 @@ impl Opener {
                     false => SinkPort::new(name, mac, mtu),
                 };
                 (mac, mtu, vec![Box::new(open)])
+            }
+            PortKind::Host(chain) => {
+                let mac = mac_of(None, id);
+                let (open, access) = HostPort::new(name, mac).map_err(|source| InstanceError::System {
+                    action: format!("open the port {name}"),
+                    source,
+                })?;
+                self.hosts.opened(chain, access);
+                (mac, HOST_MTU, vec![Box::new(open)])
             }
         };
         let with_faults = |queue| match &port.fault {

@@ -167,14 +167,9 @@ pub(crate) fn rules(context: &Context<'_>) -> Result<Vec<PortRule>, InstanceErro
     let mut rules = Vec::new();
     for chain in &context.config.chains {
         let translation = translation(&Context { chain, ..*context })?.map(Arc::new);
-        for (at, zone) in chain.zones.iter().enumerate() {
-            let of_zone = context.ports.iter().filter(|port| zone.ports.contains(&port.name));
-            rules.extend(of_zone.map(|port| PortRule {
-                port: port.id,
-                zone: Some(millrace_nf::zone::ZoneId(at as u8)),
-                translation: translation.clone(),
-            }));
-        }
+        let attached = Context { chain, ..*context };
+        let rule = |(port, zone)| PortRule { port, zone: Some(zone), translation: translation.clone() };
+        rules.extend(attached.attached().map(rule));
     }
     Ok(rules)
 }

@@ -5,6 +5,7 @@ use std::io;
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering, fence};
+use std::time::Duration;
 
 /// A worker's way to be woken: a flag that says whether it sleeps, and a descriptor that it sleeps on.
 ///
@@ -63,6 +64,16 @@ impl Waker {
         self.0.event.as_raw_fd()
     }
 
+    /// Sleeps until somebody pushes, or `time` is over. `waits` as for [`Self::sleep_on`].
+    pub fn sleep(&self, time: Duration, waits: impl FnOnce() -> bool) {
+        let mut poll = libc::pollfd { fd: self.sleep_on(waits), events: libc::POLLIN, revents: 0 };
+        // Rounded up: a sleep that ends early would only be repeated.
+        let millis = time.as_nanos().div_ceil(1_000_000).min(i32::MAX as u128) as libc::c_int;
+        // SAFETY: one initialised element, of which poll writes nothing but `revents`.
+        unsafe { libc::poll(&raw mut poll, 1, millis) };
+        self.awake();
+    }
+
     /// The worker is awake.
     #[inline]
     pub fn awake(&self) {
@@ -102,6 +113,25 @@ mod tests {
         assert!(!is_readable(fd));
         waker.pushed();
         assert!(!is_readable(fd), "it is awake");
+    }
+
+    #[test]
+    fn a_thread_sleeps_until_somebody_pushes() {
+        let waker = Waker::new().unwrap();
+        let start = std::time::Instant::now();
+        waker.sleep(Duration::from_micros(10_500), || false);
+        assert!(start.elapsed() >= Duration::from_millis(10));
+        waker.sleep(Duration::from_secs(60), || true);
+        let (other, pushed) = (waker.clone(), Arc::new(AtomicBool::new(false)));
+        let push = Arc::clone(&pushed);
+        let pusher = std::thread::spawn(move || {
+            std::thread::sleep(Duration::from_millis(20));
+            push.store(true, Ordering::Relaxed);
+            other.pushed();
+        });
+        waker.sleep(Duration::from_secs(60), || pushed.load(Ordering::Relaxed));
+        assert!(start.elapsed() < Duration::from_secs(50) && pushed.load(Ordering::Relaxed));
+        pusher.join().unwrap();
     }
 
     #[test]

@@ -4,6 +4,7 @@ pub mod af_packet;
 pub mod af_xdp;
 pub mod fault;
 pub mod generator;
+pub mod host;
 mod kernel;
 pub mod offload;
 pub mod pcap;

@@ -164,6 +164,12 @@ impl<T: Send> Producer<T> {
         abandoned
     }
 
+    /// True when there is no room for another element. Asks the consumer's index only if the last known one says so.
+    #[inline]
+    pub fn is_full(&mut self) -> bool {
+        self.free(1) == 0
+    }
+
     /// Free slots, `wanted` at most; asks the consumer's index only if the last known one is not enough.
     #[inline]
     fn free(&mut self, wanted: usize) -> usize {

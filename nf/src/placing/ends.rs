@@ -48,7 +48,7 @@ impl Ends {
     }
 
     /// The ends of answers.
-    fn inverse(self) -> Self {
+    pub(super) fn inverse(self) -> Self {
         let ports = self.ports.map(|(source, destination)| (destination, source));
         Self { source: self.destination, destination: self.source, ports, ..self }
     }

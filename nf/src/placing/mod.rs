@@ -9,6 +9,7 @@
 //!   external address is placed by the port, whose block belongs to the worker that gave it out ([`PortShare`]). Static
 //!   translations lead to an inside address, which places. So all of a host's connections, its mappings and its limits have
 //!   one owner (RFC 4787 sections 4.1 and 5).
+//! - What the data plane itself sends is placed as its answer will be.
 //! - An ICMP error is placed as the answer to the packet that it quotes.
 //! - Fragments are placed by their addresses where these suffice; else the first fragment of their datagram tells whoever polls
 //!   the port: it itself, or the one of them whom all choose by addresses and identification.
@@ -90,6 +91,9 @@ impl Translation {
     /// What places an IPv4 packet from `zone`. Whether an inside address is translated does not matter, nor where it calls, as
     /// long as that is not the inside: so a change of either moves no connection.
     fn by(&self, port: PortId, zone: ZoneId, ends: &Ends) -> By {
+        if zone == ZoneId::LOCAL {
+            return self.by_answer(port, ends);
+        }
         let address = |number: u128| Ipv4Addr::from_bits(number as u32);
         let (source, destination) = (address(ends.source), address(ends.destination));
         let is_external = self.scope.is_external(destination);
@@ -104,6 +108,18 @@ impl Translation {
             return By::Host(destination);
         }
         self.by_static_end(ends, source, destination)
+    }
+
+    /// A packet of the data plane's own: as its answer, which comes from where it goes.
+    fn by_answer(&self, port: PortId, ends: &Ends) -> By {
+        let destination = Ipv4Addr::from_bits(ends.destination as u32);
+        if self.scope.is_external(destination) {
+            return self.by_external(ends, destination);
+        }
+        match self.ways.zone(port, IpAddr::V4(destination)) {
+            Some(ZoneId::LOCAL) | None => By::Connection,
+            Some(zone) => self.by(port, zone, &ends.inverse()),
+        }
     }
 
     /// Between zones that are not the inside: a forward may lead to such a host, too, and places all of its connections there.

@@ -85,6 +85,9 @@ impl RouterChange {
             let all = interfaces.iter().chain(tables.interfaces.iter());
             watches = all.map(|(_, it)| port_watch(it.port)).collect();
         }
+        if old.host != new.host {
+            watches.extend(old.host.iter().chain(&new.host).map(|host| port_watch(host.port)));
+        }
         let kept: HashSet<_> = new.neighbours.iter().map(|it| (it.interface, it.address)).collect();
         let before = old.neighbours.iter().map(|it| (it.interface, it.address));
         let gone = before.filter(|it| !kept.contains(it)).collect();

@@ -8,7 +8,7 @@ use super::lpm::{Route, RouteError, RouteIdentity, RouteLimits, RouteOrigin, Rou
 use super::neighbour::{NeighbourLimits, NeighbourTimers};
 use ipnet::IpNet;
 use millrace_dataplane::flow::validity::Watch;
-use millrace_dataplane::port::MacAddress;
+use millrace_dataplane::port::{MacAddress, PortId};
 use millrace_dataplane::time::Time;
 use std::net::IpAddr;
 
@@ -21,6 +21,32 @@ pub struct StaticNeighbour {
     pub address: IpAddr,
     /// Its MAC address.
     pub mac: MacAddress,
+}
+
+/// The host stack takes what comes to these ports and the ones above as answers to what it sent itself, where no function keeps
+/// sessions (RFC 6335 section 6: dynamic ports).
+pub const HOST_PORT_FIRST: u16 = 49_152;
+
+/// Something that the host stack serves.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct HostService {
+    /// IP protocol: TCP or UDP.
+    pub protocol: u8,
+    /// Port, in host order.
+    pub port: u16,
+    /// The own address that it is reached at; none for all.
+    pub address: Option<IpAddr>,
+}
+
+/// The way to the host stack.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct HostSide {
+    /// The port that it is behind.
+    pub port: PortId,
+    /// Largest IP packet in bytes that it takes.
+    pub mtu: u16,
+    /// What it serves; all else is refused as by a host with no open port.
+    pub services: Vec<HostService>,
 }
 
 /// A router's configuration. Connected routes and those to its own addresses follow from the interfaces.
@@ -44,6 +70,8 @@ pub struct RouterConfig {
     pub errors: IcmpLimitConfig,
     /// Limits on echo replies.
     pub echoes: IcmpLimitConfig,
+    /// Where the host stack is; without one, whatever is for our addresses is refused.
+    pub host: Option<HostSide>,
     /// Whether it answers ARP and neighbour solicitations. Of the workers that hear the same questions one does; the others
     /// learn from them alike.
     pub answers: bool,
@@ -67,6 +95,7 @@ impl RouterConfig {
             timers: NeighbourTimers::default(),
             errors: IcmpLimitConfig::default(),
             echoes,
+            host: None,
             answers: true,
         }
     }

@@ -9,13 +9,15 @@ use crate::walk::Walk;
 impl Router {
     /// Says what the destination is to the router, which route leads there, and who is next on that way.
     pub(super) fn say_route(&self, walk: &Walk<'_>, notes: &mut Notes) {
-        let Some(ingress) = self.interfaces.by_port(walk.port, None) else {
+        let Some(ingress) = self.view_from(walk.port) else {
             return notes.say("interface", "none on this port");
         };
         let Some((_, destination)) = walk.headers.current().addresses() else { return };
         let class = self.interfaces.classify(ingress, destination);
         if !class.is_routed() {
-            return notes.say("destination", show_class(class));
+            let is_local = matches!(class, AddressClass::Own(_));
+            let is_hosts = is_local && self.host_for(walk).is_some();
+            return notes.say("destination", if is_hosts { "the host stack" } else { show_class(class) });
         }
         let Some(route) = self.routes.lookup(destination) else { return notes.say("route", "none") };
         notes.say("route", &route.prefix);

@@ -12,7 +12,6 @@ use crate::headers::answer::{IcmpError, icmp_error, may_answer_with_error};
 use crate::headers::{Network, ethernet};
 use crate::walk::{HoldKind, Walk, hold_token};
 use millrace_dataplane::drops::DropReason;
-use millrace_dataplane::port::MacAddress;
 use std::net::IpAddr;
 
 impl Router {
@@ -63,7 +62,7 @@ impl Router {
         class.is_martian_source() || matches!(class, AddressClass::Own(_))
     }
 
-    fn route(
+    pub(super) fn route(
         &self,
         walk: &mut Walk<'_>,
         ingress: InterfaceId,
@@ -116,7 +115,11 @@ impl Router {
             }
         };
         walk.depend_on_all([port_watch(out.port), neighbour_watch(neighbour)]);
-        forward_to(walk, out.mac, mac);
+        if self.host_behind(walk.port).is_none() {
+            walk.headers.decrement_ttl();
+        }
+        walk.headers.set_ethernet_source(out.mac);
+        walk.headers.set_ethernet_destination(mac);
         (Verdict::Forward(out.port), staged)
     }
 
@@ -152,10 +155,4 @@ impl Router {
         });
         self.speak(walk, to, frame, reason)
     }
-}
-
-fn forward_to(walk: &mut Walk<'_>, source: MacAddress, destination: MacAddress) {
-    walk.headers.decrement_ttl();
-    walk.headers.set_ethernet_source(source);
-    walk.headers.set_ethernet_destination(destination);
 }

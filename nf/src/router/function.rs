@@ -2,7 +2,7 @@
 //!
 //! What: routes by longest prefix, resolves next hops by ARP and neighbour discovery, answers for its own addresses, and
 //! reports by ICMP what it can't deliver. The parts: `link` takes ARP and neighbour discovery, `local` what
-//! is for the router itself, `forward` all else; `effects` makes true what they proposed.
+//! is for the router itself, `host` what goes to the host stack and comes from there, `forward` all else; `effects` makes true what they proposed.
 //!
 //! **Invalidation (R8).** A forwarding decision names the ports it came in and goes out by, its neighbour and the slice of
 //! the route table that its destination lies in.
@@ -15,8 +15,7 @@
 //! ICMP error, within the rate limits.
 //!
 //! **Not yet.** IPv4 packets without "don't fragment" that exceed the MTU are dropped and counted, not fragmented; VLAN
-//! interfaces are refused. What is for the router itself and needs a host stack is refused as a host with no
-//! open port does.
+//! interfaces are refused. Fragments for the router itself are refused.
 
 use super::config::{RouterConfig, Tables, check_and_build};
 use super::effects::{OnFail, Staged, carry_out};
@@ -243,6 +242,9 @@ impl FlowFunction for Router {
     }
 
     fn admit(&self, walk: &mut Walk<'_>) -> (Verdict, Option<Staged>) {
+        if self.host_behind(walk.port).is_some() {
+            return self.admit_from_host(walk);
+        }
         let Some(ingress) = self.ingress(walk) else { return dropped(DropReason::NotForUs) };
         let ipv6 = self.interfaces.get(ingress).is_some_and(|it| it.ipv6);
         match walk.headers.original().network {
@@ -300,7 +302,7 @@ impl Forwarder for Router {
     }
 
     fn destination_zone(&self, walk: &mut Walk<'_>) -> Option<ZoneId> {
-        let ingress = self.interfaces.by_port(walk.port, None)?;
+        let ingress = self.view_from(walk.port)?;
         let destination = walk.headers.destination()?;
         let (class, route) = self.destination(walk, ingress, destination);
         match class {

@@ -1,5 +1,5 @@
-//! Packets for the router's own addresses: echo requests are answered, all else is refused as by a host with no open port
-//! (RFC 1122 section 3.2.2, RFC 4443).
+//! Packets for the router's own addresses: echo requests are answered, what the host stack serves goes there, and all else is
+//! refused as by a host with no open port (RFC 1122 section 3.2.2, RFC 4443).
 
 use super::effects::{Said, Staged};
 use super::function::{Outcome, Router, dropped};
@@ -23,15 +23,21 @@ impl Router {
         if parsed.is_fragment() {
             return refused;
         }
+        match parsed.transport {
+            Transport::Icmpv4(icmp) if icmp.icmp_type == icmpv4::ECHO_REQUEST && !to_group => {
+                return self.answer_echo(walk, ingress, to_group);
+            }
+            Transport::Icmpv6(icmp) if icmp.icmp_type == icmpv6::ECHO_REQUEST => {
+                return self.answer_echo(walk, ingress, to_group);
+            }
+            _ if to_group => return refused,
+            _ => {}
+        }
+        if let Some(host) = self.host_for(walk) {
+            return Self::deliver(walk, host);
+        }
         match (&parsed.network, parsed.transport) {
-            (_, Transport::Icmpv4(icmp)) if icmp.icmp_type == icmpv4::ECHO_REQUEST && !to_group => {
-                self.answer_echo(walk, ingress, to_group)
-            }
-            (_, Transport::Icmpv6(icmp)) if icmp.icmp_type == icmpv6::ECHO_REQUEST => {
-                self.answer_echo(walk, ingress, to_group)
-            }
             (_, Transport::Icmpv4(_) | Transport::Icmpv6(_)) => refused,
-            _ if to_group => refused,
             (_, Transport::Tcp(_)) => self.refuse_connection(walk, ingress),
             (_, Transport::Udp(_)) => {
                 self.report(walk, ingress, IcmpError::PortUnreachable, DropReason::UnsupportedProtocol)

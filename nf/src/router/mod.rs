@@ -10,6 +10,7 @@ mod effects;
 mod explain;
 mod forward;
 mod function;
+mod host;
 pub mod icmp_limit;
 pub mod interface;
 mod link;
@@ -20,7 +21,7 @@ mod prefix_trie;
 mod ways;
 
 pub use change::{Replaced, RouterChange};
-pub use config::{RouterConfig, RouterError, StaticNeighbour};
+pub use config::{HOST_PORT_FIRST, HostService, HostSide, RouterConfig, RouterError, StaticNeighbour};
 pub use function::{Router, RouterCounters};
 pub use prefix_trie::{PrefixTrie, TrieFull};
 pub use ways::Ways;

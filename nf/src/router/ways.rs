@@ -24,6 +24,15 @@ impl Ways {
         Ok(Self { interfaces, routes })
     }
 
+    /// The address from which the data plane speaks to another, if a way leads there.
+    pub fn source_for(&self, address: IpAddr) -> Option<IpAddr> {
+        if let AddressClass::Own(_) = self.interfaces.classify(InterfaceId(u16::MAX), address) {
+            return Some(address);
+        }
+        let route = self.routes.lookup(address).filter(|route| route.kind == RouteKind::Unicast)?;
+        self.interfaces.source_for(route.next_hops.first()?.interface, address)
+    }
+
     /// The zone that packets from `port` to `address` leave to; [`ZoneId::LOCAL`] if they are for the data plane itself, none
     /// if no way leads there. Of several next hops the first one counts.
     pub fn zone(&self, port: PortId, address: IpAddr) -> Option<ZoneId> {

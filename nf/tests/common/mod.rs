@@ -101,6 +101,8 @@ pub struct Harness {
     pub pool: Pool,
     /// The clock.
     pub now: Time,
+    /// How many ports are looked at for what left.
+    pub ports: u16,
     name: String,
 }
 
@@ -129,7 +131,7 @@ impl Harness {
         let config = EngineConfig { budget: BudgetConfig::UNLIMITED, ..EngineConfig::default() };
         let engine = Engine::new(chains, state, 2, config);
         let pool = Pool::new(&arena, PoolConfig::new(1280)).unwrap();
-        Self { engine, pool, now: Time::from_secs(1), name }
+        Self { engine, pool, now: Time::from_secs(1), ports: 2, name }
     }
 
     /// Frames arrive at a port as one burst (at most 64). What left, port 0 first.
@@ -158,7 +160,7 @@ impl Harness {
     /// What waits at the outputs, port 0 first.
     pub fn collect(&mut self) -> Sent {
         let mut sent = Sent::new();
-        for port in [INSIDE, OUTSIDE] {
+        for port in 0..self.ports {
             let burst = self.engine.outputs.burst(PortId(port)).unwrap();
             sent.extend(burst.iter().map(|packet| (port, packet.bytes().to_vec())));
             self.pool.put_all(burst);

@@ -23,7 +23,7 @@ pub use self::said::Applied;
 
 use super::control::{Control, Running};
 use super::{InstanceError, NfWorker, thread};
-use crate::config::{self, Config, Host, Problem};
+use crate::config::{self, Config, Host, Problem, host_stack};
 
 /// Longest wait until an earlier change is through.
 const SETTLE_TIME_MAX: Duration = Duration::from_secs(30);
@@ -83,7 +83,9 @@ impl Control {
             })?);
         }
         self.timings.keep(&new);
-        *in_force() = Arc::new(Running { config: new, numbers, facts, policies });
+        let running = Arc::new(Running { config: new, numbers, facts, policies });
+        *in_force() = Arc::clone(&running);
+        self.hosts.keep(|chain| running.config.port(&host_stack::port_name(chain)).is_some());
         self.close_retired()?;
         let mut worker_time = all.iter().map(|done| done.time).max().unwrap_or_default();
         if let Some(prepared) = prepared {

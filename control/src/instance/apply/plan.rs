@@ -275,11 +275,8 @@ impl<'a> Planner<'a> {
             }
         }
         self.shape(&context, old, kept);
-        for port in chain.ports() {
-            if let (Some(zone), Some(facts)) = (context.zone_of(port), context.port(port)) {
-                self.planned.plan.attachments.push((facts.id, chain.name.clone(), zone));
-            }
-        }
+        let led = context.attached().map(|(port, zone)| (port, chain.name.clone(), zone));
+        self.planned.plan.attachments.extend(led);
     }
 
     /// Builds the chain anew, unless all of it stays.

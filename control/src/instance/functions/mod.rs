@@ -73,6 +73,17 @@ impl Context<'_> {
         self.chain.zone_of(port).and_then(|zone| self.zone(&zone.name))
     }
 
+    /// The ports that lead to the chain, with their zones: its own, and that of its host stack.
+    pub fn attached(&self) -> impl Iterator<Item = (PortId, ZoneId)> + '_ {
+        let own = self.chain.ports().filter_map(|port| Some((self.port(port)?.id, self.zone_of(port)?)));
+        own.chain(self.host().map(|port| (port.id, ZoneId::LOCAL)))
+    }
+
+    /// The port to the chain's host stack, if it has one.
+    pub fn host(&self) -> Option<&PortFacts> {
+        self.port(&self.config.host_port_of(self.chain)?.name)
+    }
+
     /// What is known of a port.
     pub fn port(&self, name: &str) -> Option<&PortFacts> {
         self.ports.iter().find(|port| port.name == name)

@@ -10,7 +10,7 @@ use millrace_nf::router::icmp_limit::{IcmpLimitConfig, Rate};
 use millrace_nf::router::interface::{Interface, InterfaceId, ProxyPrefix};
 use millrace_nf::router::lpm::{NextHop, Route, RouteKind, RouteOrigin};
 use millrace_nf::router::neighbour::{NeighbourInfo, NeighbourLimits};
-use millrace_nf::router::{Router, RouterChange, RouterConfig, StaticNeighbour};
+use millrace_nf::router::{HostSide, Router, RouterChange, RouterConfig, StaticNeighbour};
 
 use super::{Context, Counter};
 use crate::config::FunctionKind;
@@ -96,6 +96,11 @@ pub fn config(context: &Context<'_>, settings: &settings::Router) -> RouterConfi
         })
         .collect();
     config.proxies = proxies(context, &number);
+    config.host = context.host().map(|port| HostSide {
+        port: port.id,
+        mtu: port.mtu,
+        services: context.config.host.services(),
+    });
     let entries_max = settings.neighbour_capacity as usize;
     config.neighbour_limits = NeighbourLimits { entries_max, ..NeighbourLimits::default() };
     let rate = |per_second: u32, least: u32| Rate { per_second, burst: (per_second / 10).max(least) };

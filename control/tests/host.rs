@@ -1,0 +1,275 @@
+//! The host stack: real clients in namespaces reach the data plane's own addresses through a chain.
+
+mod common;
+
+use std::process::{Command, Output, Stdio};
+use std::time::{Duration, Instant};
+
+use common::net::{Namespace, may_make_namespaces};
+use common::{Running, Site, millrace};
+use serde_json::Value;
+
+const STREAM_BYTES: usize = 10 << 20;
+
+/// Sends `size` bytes to the echo service of an address, and compares what comes back.
+const ECHO: &str = "
+import socket, sys, threading
+kind, address, size = sys.argv[1], sys.argv[2], int(sys.argv[3])
+family = socket.AF_INET6 if ':' in address else socket.AF_INET
+def block(n, start=0): return bytes((i * 31 + i // 251) % 256 for i in range(start, start + n))
+if kind == 'tcp':
+    data = block(65521) * (size // 65521 + 1)
+    data = data[:size]
+    s = socket.create_connection((address, 7), timeout=60)
+    def send():
+        s.sendall(data); s.shutdown(socket.SHUT_WR)
+    t = threading.Thread(target=send); t.start()
+    got = bytearray()
+    while True:
+        piece = s.recv(1 << 20)
+        if not piece: break
+        got += piece
+    t.join()
+    assert got == data, (len(got), len(data))
+else:
+    s = socket.socket(family, socket.SOCK_DGRAM); s.settimeout(5); s.connect((address, 7))
+    for n in list(range(0, size, 97)) + [size]:
+        s.send(block(n, n)); assert s.recv(65535) == block(n, n), n
+print('same', flush=True)
+";
+
+/// A client and an outside host; between them, in a namespace of its own, an instance.
+struct Edge {
+    site: Site,
+    client: Namespace,
+    outside: Namespace,
+    router: Namespace,
+}
+
+/// Lets the inside reach everything, and the data plane everybody.
+const RULES: &str = r#"
+[[functions.firewall.rules]]
+name = "inside"
+action = "allow"
+from = "inside"
+[[functions.firewall.rules]]
+name = "own"
+action = "allow"
+from = "local"
+"#;
+
+impl Edge {
+    fn new() -> Self {
+        let (client, outside, router) = (Namespace::new(), Namespace::new(), Namespace::new());
+        router.connect(&client, "lan", "10.0.0.2/24", 1);
+        router.connect(&outside, "wan", "198.51.100.2/24", 1);
+        for (host, address, own) in
+            [(&client, "fd00:1::2", "fd00:1::1"), (&outside, "2001:db8:ffff::2", "2001:db8:ffff::1")]
+        {
+            host.run("sysctl -qw net.ipv6.conf.eth0.disable_ipv6=0");
+            host.run(&format!("ip address add {address}/64 dev eth0 nodad"));
+            host.run(&format!("ip route add default via {own}"));
+        }
+        client.run("ip route add default via 10.0.0.1");
+        outside.run("ip route add default via 198.51.100.1");
+        Self { site: Site::new(), client, outside, router }
+    }
+
+    /// The configuration with these settings at the top, and these rules.
+    fn text(&self, settings: &str, rules: &str) -> String {
+        format!(
+            r#"
+{settings}
+[management]
+socket = "{}"
+[memory]
+hugepages = "off"
+reserve_hugepages = false
+[metrics]
+listen = "off"
+[sessions]
+capacity = 4096
+[ports.lan]
+kind = "af_packet"
+interface = "lan"
+[ports.wan]
+kind = "af_packet"
+interface = "wan"
+[chains.edge]
+functions = ["firewall", "nat", "router"]
+zones.inside = ["lan"]
+zones.outside = ["wan"]
+[functions.firewall]
+kind = "firewall"
+{rules}
+[functions.nat]
+kind = "nat"
+pool = ["198.51.100.1"]
+hairpinning = false
+[functions.router]
+kind = "router"
+interfaces.lan.addresses = ["10.0.0.1/24", "fd00:1::1/64"]
+interfaces.wan.addresses = ["198.51.100.1/24", "2001:db8:ffff::1/64"]
+"#,
+            self.site.path("m.sock").display()
+        )
+    }
+
+    fn start(&self, settings: &str, rules: &str) -> Running {
+        self.site.write("run.toml", &self.text(settings, rules));
+        let mut command = millrace();
+        command.args(["run", "--json", "--interval", "0"]).arg(self.site.path("run.toml"));
+        let mut inside = self.router.enter(&command);
+        inside.stdout(Stdio::piped());
+        self.site.start_as(inside)
+    }
+
+    fn apply(&self, settings: &str, rules: &str) -> String {
+        let file = self.site.write("change.toml", &self.text(settings, rules));
+        let output = self.router.enter(millrace().arg("apply").arg(file)).output().unwrap();
+        let text = String::from_utf8_lossy(&output.stdout).into_owned();
+        assert!(output.status.success(), "{text}{}", String::from_utf8_lossy(&output.stderr));
+        text
+    }
+
+    fn drops(&self, reason: &str) -> u64 {
+        let rows = self.site.show("drops").unwrap();
+        let rows = rows.iter().filter(|row| row["reason"] == reason);
+        rows.map(|row| row["packets"].as_u64().unwrap()).sum()
+    }
+}
+
+fn curl(host: &Namespace, arguments: &[&str]) -> Output {
+    host.enter(Command::new("curl").args(["-sS", "--max-time", "10", "-g"]).args(arguments)).output().unwrap()
+}
+
+/// What curl got; it must get something.
+fn got(host: &Namespace, arguments: &[&str]) -> String {
+    let output = curl(host, arguments);
+    assert!(output.status.success(), "{arguments:?}: {}", String::from_utf8_lossy(&output.stderr));
+    String::from_utf8(output.stdout).unwrap()
+}
+
+fn echo(host: &Namespace, kind: &str, address: &str, bytes: usize) -> Command {
+    let mut python = Command::new("python3");
+    python.args(["-c", ECHO, kind, address, &bytes.to_string()]);
+    host.enter(&python)
+}
+
+fn echoes(host: &Namespace, kind: &str, address: &str, bytes: usize) {
+    let output = echo(host, kind, address, bytes).output().unwrap();
+    let said = String::from_utf8_lossy(&output.stdout).into_owned();
+    assert!(said.contains("same"), "{kind} {address}: {said}{}", String::from_utf8_lossy(&output.stderr));
+}
+
+fn wait_for(what: &str, mut done: impl FnMut() -> bool) {
+    let start = Instant::now();
+    while !done() {
+        assert!(start.elapsed() < Duration::from_secs(30), "{what}");
+        std::thread::sleep(Duration::from_millis(50));
+    }
+}
+
+const STATUS: &str = "[host.status]";
+
+#[test]
+fn the_status_page_is_reached_as_the_rules_say() {
+    if !may_make_namespaces("the_status_page_is_reached_as_the_rules_say") {
+        return;
+    }
+    let edge = Edge::new();
+    let running = edge.start(STATUS, RULES);
+    for url in ["http://10.0.0.1:8080/", "http://198.51.100.1:8080/", "http://[fd00:1::1]:8080/"] {
+        let page = got(&edge.client, &[url]);
+        assert!(page.starts_with("<!DOCTYPE html>") && page.ends_with("</html>\n"), "{page}");
+        assert!(page.contains("<td>host@edge</td>"), "{page}");
+    }
+    let json = got(&edge.client, &["http://[2001:db8:ffff::1]:8080/status.json?x=1"]);
+    let json: Value = serde_json::from_str(&json).unwrap();
+    let ports = edge.site.show("ports").unwrap();
+    let names = |rows: &[Value]| rows.iter().map(|row| row["port"].clone()).collect::<Vec<_>>();
+    assert_eq!(names(json["ports"].as_array().unwrap()), names(&ports));
+    let columns = |row: &Value| row.as_object().unwrap().keys().cloned().collect::<Vec<_>>();
+    assert_eq!(columns(&json["ports"][0]), columns(&ports[0]), "the rows of show");
+    assert_eq!(json["chains"][0]["chain"], "edge");
+    assert!(json["workers"][0]["turns"].as_u64().unwrap() > 0);
+
+    // What else may be asked.
+    let base = "http://10.0.0.1:8080";
+    let head = got(&edge.client, &["-I", &format!("{base}/")]);
+    assert!(head.starts_with("HTTP/1.1 200 OK\r\n") && head.contains("Content-Length: "), "{head}");
+    let status = |arguments: &[&str]| {
+        got(&edge.client, &[&["-o", "/dev/null", "-w", "%{http_code}"], arguments].concat())
+    };
+    assert_eq!(status(&[&format!("{base}/other")]), "404");
+    assert_eq!(status(&["-X", "POST", "-d", "x", &format!("{base}/")]), "405");
+    let long = format!("X-Long: {}", "y".repeat(9_000));
+    assert_eq!(status(&["-H", &long, &format!("{base}/")]), "431");
+
+    // Nobody outside, unless a rule says so.
+    let denied = edge.drops("firewall_denied");
+    for url in ["http://198.51.100.1:8080/", "http://[2001:db8:ffff::1]:8080/", "http://[fd00:1::1]:8080/"] {
+        let refused = curl(&edge.outside, &["--max-time", "1", url]);
+        assert!(!refused.status.success(), "{url}");
+    }
+    assert!(edge.drops("firewall_denied") >= denied + 3);
+    let opened = format!(
+        "{RULES}[[functions.firewall.rules]]\naction = \"allow\"\nfrom = \"outside\"\nto = \"local\"\nprotocol = \"tcp\"\ndestination_ports = 8080\n"
+    );
+    edge.apply(STATUS, &opened);
+    for url in ["http://198.51.100.1:8080/", "http://[2001:db8:ffff::1]:8080/"] {
+        assert!(got(&edge.outside, &[url]).contains("host@edge"));
+    }
+    // Another port and one address; then none.
+    edge.apply("[host.status]\nport = 81\naddresses = \"10.0.0.1\"", &opened);
+    wait_for("the page moves", || curl(&edge.client, &["http://10.0.0.1:81/"]).status.success());
+    let closed = [(&edge.client, "http://10.0.0.1:8080/"), (&edge.client, "http://198.51.100.1:81/")];
+    for (host, url) in closed {
+        assert_eq!(curl(host, &[url]).status.code(), Some(7), "refused by a reset: {url}");
+    }
+    edge.apply("", &opened);
+    assert_eq!(curl(&edge.client, &["http://10.0.0.1:81/"]).status.code(), Some(7));
+    edge.apply(STATUS, &opened);
+    wait_for("the page is back", || curl(&edge.client, &["http://10.0.0.1:8080/"]).status.success());
+    // Many at once: more than there are places, so some may be refused, and none is forgotten.
+    let many = "for i in $(seq 60); do curl -s --max-time 20 http://10.0.0.1:8080/status.json -o /dev/null -w '%{http_code} ' & done; wait";
+    let output = edge.client.enter(Command::new("bash").args(["-c", many])).output().unwrap();
+    let codes = String::from_utf8_lossy(&output.stdout).into_owned();
+    assert!(codes.matches("200").count() >= 30, "{codes}");
+    running.stop();
+}
+
+#[test]
+fn streams_and_datagrams_come_back_whole() {
+    if !may_make_namespaces("streams_and_datagrams_come_back_whole") {
+        return;
+    }
+    let workers = ["", "[workers]\ncores = [0, 1]\n"];
+    for workers in workers.iter().filter(|workers| workers.is_empty() || has_two_cores()) {
+        let edge = Edge::new();
+        let running = edge.start(&format!("{workers}[host]\necho = true"), RULES);
+        for address in ["10.0.0.1", "fd00:1::1", "198.51.100.1"] {
+            echoes(&edge.client, "tcp", address, STREAM_BYTES);
+            let longest = if address.contains(':') { 1_452 } else { 1_472 };
+            echoes(&edge.client, "udp", address, longest);
+        }
+        let rows = edge.site.show("workers").unwrap();
+        assert!(rows.iter().all(|row| row["sums_hold"] == true), "{rows:?}");
+        if !workers.is_empty() {
+            // Many connections, so that each worker has some.
+            for _ in 0..8 {
+                echoes(&edge.client, "tcp", "fd00:1::1", 100_000);
+            }
+            assert!(rows[0]["handed_out"].as_u64().unwrap() > 0);
+        }
+        let accounting = running.stop();
+        let host = accounting["ports"].as_array().unwrap().iter().find(|row| row["port"] == "host@edge");
+        let host = host.unwrap();
+        assert!(host["tx_bytes"].as_u64().unwrap() as usize > 3 * STREAM_BYTES, "{host}");
+        assert_eq!(host["tx_drops"], 0, "{host}");
+    }
+}
+
+fn has_two_cores() -> bool {
+    std::thread::available_parallelism().is_ok_and(|cores| cores.get() >= 2)
+}
