@@ -6,6 +6,7 @@ use std::collections::BTreeSet;
 use std::io::{BufRead, BufReader, Write};
 use std::process::{Child, Command, Output, Stdio};
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
 
 use serde_json::Value;
 
@@ -335,4 +336,33 @@ fn what_cannot_be_is_refused_before_anything_moves() {
     let output = apply(&site, &generator(&site, "cores = [1]").replace("hairpinning = false", ""));
     assert!(!output.status.success());
     running.stop();
+}
+
+/// Whenever the end comes: every share is with somebody who closes it.
+#[test]
+fn an_end_amid_changes_loses_nothing() {
+    if !has_two_cores("an_end_amid_changes_loses_nothing") {
+        return;
+    }
+    for round in 0..5 {
+        let site = Site::new();
+        let text = |cores: &str| generator(&site, &format!("cores = {cores}\nshares = 4\nidle = \"sleep\""));
+        site.write("run.toml", &text("[0]"));
+        let running = site.start();
+        std::thread::scope(|scope| {
+            let changes = scope.spawn(|| {
+                let mut changes = 0;
+                while ["[0, 1]", "[1]", "[0, 1]", "[0]"].iter().all(|cores| {
+                    changes += 1;
+                    apply(&site, &text(cores)).status.success()
+                }) {}
+                changes
+            });
+            std::thread::sleep(Duration::from_millis(200 + 7 * round));
+            // Checks the sums and the frames.
+            let account = running.stop();
+            assert!(account["sums"]["received"].as_u64().unwrap() > 0, "{account}");
+            assert!(changes.join().unwrap() > 1);
+        });
+    }
 }

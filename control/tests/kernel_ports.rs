@@ -117,7 +117,7 @@ interfaces.wan.addresses = ["10.2.0.1/24", "fd00:2::1/64"]
     /// Pings and a stream from the client, over both families.
     fn traffic(&self) {
         for target in ["10.2.0.2", "fd00:2::2"] {
-            let text = self.client.output(&format!("ping -c 20 -i 0.01 -w 20 {target}"));
+            let text = self.client.output(&format!("ping -c 20 -i 0.01 -W 20 {target}"));
             assert!(text.contains(" 20 received"), "{text}");
         }
         self.streams();

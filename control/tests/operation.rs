@@ -93,7 +93,7 @@ interfaces.wan.addresses = ["198.51.100.1/24"]
     }
 
     fn ping(&self, count: u32) {
-        let text = self.client.output(&format!("ping -c {count} -i 0.01 -w 20 198.51.100.2"));
+        let text = self.client.output(&format!("ping -c {count} -i 0.01 -W 20 198.51.100.2"));
         // One more than asked for is sent where the first answer takes longer than the interval.
         assert!(text.contains(", 0% packet loss"), "{text}");
     }

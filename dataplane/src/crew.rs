@@ -222,7 +222,6 @@ impl<S: SlowPath> Crew<S> {
                 Order::Give { number, to, arrived } => self.hand_over(number, &to, arrived),
                 Order::Take { member, moving } => {
                     self.members.push(member);
-                    self.members.sort_by_key(|member| member.number);
                     // Who ordered it may have lost patience.
                     let _ = moving.arrived.send(moving.since.elapsed());
                 }
@@ -236,7 +235,7 @@ impl<S: SlowPath> Crew<S> {
         let order = Order::Take { member, moving: Moving { since: Instant::now(), arrived } };
         if let Err(SendError(Order::Take { member, .. })) = to.order(order) {
             // The other crew has ended.
-            self.members.insert(at, member);
+            self.members.push(member);
         }
     }
 

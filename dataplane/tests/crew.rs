@@ -67,6 +67,9 @@ struct Device {
     packets: u64,
     /// How many it has delivered.
     delivered: Arc<AtomicU64>,
+    /// When it delivered last, and what passed from then until something came back.
+    delivered_at: Option<Instant>,
+    trips: Arc<Mutex<Vec<Duration>>>,
 }
 
 impl Port for Device {
@@ -82,11 +85,17 @@ impl Port for Device {
             packet.set_contents(&frame).unwrap();
             self.counters.rx_packets += 1;
             burst.push(packet).unwrap();
+            self.delivered_at = Some(Instant::now());
         }
         self.delivered.store(self.counters.rx_packets, Ordering::Release);
     }
 
     fn tx(&mut self, pool: &mut Pool, _now: Time, burst: &mut Burst) {
+        if !burst.is_empty()
+            && let Some(at) = self.delivered_at.take()
+        {
+            self.trips.lock().unwrap().push(at.elapsed());
+        }
         self.counters.tx_packets += burst.len() as u64;
         self.back.lock().unwrap().extend(burst.iter().map(|packet| number_of(packet.bytes())));
         pool.put_all(burst);
@@ -135,6 +144,7 @@ struct Rig {
     commands: Vec<Sender<Command<Mirror>>>,
     allowed: Arc<AtomicU64>,
     delivered: Arc<AtomicU64>,
+    trips: Arc<Mutex<Vec<Duration>>>,
     back: Arc<Mutex<Vec<u64>>>,
 }
 
@@ -148,6 +158,7 @@ impl Rig {
     fn napping(workers: usize, crews: usize, idle: IdlePolicy, packets: u64, nap: Duration) -> Self {
         let arena = Arena::anonymous(64 << 20).unwrap();
         let (allowed, delivered, back) = (Arc::default(), Arc::default(), Arc::default());
+        let trips = Arc::default();
         let info = PortInfo {
             name: "device".to_owned(),
             description: String::new(),
@@ -162,6 +173,8 @@ impl Rig {
             counters: PortCounters::default(),
             packets,
             delivered: Arc::clone(&delivered),
+            delivered_at: None,
+            trips: Arc::clone(&trips),
         };
         let member =
             |worker| Member { worker: WorkerId(worker as u8), is_owner: true, waker: Waker::new().unwrap() };
@@ -194,7 +207,7 @@ impl Rig {
                 crew.close()
             }));
         }
-        Self { crews: handles, threads, over, commands, allowed, delivered, back }
+        Self { crews: handles, threads, over, commands, allowed, delivered, trips, back }
     }
 
     fn allow(&self, packets: u64) {
@@ -231,8 +244,9 @@ impl Rig {
         answers.recv_timeout(PATIENCE).unwrap()
     }
 
-    /// Ends all and checks what must be true whatever happened: each number came back once, those of a flow in order.
-    fn end(self, packets: u64) -> Vec<(usize, WorkerReport)> {
+    /// Ends all and checks what must be true whatever happened: each number came back once, those of a flow in order. How many
+    /// there were, and what each worker reports.
+    fn end(self) -> (u64, Vec<(usize, WorkerReport)>) {
         self.over.store(true, Ordering::Relaxed);
         let closed: Vec<_> = self.threads.into_iter().flat_map(|thread| thread.join().unwrap()).collect();
         assert_eq!(closed.len(), self.commands.len(), "no worker is lost");
@@ -247,7 +261,10 @@ impl Rig {
         }
         let all = all.unwrap();
         assert!(all.sums_hold() && all.between() == 0, "{all:?}");
+        let packets = self.delivered.load(Ordering::Relaxed);
         assert_eq!((all.sums.received, all.sums.drops.total()), (packets, 0), "{all:?}");
+        let counters = || all.ports.iter().map(|port| &port.counters);
+        assert!(counters().all(|it| it.rx_drops.total() + it.tx_drops.total() == 0), "{all:?}");
         let back = self.back.lock().unwrap();
         assert_eq!(back.len() as u64, packets);
         let mut next: Vec<u64> = (0..FLOWS).collect();
@@ -256,7 +273,7 @@ impl Rig {
             assert_eq!(number, next, "a flow is out of order");
             *next += FLOWS;
         }
-        closed.into_iter().map(|(number, _, report)| (number, report)).collect()
+        (packets, closed.into_iter().map(|(number, _, report)| (number, report)).collect())
     }
 }
 
@@ -276,23 +293,43 @@ fn workers_move_under_traffic_and_nothing_is_lost() {
             moves += 1;
         }
         assert!(moves > 20, "{moves}");
-        let reports = rig.end(PACKETS);
+        let (packets, reports) = rig.end();
+        assert_eq!(packets, PACKETS);
         assert!(reports.iter().all(|(_, report)| report.sums.received >= PACKETS / 8), "{reports:?}");
     }
 }
 
-/// A command that is given while a worker is on its way waits for it.
+#[test]
+fn a_stop_amid_moves_in_full_flow_loses_nothing() {
+    let rig = Rig::new(4, 2, IdlePolicy::Adaptive, u64::MAX);
+    rig.allow(u64::MAX);
+    rig.wait_for(10_000);
+    for round in 0..21 {
+        (0..4).for_each(|number| _ = rig.give(number, round % 2, (round + 1) % 2));
+    }
+    let start = Instant::now();
+    let (packets, _) = rig.end();
+    assert!(packets > 10_000);
+    assert!(start.elapsed() < Duration::from_secs(1), "each was told that no more would come");
+}
+
+/// A command that is given while a worker is on its way waits for it. A crew that sleeps wakes up for who comes.
 #[test]
 fn who_asks_finds_a_worker_wherever_it_is() {
     let rig = Rig::new(2, 2, IdlePolicy::Sleep, 0);
+    let mut times = Vec::new();
     for round in 0..50 {
         let (arrived, arrives) = channel();
         let (from, to) = (round % 2, (round + 1) % 2);
         rig.crews[from].give(1, &rig.crews[to], arrived);
         assert_eq!(rig.ask(1, |worker| worker.report().ports.len()), 1);
-        arrives.recv_timeout(PATIENCE).unwrap();
+        times.push(arrives.recv_timeout(PATIENCE).unwrap());
     }
-    rig.end(0);
+    // There and back would take a sleep of 5 ms, whenever it began.
+    let mut both: Vec<_> = times.windows(2).map(|pair| pair[0] + pair[1]).collect();
+    both.sort_unstable();
+    assert!(both[24] < Duration::from_millis(4), "{times:?}");
+    rig.end();
 }
 
 #[test]
@@ -314,7 +351,7 @@ fn a_worker_stays_where_nobody_takes_it() {
     assert!(told(1, 0, 1));
     rig.allow(100);
     rig.wait_for(100);
-    rig.end(100);
+    assert_eq!(rig.end().0, 100);
 }
 
 /// All sleep on what their workers sleep on, those that came later, too: a packet is there and back sooner than sleeps last.
@@ -323,24 +360,17 @@ fn sleepers_are_woken_for_whoever_is_with_them() {
     // Flow 0, whose packet comes first, is the first worker's, flow 1 the second's.
     let rig = Rig::new(2, 2, IdlePolicy::Sleep, u64::MAX);
     rig.give(1, 0, 1);
-    let mut times = Vec::new();
     for packets in 1..=200 {
         std::thread::sleep(Duration::from_millis(2));
         rig.allow(packets);
-        // The device has no descriptor: its worker finds the packet when its sleep is over.
-        while rig.delivered.load(Ordering::Acquire) < packets {
-            std::thread::yield_now();
-        }
-        let start = Instant::now();
         rig.wait_for(packets);
-        if packets % 2 == 0 {
-            times.push(start.elapsed());
-        }
     }
-    // Two sleeps of 5 ms would be on the way, if nobody woke.
-    times.sort_unstable();
-    assert!(times[20] < Duration::from_millis(2), "{times:?}");
-    rig.end(200);
+    // The device has no descriptor: its worker would find what came back when a sleep of 5 ms is over, if nobody woke it.
+    let trips = rig.trips.lock().unwrap().clone();
+    let mut trips: Vec<_> = trips.into_iter().skip(1).step_by(2).collect();
+    trips.sort_unstable();
+    assert!(trips.len() == 100 && trips[10] < Duration::from_millis(4), "{trips:?}");
+    rig.end();
 }
 
 /// Its own turns, and not those of its neighbours, make a worker busy; the thread is busy with all of them.
@@ -357,5 +387,5 @@ fn time_is_counted_by_worker_and_by_thread() {
     let thread = rig.crews[0].counters();
     assert!(thread.busy_nanos >= busy[0] + busy[1], "{thread:?} {busy:?}");
     assert!(thread.busy_turns >= 1 && thread.busy_turns <= thread.turns, "{thread:?}");
-    rig.end(2);
+    rig.end();
 }

@@ -9,7 +9,8 @@ use super::settings::Workers;
 /// none of them has are new, or were with others. The answer is in the same order, each thread's parts in theirs.
 ///
 /// Where one part only has the ports, it is alone with the first thread. Threads differ by one share at most: those have one more
-/// that have more already, so that fewest move; where nothing decides, not the one with the first share, for that has the ports.
+/// that have more already, so that fewest move; where nothing decides, not the one with the first share, which polls most. The
+/// first shares, which have the queues of ports, are spread over the threads.
 pub(crate) fn deal(workers: &Workers, held: &[Vec<usize>]) -> Vec<Vec<usize>> {
     let (first, all) = (workers.first_owner(), workers.count());
     let mut dealt: Vec<Vec<usize>> = vec![Vec::new(); held.len()];
@@ -27,15 +28,20 @@ pub(crate) fn deal(workers: &Workers, held: &[Vec<usize>]) -> Vec<Vec<usize>> {
     let mut room = vec![0; held.len()];
     for (place, &thread) in by_need.iter().enumerate() {
         room[thread] = each + usize::from(place < more);
-        dealt[thread] = owned(thread).copied().take(room[thread]).collect();
+        let (own, stay) =
+            (owned(thread).copied().collect::<Vec<_>>(), room[thread].min(owned(thread).count()));
+        dealt[thread] = (0..stay).map(|at| own[at * own.len() / stay]).collect();
     }
     let placed: BTreeSet<usize> = dealt.iter().flatten().copied().collect();
-    let mut rest = (first..all).filter(|part| !placed.contains(part));
-    for thread in alone..held.len() {
-        let missing = room[thread] - dealt[thread].len();
-        dealt[thread].extend(rest.by_ref().take(missing));
-        dealt[thread].sort_unstable();
+    let mut rest = (first..all).filter(|part| !placed.contains(part)).peekable();
+    while rest.peek().is_some() {
+        for thread in alone..held.len() {
+            if dealt[thread].len() < room[thread] {
+                dealt[thread].extend(rest.next());
+            }
+        }
     }
+    dealt.iter_mut().for_each(|parts| parts.sort_unstable());
     dealt
 }
 
@@ -54,7 +60,8 @@ mod tests {
     fn cores_come_and_go_with_few_moves() {
         let four = workers(4, Io::Shared);
         assert_eq!(deal(&four, &[vec![]]), [vec![0, 1, 2, 3]]);
-        assert_eq!(deal(&four, &[vec![0, 1, 2, 3], vec![]]), [vec![0, 1], vec![2, 3]]);
+        assert_eq!(deal(&four, &[vec![], vec![]]), [vec![0, 2], vec![1, 3]]);
+        assert_eq!(deal(&four, &[vec![0, 1, 2, 3], vec![]]), [vec![0, 2], vec![1, 3]]);
         assert_eq!(deal(&four, &[vec![2, 3]]), [vec![0, 1, 2, 3]]);
         assert_eq!(deal(&four, &[vec![], vec![2, 3]]), [vec![0, 1], vec![2, 3]]);
         assert_eq!(deal(&four, &[vec![0, 1], vec![2, 3], vec![]]), [vec![0], vec![2, 3], vec![1]]);

@@ -11,7 +11,7 @@ use millrace_dataplane::worker::{WorkerCounters, WorkerReport};
 use millrace_nf::firewall::Policy;
 
 use super::functions::PortFacts;
-use super::handle::{NfWorker, WorkerHandle};
+use super::handle::{Asked, NfWorker, WorkerHandle};
 use super::hosts::Hosts;
 use super::numbers::PortNumbers;
 use super::ports::Opener;
@@ -83,7 +83,7 @@ impl Control {
         self.workers.get(owner.unwrap_or(self.first_owner))
     }
 
-    /// Asks all workers, one after the other.
+    /// Asks all workers, at a time, for those of one thread may sleep together.
     ///
     /// # Errors
     /// One is gone, or `look` panicked.
@@ -91,7 +91,9 @@ impl Control {
         &self,
         look: impl Fn(&mut NfWorker) -> T + Clone + Send + 'static,
     ) -> Result<Vec<T>, InstanceError> {
-        self.workers.iter().map(|worker| worker.ask(look.clone())).collect()
+        let asked: Result<Vec<_>, _> =
+            self.workers.iter().map(|worker| worker.begin_ask(look.clone())).collect();
+        asked?.into_iter().map(Asked::wait).collect()
     }
 
     /// What all workers report together.

@@ -1,7 +1,7 @@
 //! How control threads talk to the worker.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::mpsc::{Sender, sync_channel};
+use std::sync::mpsc::{Receiver, Sender, sync_channel};
 use std::time::Duration;
 
 use millrace_dataplane::worker::{Command, Worker};
@@ -34,14 +34,22 @@ impl WorkerHandle {
         &self,
         work: impl FnOnce(&mut NfWorker) -> T + Send + 'static,
     ) -> Result<T, InstanceError> {
+        self.begin_ask(work)?.wait()
+    }
+
+    /// The beginning of [`Self::ask`]: several workers can so be asked at a time.
+    ///
+    /// # Errors
+    /// The worker has ended.
+    pub fn begin_ask<T: Send + 'static>(
+        &self,
+        work: impl FnOnce(&mut NfWorker) -> T + Send + 'static,
+    ) -> Result<Asked<T>, InstanceError> {
         let caught = move |worker: &mut NfWorker| {
             // It changes nothing, so that nothing is half changed.
             catch_unwind(AssertUnwindSafe(|| work(worker)))
         };
-        self.call(caught)?.map_err(|panic| InstanceError::Panicked {
-            what: "a look at the worker",
-            panic: panic_message(panic.as_ref()).to_owned(),
-        })
+        self.begin(caught).map(Asked)
     }
 
     /// Runs `work` on the worker between two turns and waits for what it says. `work` must be short: it holds up packets.
@@ -53,10 +61,38 @@ impl WorkerHandle {
         &self,
         work: impl FnOnce(&mut NfWorker) -> T + Send + 'static,
     ) -> Result<T, InstanceError> {
+        wait(&self.begin(work)?)
+    }
+
+    fn begin<T: Send + 'static>(
+        &self,
+        work: impl FnOnce(&mut NfWorker) -> T + Send + 'static,
+    ) -> Result<Receiver<T>, InstanceError> {
         let (sender, receiver) = sync_channel(1);
         // A caller that no longer waits needs no answer.
         let command = Box::new(move |worker: &mut NfWorker| drop(sender.send(work(worker))));
         self.0.send(command).map_err(|_| InstanceError::WorkerGone)?;
-        receiver.recv_timeout(ANSWER_TIMEOUT).map_err(|_| InstanceError::WorkerGone)
+        Ok(receiver)
     }
+}
+
+/// A worker's answer that is still to come.
+#[derive(Debug)]
+pub struct Asked<T>(Receiver<std::thread::Result<T>>);
+
+impl<T> Asked<T> {
+    /// Waits for it.
+    ///
+    /// # Errors
+    /// As for [`WorkerHandle::ask`].
+    pub fn wait(self) -> Result<T, InstanceError> {
+        wait(&self.0)?.map_err(|panic| InstanceError::Panicked {
+            what: "a look at the worker",
+            panic: panic_message(panic.as_ref()).to_owned(),
+        })
+    }
+}
+
+fn wait<T>(answer: &Receiver<T>) -> Result<T, InstanceError> {
+    answer.recv_timeout(ANSWER_TIMEOUT).map_err(|_| InstanceError::WorkerGone)
 }

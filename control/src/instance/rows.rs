@@ -124,10 +124,9 @@ pub fn add(all: &mut Listing, other: Listing, names: &[&str]) {
     }
 }
 
-/// A share of the work and what became of its packets.
-pub fn share(worker: &mut NfWorker, number: usize) -> Listing {
+/// What became of the packets of a share of the work.
+pub fn share(worker: &mut NfWorker) -> Listing {
     let mut listing = Listing::new(&[
-        "share",
         "busy_turns",
         "busy_ms",
         "hits",
@@ -144,7 +143,6 @@ pub fn share(worker: &mut NfWorker, number: usize) -> Listing {
     let state = &worker.engine.state;
     let handed = |of: fn(&Handed) -> u64| report.ports.iter().map(|port| of(&port.handed)).sum::<u64>();
     listing.push([
-        number.into(),
         report.worker.busy_turns.into(),
         (report.worker.busy_nanos / 1_000_000).into(),
         report.engine.hits.into(),
@@ -168,8 +166,9 @@ pub fn shares(shares: Vec<Listing>, seats: &[Seat]) -> Listing {
         let at = seats.iter().position(|seat| seat.shares.contains(&number));
         let core = at.and_then(|at| seats[at].core);
         all.columns = listing.columns;
-        all.columns.splice(1..1, ["worker".to_owned(), "core".to_owned()]);
+        all.columns.splice(0..0, ["share", "worker", "core"].map(str::to_owned));
         all.rows.extend(listing.rows.into_iter().map(|mut row| {
+            row.insert("share".to_owned(), number.into());
             row.insert("worker".to_owned(), at.map_or(Value::Null, Value::from));
             row.insert("core".to_owned(), core.map_or(Value::Null, Value::from));
             row
@@ -183,7 +182,7 @@ pub fn workers(seats: &[Seat], shares: &[Listing]) -> Listing {
     let time = ["worker", "core", "shares", "turns", "busy_turns", "sleeps", "busy_ms"];
     let mut listing = Listing::new(&time);
     // What shares count of their turns is part of what their worker counts.
-    let figures = |name: &&String| !["share", "busy_turns", "busy_ms"].contains(&name.as_str());
+    let figures = |name: &&String| !["busy_turns", "busy_ms"].contains(&name.as_str());
     let columns = shares.first().map_or_else(Vec::new, |share| share.columns.clone());
     listing.columns.extend(columns.iter().filter(figures).cloned());
     for (number, seat) in seats.iter().enumerate() {

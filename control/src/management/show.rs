@@ -92,8 +92,8 @@ fn whole(control: &Control, topic: Topic) -> Result<Option<Listing>, String> {
             }
             all
         }
-        Topic::Workers => rows::workers(&control.seats(), &shares(control).map_err(said)?),
-        Topic::Shares => rows::shares(shares(control).map_err(said)?, &control.seats()),
+        Topic::Workers => rows::workers(&control.seats(), &control.ask_all(rows::share).map_err(said)?),
+        Topic::Shares => rows::shares(control.ask_all(rows::share).map_err(said)?, &control.seats()),
         Topic::Memory => {
             let memory = control.memory();
             let asked = memory.clone();
@@ -117,12 +117,6 @@ fn whole(control: &Control, topic: Topic) -> Result<Option<Listing>, String> {
         Topic::Flows | Topic::Sessions | Topic::Neighbours | Topic::Routes | Topic::Nat => return Ok(None),
     };
     Ok(Some(listing))
-}
-
-/// What each share of the work has done.
-fn shares(control: &Control) -> Result<Vec<Listing>, InstanceError> {
-    let shares = control.workers().iter().enumerate();
-    shares.map(|(number, worker)| worker.ask(move |worker| rows::share(worker, number))).collect()
 }
 
 /// A page of rows that are all there.
