@@ -79,6 +79,8 @@ drop_reasons! {
     MissBudget = "miss_budget",
     /// The answer to this packet (an ICMP error, a reset) exceeds its rate.
     RateLimited = "rate_limited",
+    /// Its payload holds a pattern that an inspecting function drops.
+    PayloadDenied = "payload_denied",
     /// A meter or policer dropped it.
     Metered = "metered",
     /// The kernel left work on the frame (a checksum, cutting it into packets) that the port can't finish.

@@ -6,6 +6,7 @@
 mod foresee;
 mod observe;
 mod passes;
+mod stages;
 
 use crate::budget::{BudgetConfig, MissBudget};
 use crate::drops::DropReason;
@@ -16,6 +17,7 @@ use crate::flow::state::FlowState;
 use crate::flow::tcp::{Segment, TcpVerdict};
 use crate::flow::template::{IMAGE_WORDS, Template};
 use crate::hold::{HoldLimits, Holds};
+use crate::limits::BURST_PACKETS_MAX;
 use crate::memory::Pool;
 pub use crate::outputs::{Outputs, Sums};
 use crate::packet::parse::parse;
@@ -97,6 +99,8 @@ pub struct Engine<S: SlowPath> {
     counters: EngineCounters,
     /// The packet for whose place and record memory is still to be asked, see [`Self::prefetch_miss`].
     half_asked: Option<usize>,
+    /// What a stage dropped and is still to be counted.
+    dropped: Vec<(Packet, DropReason)>,
     /// Who follows some of the packets.
     observer: Option<Box<dyn Observer<S>>>,
 }
@@ -143,10 +147,12 @@ impl<S: SlowPath> Engine<S> {
             config,
             counters: EngineCounters::default(),
             half_asked: None,
+            dropped: Vec::with_capacity(BURST_PACKETS_MAX),
             observer: None,
         };
         engine.schemas.resize_with(ports, || None);
         (0..ports).for_each(|port| engine.compile_schema(PortId(port as u16)));
+        engine.connect_stages();
         engine
     }
 
@@ -197,16 +203,29 @@ impl<S: SlowPath> Engine<S> {
     /// Takes all packets of `burst`, which came from `port`, to their outputs.
     pub fn process(&mut self, port: PortId, burst: &mut Burst, pool: &mut Pool, now: Time) {
         self.outputs.sums.received += burst.len() as u64;
-        self.process_again(port, burst, pool, now);
+        self.process_burst(port, burst, pool, now, self.observer.is_some());
     }
 
-    /// The same for packets that are here already: they come from a packet function, by its logical port.
+    /// The same for packets that are here already: they come from a packet function, by its logical port. Whoever looked on has
+    /// seen them.
     pub fn process_again(&mut self, port: PortId, burst: &mut Burst, pool: &mut Pool, now: Time) {
+        self.process_burst(port, burst, pool, now, false);
+    }
+
+    #[inline]
+    fn process_burst(
+        &mut self,
+        port: PortId,
+        burst: &mut Burst,
+        pool: &mut Pool,
+        now: Time,
+        is_observed: bool,
+    ) {
         let count = burst.len();
         self.budget.begin(now, count);
         let hits_before = self.counters.hits;
         let mut drain = burst.drain_all();
-        if self.observer.is_some() {
+        if is_observed {
             self.process_observed(port, &mut drain, pool, now);
         }
         while !drain.rest().is_empty() {

@@ -30,6 +30,7 @@ pub mod packet_function;
 pub mod port;
 pub mod ring;
 pub mod slow_path;
+pub mod stage;
 pub mod time;
 pub mod timing;
 pub mod worker;

@@ -10,8 +10,14 @@ pub const HEADROOM_BYTES_MIN: usize = 192;
 pub const DATA_OFFSET: usize = METADATA_BYTES + HEADROOM_BYTES_MIN;
 /// Most ports that one worker serves.
 pub const PORTS_MAX: usize = 64;
+/// Most logical ports at a time, by which packets come in again behind packet functions. Their numbers follow those of ports.
+pub const LOGICAL_PORTS_MAX: usize = 2_048;
+/// Most packet functions of a chain.
+pub const PACKET_FUNCTIONS_MAX: usize = 8;
 /// Largest frame of a port without FCS (an MTU of 9,000 and the Ethernet header with two tags).
 pub const FRAME_BYTES_MAX: usize = 9_022;
 
 const _: () = assert!(DATA_OFFSET == 256);
+// Two for each port and packet function, and as many again, so that a number rests before it is used again.
+const _: () = assert!(LOGICAL_PORTS_MAX >= 4 * PORTS_MAX * PACKET_FUNCTIONS_MAX);
 const _: () = assert!(BURST_PACKETS_MAX.is_power_of_two());

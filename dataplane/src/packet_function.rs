@@ -17,6 +17,13 @@ pub trait PacketFunction: Send {
     /// kept.
     fn process(&mut self, burst: &mut Burst, now: Time, dropped: &mut Vec<(Packet, DropReason)>);
 
+    /// Says for people what would become of a frame, without any of it coming true: why it would be dropped, if it would, and
+    /// what the function goes by, each as a name in snake case and a value.
+    fn foresee(&self, frame: &[u8], say: &mut dyn FnMut(&'static str, &str)) -> Option<DropReason> {
+        let _ = (frame, say);
+        None
+    }
+
     /// The function itself, for its configuration and for `show`.
     fn as_any(&mut self) -> &mut dyn Any;
 }

@@ -10,6 +10,7 @@ use crate::flow::tcp::Segment;
 use crate::flow::validity::Watches;
 use crate::packet::Layout;
 use crate::port::PortId;
+use crate::stage::Stage;
 use crate::time::Time;
 use arrayvec::ArrayVec;
 
@@ -142,6 +143,17 @@ pub trait SlowPath: Send {
 
     /// Something happened to sessions that functions have a part in, in this order.
     fn events(&mut self, events: &[Event], state: &mut FlowState);
+
+    /// Logical ports: what programs send there goes through a packet function and comes in again by that port.
+    fn logical_ports(&self) -> &[PortId] {
+        &[]
+    }
+
+    /// The packet function behind a logical port.
+    fn stage(&mut self, port: PortId) -> Option<&mut Stage> {
+        let _ = port;
+        None
+    }
 
     /// A slice of timers: at most `budget` objects are looked at. Frames and wakes go to `decision`.
     fn tick(&mut self, now: Time, budget: usize, state: &mut FlowState, decision: &mut Decision);

@@ -3,13 +3,11 @@
 //! A turn polls each port, takes the burst through the engine, sends what came out, and does one slice of housekeeping.
 //! Commands of the control plane are closures that run between two turns, so they see everything at rest.
 
-use crate::drops::DropReason;
 use crate::engine::{Engine, EngineCounters, Sums};
 use crate::handoff::Waker;
 use crate::idle::{Idle, IdlePolicy};
 use crate::memory::Pool;
-use crate::packet::{Burst, Packet};
-use crate::packet_function::PacketFunction;
+use crate::packet::Burst;
 use crate::port::{Handed, Port, PortCounters, PortId, PortInfo};
 use crate::slow_path::SlowPath;
 use crate::time::{Clock, Time};
@@ -23,8 +21,6 @@ use std::time::Duration;
 const HOUSEKEEPING_OBJECTS: usize = 64;
 /// Frames that it collects which ended with other threads.
 const HOUSEKEEPING_FRAMES: usize = 256;
-/// Rounds through the packet functions in one turn, before packets that still circle are dropped.
-const STAGE_ROUNDS_MAX: usize = 64;
 /// A slice of housekeeping is due this often while packets flow.
 const HOUSEKEEPING_EVERY: Duration = Duration::from_micros(100);
 
@@ -149,11 +145,6 @@ impl WorkerCounters {
     }
 }
 
-struct Stage {
-    ports: Vec<PortId>,
-    function: Box<dyn PacketFunction>,
-}
-
 /// One core's loop and all that it owns.
 pub struct Worker<S: SlowPath> {
     /// Decides and replays.
@@ -163,7 +154,6 @@ pub struct Worker<S: SlowPath> {
     /// How long bursts take.
     pub timing: Timing,
     ports: Vec<Option<Box<dyn Port>>>,
-    stages: Vec<Stage>,
     /// Ports that take nothing more and finish what they have to send.
     leaving: Vec<(PortId, Box<dyn Port>)>,
     /// Those that another thread closes.
@@ -177,7 +167,6 @@ pub struct Worker<S: SlowPath> {
     counters: WorkerCounters,
     housekeeping_due: Time,
     burst: Burst,
-    dropped: Vec<(Packet, DropReason)>,
 }
 
 impl<S: SlowPath> std::fmt::Debug for Worker<S> {
@@ -200,7 +189,6 @@ impl<S: SlowPath> Worker<S> {
             pool,
             timing: Timing::default(),
             ports: Vec::new(),
-            stages: Vec::new(),
             leaving: Vec::new(),
             closing: Vec::new(),
             removed: Vec::new(),
@@ -211,7 +199,6 @@ impl<S: SlowPath> Worker<S> {
             counters: WorkerCounters::default(),
             housekeeping_due: Time(0),
             burst: Burst::new(),
-            dropped: Vec::new(),
         };
         (worker, sender)
     }
@@ -310,15 +297,6 @@ impl<S: SlowPath> Worker<S> {
         self.ports.get_mut(usize::from(id.0)).and_then(Option::as_mut)
     }
 
-    /// What programs send to any of the logical ports goes through `function` and comes in again from that port.
-    pub fn add_stage(&mut self, ports: Vec<PortId>, function: Box<dyn PacketFunction>) {
-        for &port in &ports {
-            self.engine.outputs.grow(usize::from(port.0) + 1);
-            self.engine.compile_schema(port);
-        }
-        self.stages.push(Stage { ports, function });
-    }
-
     /// The time of this worker.
     pub fn now(&mut self) -> Time {
         self.clock.now()
@@ -343,7 +321,7 @@ impl<S: SlowPath> Worker<S> {
             self.engine.process(id, &mut self.burst, &mut self.pool, now);
             self.timing.processed(id, received);
         }
-        self.run_stages(now);
+        self.engine.run_stages(&mut self.pool, now);
         for at in 0..self.ports.len() {
             self.send(PortId(at as u16), now);
         }
@@ -362,40 +340,6 @@ impl<S: SlowPath> Worker<S> {
         self.timing.sent(self.counters.turns);
         self.counters.busy_turns += u64::from(taken > 0);
         taken
-    }
-
-    /// Packet functions, with what they let through walking on. Bounded, should segments form a loop.
-    fn run_stages(&mut self, now: Time) {
-        for _ in 0..STAGE_ROUNDS_MAX {
-            let mut any = false;
-            for at in 0..self.stages.len() {
-                for place in 0..self.stages[at].ports.len() {
-                    any |= self.run_stage(at, self.stages[at].ports[place], now);
-                }
-            }
-            if !any {
-                return;
-            }
-        }
-        for port in self.stages.iter().flat_map(|stage| stage.ports.iter().copied()) {
-            let mut rest = self.engine.outputs.take_back(port);
-            for packet in rest.drain_all() {
-                self.engine.outputs.drop_packet(packet, DropReason::LoopLimit, &mut self.pool);
-            }
-        }
-    }
-
-    fn run_stage(&mut self, at: usize, port: PortId, now: Time) -> bool {
-        let mut burst = self.engine.outputs.take_back(port);
-        if burst.is_empty() {
-            return false;
-        }
-        self.stages[at].function.process(&mut burst, now, &mut self.dropped);
-        for (packet, reason) in self.dropped.drain(..) {
-            self.engine.outputs.drop_packet(packet, reason, &mut self.pool);
-        }
-        self.engine.process_again(port, &mut burst, &mut self.pool, now);
-        true
     }
 
     fn send(&mut self, id: PortId, now: Time) {

@@ -3,22 +3,23 @@
 //! A walk has five steps: find the session; walk the functions in the direction of the zone (R9); let the forwarder decide;
 //! compile; commit (R6). Nothing of the functions' state changes before the last.
 
+mod answers;
 mod chains;
 mod expected;
 mod explain;
 mod onlooker;
 mod reshape;
+mod stages;
 
 pub use chains::{Attachment, CHAINS_MAX, Chains};
 
 use crate::compile::{Exits, compile};
 use crate::fragments::{DatagramKey, First, Fragments, Piece, Place};
-use crate::function::{FlowFunction, Forwarder, PacketFunction, Verdict};
+use crate::function::{FlowFunction, Forwarder, Verdict};
 use crate::headers::Headers;
-use crate::slot::{ForwarderSlot, FunctionSlot, Stage};
+use crate::slot::{ForwarderSlot, FunctionSlot, Stage as Function};
 use crate::walk::{Commit, Direction, Record, SessionView, Tick, Walk, ends, port_watch};
 use crate::zone::ZoneId;
-use chains::domain_of;
 use explain::Found;
 use millrace_dataplane::drops::DropReason;
 use millrace_dataplane::flow::cache::Owner;
@@ -30,9 +31,11 @@ use millrace_dataplane::flow::validity::Watches;
 use millrace_dataplane::packet::{L3, L4};
 use millrace_dataplane::port::PortId;
 use millrace_dataplane::slow_path::{Decision, Fate, Miss, Tracked};
+use millrace_dataplane::stage::Stage;
 use millrace_dataplane::time::Time;
 use onlooker::Onlooker;
 use reshape::Retired;
+use stages::Boundary;
 use std::net::Ipv4Addr;
 
 /// What a chain did.
@@ -62,12 +65,15 @@ impl ChainCounters {
 pub struct Chain {
     name: String,
     zones: Vec<String>,
-    functions: Vec<Box<dyn Stage>>,
+    functions: Vec<Box<dyn Function>>,
     forwarder: Box<dyn ForwarderSlot>,
     parts: usize,
     /// Words of functions that are gone, which some sessions may still have.
     retired: Vec<Retired>,
+    /// Where packet functions split it.
     boundaries: Vec<Boundary>,
+    /// What the sessions of each segment are told apart by.
+    segments: Vec<u8>,
     domain: u16,
     fragments: Fragments,
     headers: Headers,
@@ -93,21 +99,11 @@ impl std::fmt::Debug for Chain {
     }
 }
 
-/// Where a packet function splits a chain.
-struct Boundary {
-    /// Functions in front of it.
-    functions: usize,
-    /// The packet function, until a worker takes it.
-    stage: Option<(String, Box<dyn PacketFunction>)>,
-    /// The logical port that leads to it from each zone.
-    ports: Vec<PortId>,
-}
-
 /// Builds a chain, function by function.
 pub struct ChainBuilder {
     name: String,
     zones: Vec<String>,
-    functions: Vec<Box<dyn Stage>>,
+    functions: Vec<Box<dyn Function>>,
     boundaries: Vec<Boundary>,
     parts: usize,
 }
@@ -133,14 +129,6 @@ impl ChainBuilder {
         self
     }
 
-    /// Splits the chain here: what passes goes through a packet function. Each side has its own look-up and sessions.
-    #[must_use]
-    pub fn packet_function(mut self, name: impl Into<String>, function: Box<dyn PacketFunction>) -> Self {
-        let stage = Some((name.into(), function));
-        self.boundaries.push(Boundary { functions: self.functions.len(), stage, ports: Vec::new() });
-        self
-    }
-
     /// Ends the chain with what forwards.
     pub fn forwarder<F: Forwarder>(self, name: impl Into<String>, forwarder: F) -> Chain {
         let part = self.parts;
@@ -156,6 +144,7 @@ impl ChainBuilder {
             forwarder,
             parts: self.parts,
             retired: Vec::new(),
+            segments: (0..=self.boundaries.len()).map(|segment| segment as u8).collect(),
             boundaries: self.boundaries,
             domain: 0,
             fragments: Fragments::default(),
@@ -212,10 +201,14 @@ impl Chain {
         self.counters
     }
 
-    /// Names and kinds of its functions, in order, the forwarder last.
+    /// Names and kinds of its functions, packet functions among them, in order, the forwarder last.
     pub fn functions(&self) -> Vec<(&str, &'static str)> {
         let mut all: Vec<_> = self.functions.iter().map(|f| (f.name(), f.kind())).collect();
         all.push((self.forwarder.name(), self.forwarder.kind()));
+        for boundary in self.boundaries.iter().rev() {
+            let kind = boundary.stage.as_ref().map_or("kept", Stage::kind);
+            all.insert(boundary.functions, (&boundary.name, kind));
+        }
         all
     }
 
@@ -261,9 +254,9 @@ impl Chain {
         state: &mut FlowState,
         decision: &mut Decision,
     ) {
-        let Attachment { zone, segment, .. } = entry;
+        let zone = entry.zone;
         self.counters.walks += 1;
-        self.domain = domain_of(usize::from(self.domain & 0xff), segment);
+        self.domain = entry.domain;
         self.reopens = None;
         if let Err(reason) = self.headers.read(miss.bytes, miss.layout) {
             decision.fate = Fate::Drop(reason);
@@ -295,7 +288,10 @@ impl Chain {
         };
         self.answered = None;
         let watches = &mut decision.watches;
-        let end = self.walk(miss, zone, segment, session, related, state, watches, &mut ());
+        let end = self.walk(miss, entry, session, related, state, watches, &mut ());
+        let mut frames = std::mem::take(&mut self.record.frames);
+        self.restore_answers(miss.port, entry, &state.sessions, &mut frames);
+        self.record.frames = frames;
         match end.verdict {
             Verdict::Forward(port) => {
                 let to = self.zone_behind(entry.chain, port, ports);
@@ -423,7 +419,7 @@ impl Chain {
     /// The zone whose hosts a port leads to. What is behind a packet function is not known yet: the segment behind it knows.
     fn zone_behind(&self, chain: usize, port: PortId, ports: &[Option<Attachment>]) -> u8 {
         let attached = ports.get(usize::from(port.0)).copied().flatten().filter(|to| to.chain == chain);
-        let logical = self.boundaries.iter().any(|boundary| boundary.ports.contains(&port));
+        let logical = self.boundaries.iter().any(|boundary| boundary.leads(port));
         attached.filter(|_| !logical).map_or(ANYWHERE, |to| to.zone.0)
     }
 
@@ -470,8 +466,7 @@ impl Chain {
     fn walk<O: Onlooker>(
         &mut self,
         miss: &Miss<'_>,
-        zone: ZoneId,
-        segment: usize,
+        entry: Attachment,
         session: Option<&SessionView>,
         related: Option<&SessionView>,
         state: &FlowState,
@@ -481,13 +476,12 @@ impl Chain {
         let (parts, scope) = (self.parts, self.scope());
         let Self { functions, forwarder, headers, record, boundaries, answered, responder, domain, .. } =
             self;
-        let direction = if zone == ZoneId(0) { Direction::Forward } else { Direction::Backward };
-        let first = segment.checked_sub(1).and_then(|at| boundaries.get(at)).map_or(0, |b| b.functions);
-        let end = boundaries.get(segment).map_or(functions.len(), |b| b.functions);
-        let next = match direction {
-            Direction::Forward => boundaries.get(segment),
-            Direction::Backward => segment.checked_sub(1).and_then(|at| boundaries.get(at)),
-        };
+        let Attachment { zone, segment, ingress, .. } = entry;
+        let direction = entry.direction();
+        let before = segment.checked_sub(1).and_then(|at| boundaries.get(at));
+        let behind = boundaries.get(segment);
+        let first = before.map_or(0, |boundary| boundary.functions);
+        let end = behind.map_or(functions.len(), |boundary| boundary.functions);
         let last = functions.len();
         let mut way = (direction, false);
         if !headers.is_link_control() {
@@ -495,7 +489,7 @@ impl Chain {
                 headers: &mut *headers,
                 frame: miss.bytes,
                 now: miss.now,
-                port: miss.port,
+                port: ingress,
                 from_zone: zone,
                 direction,
                 hairpin: false,
@@ -518,9 +512,10 @@ impl Chain {
                 }
             }
             way = (walk.direction, walk.hairpin);
-            if let (Some(boundary), false) = (next, walk.hairpin) {
-                let verdict = match boundary.ports.get(usize::from(zone.0)) {
-                    Some(&port) => Verdict::Forward(port),
+            let next = if walk.direction == Direction::Forward { behind } else { before };
+            if let Some(boundary) = next {
+                let verdict = match boundary.port(ingress, entry.turned || walk.hairpin) {
+                    Some(port) => Verdict::Forward(port),
                     None => Verdict::Drop(DropReason::NoOutput),
                 };
                 let first_frame = walk.record.frames.len();
@@ -540,7 +535,7 @@ impl Chain {
             headers,
             frame: miss.bytes,
             now: miss.now,
-            port: miss.port,
+            port: ingress,
             from_zone: zone,
             direction,
             hairpin,
@@ -773,7 +768,7 @@ impl Chain {
 
 /// Walks the functions in the walk's direction, until one ends it.
 fn walk_functions<O: Onlooker>(
-    functions: &mut [Box<dyn Stage>],
+    functions: &mut [Box<dyn Function>],
     segment: std::ops::Range<usize>,
     walk: &mut Walk<'_>,
     onlooker: &mut O,

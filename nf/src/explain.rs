@@ -6,6 +6,7 @@
 use crate::function::Verdict;
 use crate::headers::{Edit, Parsed};
 use crate::walk::Direction;
+use millrace_dataplane::drops::DropReason;
 use millrace_dataplane::flow::session::{SessionId, Tuple};
 use millrace_dataplane::flow::tcp::TcpState;
 use millrace_dataplane::packet::Flags;
@@ -81,6 +82,23 @@ pub struct ProgramFacts {
     pub tracks_tcp: bool,
 }
 
+/// What a packet function would do with the packet.
+#[derive(Clone, Debug)]
+pub struct Payload {
+    /// The function's name in the configuration.
+    pub function: String,
+    /// Its kind.
+    pub kind: &'static str,
+    /// Which way the chain is walked.
+    pub direction: Direction,
+    /// What it goes by.
+    pub notes: Vec<Note>,
+    /// Why it drops the packet, if it does.
+    pub drop: Option<DropReason>,
+    /// What the segment behind it does then; none if it drops the packet.
+    pub then: Option<Explanation>,
+}
+
 /// What becomes of a packet that walks a chain, and why.
 #[derive(Clone, Debug)]
 pub struct Explanation {
@@ -106,9 +124,23 @@ pub struct Explanation {
     pub program: Option<ProgramFacts>,
     /// It opens this session: what it looks like, and what answers look like.
     pub opens: Option<[Tuple; 2]>,
+    /// It goes to this packet function, and not out of a port.
+    pub payload: Option<Box<Payload>>,
 }
 
 impl Explanation {
+    /// What the last segment says that it comes to.
+    pub fn last(&self) -> &Self {
+        self.payload.as_ref().and_then(|payload| payload.then.as_ref()).map_or(self, Self::last)
+    }
+
+    /// What becomes of the packet in the end.
+    pub fn end(&self) -> Fate {
+        let last = self.last();
+        let dropped = last.payload.as_ref().and_then(|payload| payload.drop);
+        dropped.map_or_else(|| last.fate.clone(), Fate::Drop)
+    }
+
     pub(crate) fn of(chain: &str, zone: &str) -> Self {
         Self {
             chain: chain.to_owned(),
@@ -122,6 +154,7 @@ impl Explanation {
             sent: None,
             program: None,
             opens: None,
+            payload: None,
         }
     }
 }

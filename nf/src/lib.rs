@@ -11,6 +11,7 @@ pub mod firewall;
 pub mod fragments;
 pub mod function;
 pub mod headers;
+pub mod inspect;
 pub mod nat;
 pub mod placing;
 pub mod router;

@@ -2,6 +2,7 @@
 
 use super::chains::Chain;
 use super::firewall::{Firewall, read_firewall};
+use super::inspect::{Inspect, read_inspect};
 use super::kind;
 use super::names::check_name;
 use super::nat::{Nat, read_nat};
@@ -26,6 +27,8 @@ pub enum FunctionKind {
     Firewall(Firewall),
     /// Translates addresses and ports.
     Nat(Nat),
+    /// Looks for patterns in payloads.
+    Inspect(Inspect),
     /// Forwards by destination.
     Router(Router),
 }
@@ -36,6 +39,7 @@ impl FunctionKind {
         match self {
             Self::Firewall(_) => "firewall",
             Self::Nat(_) => "nat",
+            Self::Inspect(_) => "inspect",
             Self::Router(_) => "router",
         }
     }
@@ -44,10 +48,24 @@ impl FunctionKind {
     pub fn forwards(&self) -> bool {
         matches!(self, Self::Router(_))
     }
+
+    /// Whether it works on payloads: such a function splits its chain into segments.
+    pub fn splits(&self) -> bool {
+        matches!(self, Self::Inspect(_))
+    }
+
+    /// Whether connections depend on what it keeps of them.
+    pub fn keeps_connections(&self) -> bool {
+        matches!(self, Self::Firewall(_) | Self::Nat(_))
+    }
 }
 
-const KINDS: [(&str, &Schema); 3] =
-    [("firewall", &schema::FIREWALL), ("nat", &schema::NAT), ("router", &schema::ROUTER)];
+const KINDS: [(&str, &Schema); 4] = [
+    ("firewall", &schema::FIREWALL),
+    ("nat", &schema::NAT),
+    ("inspect", &schema::INSPECT),
+    ("router", &schema::ROUTER),
+];
 
 /// The names of all functions, broken ones included.
 pub(crate) fn declared(root: &Section<'_>) -> Vec<String> {
@@ -62,10 +80,11 @@ pub(crate) fn read_functions(root: &Section<'_>, chains: &[Chain], ports: &[Stri
         check_name(root.context, &path, name);
         let Some(section) = kind::read(root.context, &path, value, &KINDS, &names) else { continue };
         let chain = chains.iter().find(|chain| chain.functions.iter().any(|function| function == name));
-        let word = section.choice("kind", &[("firewall", 0), ("nat", 1), ("router", 2)]);
+        let word = section.choice("kind", &[("firewall", 0), ("nat", 1), ("inspect", 2), ("router", 3)]);
         let kind = match word {
             Some(0) => FunctionKind::Firewall(read_firewall(&section, chain)),
             Some(1) => FunctionKind::Nat(read_nat(&section, chain)),
+            Some(2) => FunctionKind::Inspect(read_inspect(&section)),
             Some(_) => {
                 // A zone that names no port, or the wrong one, would accuse the router of its own error.
                 let zones = |chain: &Chain| format!("{}.zones", join("chains", &chain.name));

@@ -19,6 +19,7 @@ pub mod functions;
 pub mod generator;
 pub mod host;
 pub mod host_stack;
+pub mod inspect;
 pub mod kernel_ports;
 mod kind;
 mod link;
@@ -215,6 +216,7 @@ fn read<'a>(context: &'a Context<'a>, document: &'a DeTable<'a>, host: &Host, wh
     }
     if !context.has_errors() {
         rule_set::check(context, &config);
+        inspect::check(context, &config);
     }
     // Warnings beside errors would often be their consequences.
     if !context.has_errors() {

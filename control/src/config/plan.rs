@@ -13,7 +13,7 @@ use super::network::Ipv4Range;
 use super::settings::{Hugepages, Idle};
 use super::sizing::{Sizing, mtu, queues_of};
 use super::units::show_size;
-use super::{Config, Host, Port, PortKind, rule_set};
+use super::{Config, Host, Port, PortKind, inspect, rule_set};
 
 /// A port of the plan.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
@@ -102,6 +102,9 @@ pub struct PlanChain {
     pub zones: Vec<PlanZone>,
     /// Its functions, in the order from inside to outside.
     pub functions: Vec<PlanFunction>,
+    /// The functions that are decided together, once a flow; between any two of these segments lies a function that works on
+    /// payloads.
+    pub segments: Vec<Vec<String>>,
 }
 
 /// What would run. [`fmt::Display`] shows it as text, `serde` as JSON.
@@ -248,8 +251,14 @@ fn plan_chains(config: &Config) -> Vec<PlanChain> {
         name: chain.name.clone(),
         zones: chain.zones.iter().map(zone).collect(),
         functions: chain.functions.iter().filter_map(function).collect(),
+        segments: segments(config, chain),
     };
     config.chains.iter().map(chain).collect()
+}
+
+fn segments(config: &Config, chain: &super::Chain) -> Vec<Vec<String>> {
+    let splits = |name: &String| config.function(name).is_some_and(|function| function.kind.splits());
+    chain.functions.split(splits).map(<[String]>::to_vec).collect()
 }
 
 fn summary(config: &Config, name: &str, kind: &FunctionKind) -> String {
@@ -269,6 +278,12 @@ fn summary(config: &Config, name: &str, kind: &FunctionKind) -> String {
             let addresses = count(usize::try_from(addresses).unwrap_or(usize::MAX), "external address");
             let forwards = count(nat.forwards.len(), "port forward");
             format!("{} -> {}, {addresses}, {forwards}", nat.inside, nat.outside)
+        }
+        FunctionKind::Inspect(inspect) => {
+            let drops = inspect.patterns.iter().filter(|it| it.action == inspect::Action::Drop).count();
+            let table = inspect::patterns(inspect).map_or(0, |patterns| patterns.memory_bytes());
+            let table = show_size(table as u64);
+            format!("{}, of which {drops} drop, table of {table}", count(inspect.patterns.len(), "pattern"))
         }
         FunctionKind::Router(router) => {
             let interfaces = count(router.interfaces.len(), "interface");
@@ -326,6 +341,14 @@ impl fmt::Display for Plan {
             for (index, function) in chain.functions.iter().enumerate() {
                 let (name, kind) = (&function.name, function.kind);
                 writeln!(f, "  {}  {name:names$}  {kind:8}  {}", index + 1, function.summary)?;
+            }
+            if chain.segments.len() > 1 {
+                let show = |segment: &Vec<String>| match segment.as_slice() {
+                    [] => "(nothing)".to_owned(),
+                    functions => functions.join(" "),
+                };
+                let segments = chain.segments.iter().map(show).collect::<Vec<_>>().join(" | ");
+                writeln!(f, "  segments, each with a look-up of its own: {segments}")?;
             }
         }
         Ok(())

@@ -2,6 +2,8 @@
 
 use std::collections::HashMap;
 
+use millrace_dataplane::limits::PACKET_FUNCTIONS_MAX;
+
 use super::Config;
 use super::chains::Chain;
 use super::context::{Context, Finding};
@@ -15,6 +17,7 @@ pub(crate) fn check(context: &Context<'_>, config: &Config) {
     check_function_use(context, config);
     for chain in &config.chains {
         check_forwarder(context, chain, &config.functions);
+        check_segments(context, chain, &config.functions);
     }
     check_devices(context, config);
 }
@@ -86,7 +89,7 @@ fn check_forwarder(context: &Context<'_>, chain: &Chain, functions: &[Function])
                 let message = format!("`{name}` forwards, and so must be the last function of the chain");
                 let finding =
                     Finding::error(context.item(&list, index), message).found(format!("\"{name}\""));
-                context.push(finding.valid("firewall and nat before, one router at the end"));
+                context.push(finding.valid("firewall, nat and inspect before, one router at the end"));
             }
         }
         return;
@@ -111,6 +114,21 @@ fn check_forwarder(context: &Context<'_>, chain: &Chain, functions: &[Function])
     };
     let found = format!("\"{}\" of kind \"{}\" at the end", chain.functions[last_index], last.name());
     context.push(finding.found(found).valid("a function of kind \"router\" at the end").maybe_help(help));
+}
+
+/// Segments have numbers, and so have their logical ports.
+fn check_segments(context: &Context<'_>, chain: &Chain, functions: &[Function]) {
+    let splits = |name: &String| functions.iter().any(|f| f.name == *name && f.kind.splits());
+    let splitting: Vec<usize> =
+        (0..chain.functions.len()).filter(|at| splits(&chain.functions[*at])).collect();
+    if let Some(&index) = splitting.get(PACKET_FUNCTIONS_MAX) {
+        let path = context.item(&format!("{}.functions", join("chains", &chain.name)), index);
+        let message = "the chain has too many functions that work on payloads";
+        let found = format!("{} of them", splitting.len());
+        context.push(
+            Finding::error(path, message).found(found).valid(format!("at most {PACKET_FUNCTIONS_MAX}")),
+        );
+    }
 }
 
 /// An interface and a file to write belong to one port.

@@ -62,6 +62,8 @@ schemas! {
         "forward",
     ];
     FORWARD: "functions.NAME.forward" => ["protocol", "external", "internal"];
+    INSPECT: "functions.NAME, inspect" => ["kind", "patterns"];
+    PATTERN: "functions.NAME.patterns" => ["name", "text", "hex", "ignore_case", "protocol", "ports", "action"];
     ROUTER: "functions.NAME, router" => [
         "kind", "interfaces", "routes", "neighbour_capacity", "icmp_errors_per_second",
         "icmp_source_errors_per_second",

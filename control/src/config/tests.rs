@@ -38,7 +38,7 @@ kind = "generator"
 [ports.drain]
 kind = "sink"
 [chains.edge]
-functions = ["firewall", "nat", "router"]
+functions = ["firewall", "nat", "ids", "router"]
 zones.inside = ["lan", "made", "host"]
 zones.outside = ["wan", "drain", "raw"]
 [functions.firewall]
@@ -53,6 +53,11 @@ pool = ["203.0.113.1"]
 protocol = "tcp"
 external = "203.0.113.1:8080"
 internal = "10.0.0.2:80"
+[functions.ids]
+kind = "inspect"
+[[functions.ids.patterns]]
+text = "evil"
+action = "drop"
 [functions.router]
 kind = "router"
 [functions.router.interfaces.made]
@@ -98,6 +103,8 @@ const TABLES: &[(&str, &[&str])] = &[
     ("functions.NAME.rules", &["functions", "firewall", "rules", "0"]),
     ("functions.NAME, nat", &["functions", "nat"]),
     ("functions.NAME.forward", &["functions", "nat", "forward", "0"]),
+    ("functions.NAME, inspect", &["functions", "ids"]),
+    ("functions.NAME.patterns", &["functions", "ids", "patterns", "0"]),
     ("functions.NAME, router", &["functions", "router"]),
     ("functions.NAME.interfaces.PORT", &["functions", "router", "interfaces", "lan"]),
     (
@@ -210,7 +217,11 @@ fn documented_examples_are_accepted() {
     for ((title, key), row) in documented() {
         let steps = TABLES.iter().find(|(name, _)| *name == title).unwrap().1;
         let Some(example) = row.example else {
-            let apart = [("functions.NAME.rules", "icmp_type"), ("functions.NAME, router", "interfaces")];
+            let apart = [
+                ("functions.NAME.rules", "icmp_type"),
+                ("functions.NAME.patterns", "hex"),
+                ("functions.NAME, router", "interfaces"),
+            ];
             let shown_apart = title == "top level" || apart.contains(&(title.as_str(), key.as_str()));
             assert!(shown_apart, "{title} {key} has no example");
             continue;

@@ -6,14 +6,16 @@ use millrace_dataplane::flow::tcp::TcpState;
 use millrace_dataplane::limits::FRAME_BYTES_MAX;
 use millrace_dataplane::port::PortId;
 use millrace_dataplane::slow_path::{Fate, Frame};
-use millrace_nf::explain::{Explanation, SessionFacts, Step as Walked};
+use millrace_nf::explain::{Explanation, Note, Payload, SessionFacts, Step as Walked};
 use millrace_nf::function::Verdict;
 use millrace_nf::headers::Parsed;
 use millrace_nf::walk::Direction;
 
 use super::Subject;
 use super::packet::{Described, words};
-use super::report::{By, Headers, Opens, Originated, Program, Report, Session, Step, show_edit, show_guards};
+use super::report::{
+    By, Headers, Opens, Originated, Program, Report, Segment, Session, Step, show_edit, show_guards,
+};
 use crate::instance::functions::PortFacts;
 use crate::instance::{Control, NfWorker};
 
@@ -91,6 +93,7 @@ pub fn report(ports: &[PortFacts], input: PortId, frame: &[u8], foreseen: &Prosp
         steps: Vec::new(),
         opens: None,
         program: None,
+        segments: Vec::new(),
         verdict: String::new(),
         reason: None,
         meaning: None,
@@ -149,6 +152,7 @@ impl Report {
         if !came_true && let Some(reason) = DropReason::ALL.iter().find(|reason| grew(reason)) {
             self.conclude(&Fate::Drop(*reason));
             (self.opens, self.program, self.sent) = (None, None, None);
+            self.segments.clear();
             self.outputs.clear();
         }
     }
@@ -158,21 +162,73 @@ impl Report {
         self.zone = Some(said.zone.clone());
         self.session = said.session.as_ref().map(session);
         self.related = said.related.as_ref().map(session);
-        self.steps = said.steps.iter().map(|walked| step(walked, &said.outputs, names)).collect();
-        self.opens = said.opens.as_ref().map(|[initiator, responder]| Opens {
-            initiator: initiator.to_string(),
-            responder: responder.to_string(),
-        });
-        self.program = said.program.as_ref().map(|program| Program {
-            cacheable: program.cacheable,
-            guards: show_guards(program.guards),
-            ttl_min: program.ttl_min,
-            length_max: program.length_max,
-            tracks_tcp: program.tracks_tcp,
-        });
-        self.outputs = said.outputs.iter().map(|port| names.of(*port)).collect();
-        self.sent = said.sent.as_ref().map(Headers::from);
-        self.conclude(&said.fate);
+        self.steps = steps(said, names);
+        self.opens = opens(said);
+        self.program = program(said);
+        let mut next = said.payload.as_deref();
+        while let Some(payload) = next {
+            let then = payload.then.as_ref();
+            self.segments.push(Segment {
+                payload: payload_step(payload),
+                session: then.and_then(|then| then.session.as_ref()).map(session),
+                related: then.and_then(|then| then.related.as_ref()).map(session),
+                steps: then.map_or_else(Vec::new, |then| steps(then, names)),
+                opens: then.and_then(opens),
+                program: then.and_then(program),
+            });
+            next = then.and_then(|then| then.payload.as_deref());
+        }
+        let last = said.last();
+        self.conclude(&said.end());
+        if self.verdict == "sent" {
+            self.outputs = last.outputs.iter().map(|port| names.of(*port)).collect();
+            self.sent = last.sent.as_ref().map(Headers::from);
+        }
+    }
+}
+
+fn steps(said: &Explanation, names: &Names<'_>) -> Vec<Step> {
+    said.steps.iter().map(|walked| step(walked, &said.outputs, names)).collect()
+}
+
+fn opens(said: &Explanation) -> Option<Opens> {
+    let [initiator, responder] = said.opens.as_ref()?;
+    Some(Opens { initiator: initiator.to_string(), responder: responder.to_string() })
+}
+
+fn program(said: &Explanation) -> Option<Program> {
+    said.program.as_ref().map(|program| Program {
+        cacheable: program.cacheable,
+        guards: show_guards(program.guards),
+        ttl_min: program.ttl_min,
+        length_max: program.length_max,
+        tracks_tcp: program.tracks_tcp,
+    })
+}
+
+fn payload_step(payload: &Payload) -> Step {
+    Step {
+        function: payload.function.clone(),
+        kind: payload.kind.to_owned(),
+        direction: direction(payload.direction, false).to_owned(),
+        verdict: if payload.drop.is_some() { "drop" } else { "continue" }.to_owned(),
+        reason: payload.drop.map(|reason| reason.name().to_owned()),
+        outputs: Vec::new(),
+        by: by(&payload.notes),
+        edits: Vec::new(),
+        frames: Vec::new(),
+    }
+}
+
+fn by(notes: &[Note]) -> Vec<By> {
+    notes.iter().map(|note| By { what: note.what.to_owned(), value: note.value.clone() }).collect()
+}
+
+const fn direction(direction: Direction, hairpin: bool) -> &'static str {
+    match direction {
+        _ if hairpin => "hairpin",
+        Direction::Forward => "forward",
+        Direction::Backward => "backward",
     }
 }
 
@@ -197,23 +253,14 @@ fn step(walked: &Walked, flooded: &[PortId], names: &Names<'_>) -> Step {
         Verdict::Forward(port) => ("forward", None, vec![names.of(port)]),
         Verdict::Flood => ("flood", None, flooded.iter().map(|port| names.of(*port)).collect()),
     };
-    let direction = match walked.direction {
-        _ if walked.hairpin => "hairpin",
-        Direction::Forward => "forward",
-        Direction::Backward => "backward",
-    };
     Step {
         function: walked.function.clone(),
         kind: walked.kind.to_owned(),
-        direction: direction.to_owned(),
+        direction: direction(walked.direction, walked.hairpin).to_owned(),
         verdict: verdict.to_owned(),
         reason: reason.map(|reason| reason.name().to_owned()),
         outputs,
-        by: walked
-            .notes
-            .iter()
-            .map(|note| By { what: note.what.to_owned(), value: note.value.clone() })
-            .collect(),
+        by: by(&walked.notes),
         edits: walked.edits.iter().map(show_edit).collect(),
         frames: walked.frames.iter().map(|frame| originated(frame, names)).collect(),
     }

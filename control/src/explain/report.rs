@@ -34,6 +34,8 @@ pub struct Report {
     pub opens: Option<Opens>,
     /// How packets of its flow are replayed.
     pub program: Option<Program>,
+    /// Where functions work on payloads: each of them in turn, with what comes behind it. The above is what comes before.
+    pub segments: Vec<Segment>,
     /// `sent`, `dropped`, `consumed`, `held` or `punted`.
     pub verdict: String,
     /// Why it is dropped: the name of the counter.
@@ -82,6 +84,23 @@ impl From<&Parsed> for Headers {
             length: parsed.offsets.end - parsed.offsets.network,
         }
     }
+}
+
+/// A function that works on payloads, and what comes behind it up to the next one.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Segment {
+    /// The function.
+    pub payload: Step,
+    /// The session of this segment that the packet belongs to.
+    pub session: Option<Session>,
+    /// Of an ICMP error: the session of the packet that it quotes.
+    pub related: Option<Session>,
+    /// What the functions behind do, in the order in which they do it.
+    pub steps: Vec<Step>,
+    /// The session that the packet opens here.
+    pub opens: Option<Opens>,
+    /// How packets of its flow are replayed from here.
+    pub program: Option<Program>,
 }
 
 /// A session that exists.

@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use super::report::{Headers, Program, Report, Session, Step};
+use super::report::{Headers, Opens, Program, Report, Segment, Session, Step};
 
 /// Width of the names in front of lines.
 const NAMES: usize = 10;
@@ -25,22 +25,12 @@ impl fmt::Display for Report {
         if let Some(look_up) = &self.look_up {
             line(f, "cache", show_look_up(look_up))?;
         }
-        if let Some(session) = &self.session {
-            line(f, "session", session)?;
-        }
-        if let Some(session) = &self.related {
-            line(f, "about", session)?;
-        }
-        self.steps.iter().try_for_each(|step| show_step(f, step))?;
-        if let Some(opens) = &self.opens {
-            line(
-                f,
-                "opens",
-                format_args!("a session: {}, answered by {}", opens.initiator, opens.responder),
-            )?;
-        }
-        if let Some(program) = &self.program {
-            line(f, "program", program)?;
+        let (session, related) = (self.session.as_ref(), self.related.as_ref());
+        show_segment(f, session, related, &self.steps, self.opens.as_ref(), self.program.as_ref())?;
+        for Segment { payload, session, related, steps, opens, program } in &self.segments {
+            show_step(f, payload)?;
+            let (session, related) = (session.as_ref(), related.as_ref());
+            show_segment(f, session, related, steps, opens.as_ref(), program.as_ref())?;
         }
         match (&self.sent, &self.reason) {
             (Some(sent), _) => {
@@ -64,6 +54,24 @@ fn line(f: &mut fmt::Formatter<'_>, name: &str, what: impl fmt::Display) -> fmt:
 /// What hangs below a line.
 fn below(f: &mut fmt::Formatter<'_>, what: impl fmt::Display) -> fmt::Result {
     writeln!(f, "{:NAMES$}  {what}", "")
+}
+
+/// What the functions of a segment do.
+fn show_segment(
+    f: &mut fmt::Formatter<'_>,
+    session: Option<&Session>,
+    related: Option<&Session>,
+    steps: &[Step],
+    opens: Option<&Opens>,
+    program: Option<&Program>,
+) -> fmt::Result {
+    session.into_iter().try_for_each(|session| line(f, "session", session))?;
+    related.into_iter().try_for_each(|session| line(f, "about", session))?;
+    steps.iter().try_for_each(|step| show_step(f, step))?;
+    if let Some(Opens { initiator, responder }) = opens {
+        line(f, "opens", format_args!("a session: {initiator}, answered by {responder}"))?;
+    }
+    program.into_iter().try_for_each(|program| line(f, "program", program))
 }
 
 fn show_look_up(look_up: &str) -> &str {

@@ -3,7 +3,6 @@
 use super::expected::Expected;
 use super::{Chain, tuple_of};
 use crate::explain::Explanation;
-use crate::function::PacketFunction;
 use crate::headers::Headers;
 use crate::walk::{Direction, port_watch};
 use crate::zone::ZoneId;
@@ -11,8 +10,10 @@ use millrace_dataplane::drops::DropReason;
 use millrace_dataplane::flow::field::Reads;
 use millrace_dataplane::flow::state::{Event, FlowState};
 use millrace_dataplane::flow::validity::Validity;
+use millrace_dataplane::limits::PACKET_FUNCTIONS_MAX;
 use millrace_dataplane::port::PortId;
 use millrace_dataplane::slow_path::{Decision, Fate, Miss, SlowPath};
+use millrace_dataplane::stage::Stage;
 use millrace_dataplane::time::Time;
 use std::collections::VecDeque;
 
@@ -25,15 +26,36 @@ pub struct Attachment {
     pub zone: ZoneId,
     /// The segment that they enter: 0 and last are the ends, others lie behind packet functions.
     pub segment: usize,
+    /// That of the sessions of the segment.
+    pub domain: u16,
+    /// The port that received them: itself, unless it is a logical one.
+    pub ingress: PortId,
+    /// They turned round in a later segment (a hairpin) and walk back.
+    pub turned: bool,
+}
+
+impl Attachment {
+    /// True if packets walk the segment in the order of the configuration.
+    pub(super) fn is_forward(&self) -> bool {
+        self.zone == ZoneId(0) && !self.turned
+    }
+
+    /// Which way they walk the segment.
+    pub(super) fn direction(&self) -> Direction {
+        if self.is_forward() { Direction::Forward } else { Direction::Backward }
+    }
 }
 
 /// The domain of a chain's segment: sessions of different segments never meet.
-pub(super) const fn domain_of(chain: usize, segment: usize) -> u16 {
+pub(super) const fn domain_of(chain: usize, segment: u8) -> u16 {
     (chain as u16 & 0xff) | (segment as u16) << 8
 }
 
 /// Most chains at a time, those included whose sessions are still being ended: a domain has eight bits for them.
 pub const CHAINS_MAX: usize = 1 << 8;
+
+/// Segments that a packet may walk: forwards and back.
+const SEGMENTS_MAX: usize = 2 * (PACKET_FUNCTIONS_MAX + 1);
 
 /// A pass over all sessions that were there when it began, a slice at a time.
 #[derive(Debug)]
@@ -55,8 +77,11 @@ enum Sweeps {
 /// The chains of an instance, with the ports that lead to them: what the data plane calls on a miss.
 #[derive(Debug, Default)]
 pub struct Chains {
-    chains: Vec<Option<Chain>>,
-    ports: Vec<Option<Attachment>>,
+    pub(super) chains: Vec<Option<Chain>>,
+    pub(super) ports: Vec<Option<Attachment>>,
+    /// The logical ones among them, in the order of their numbers.
+    pub(super) logical: Vec<PortId>,
+    pub(super) next_logical: usize,
     sweeps: VecDeque<Sweep>,
     expected: Expected,
     now: Time,
@@ -77,7 +102,7 @@ impl Chains {
         let free = (0..self.chains.len()).find(|at| self.chains[*at].is_none() && !swept(at));
         let at = free.unwrap_or(self.chains.len());
         assert!(at < CHAINS_MAX, "a domain has no bits for more chains");
-        chain.domain = at as u16;
+        chain.domain = domain_of(at, 0);
         let reads = chain.reads();
         chain.headers.declare(&reads);
         if at == self.chains.len() {
@@ -99,6 +124,7 @@ impl Chains {
         let chain = self.chains.get_mut(at)?.take()?;
         self.void(at, &mut state.validity);
         self.ports.iter_mut().filter(|to| to.is_some_and(|to| to.chain == at)).for_each(|to| *to = None);
+        self.list_logical();
         self.begin(at, Sweeps::Chain, state);
         Some(chain)
     }
@@ -132,6 +158,8 @@ impl Chains {
         if !gone.is_empty() {
             self.begin(at, Sweeps::Parts(gone), state);
         }
+        self.free_stages(&old);
+        self.connect(at);
         Ok(old)
     }
 
@@ -201,25 +229,31 @@ impl Chains {
     /// now. True if it does.
     pub fn reattach(&mut self, port: PortId, to: Option<(usize, ZoneId)>, validity: &mut Validity) -> bool {
         let before = self.attachment(port);
+        let logical: Vec<PortId> = self.logical_ports_of(port).collect();
         match to {
             Some((chain, zone)) => self.attach(port, chain, zone),
             None => self.detach(port),
         }
         let moved = self.attachment(port) != before;
         if let Some(before) = before.filter(|_| moved) {
-            validity.within(before.chain as u8).change(port_watch(port));
+            let mut validity = validity.within(before.chain as u8);
+            validity.change(port_watch(port));
+            logical.into_iter().for_each(|port| validity.change(port_watch(port)));
         }
         moved
     }
 
     /// Packets from `port` walk `chain` from `zone`.
     pub fn attach(&mut self, port: PortId, chain: usize, zone: ZoneId) {
-        let boundaries = self.get(chain).map_or(0, |chain| chain.boundaries.len());
-        let segment = if zone == ZoneId(0) { 0 } else { boundaries };
-        self.attach_segment(port, Attachment { chain, zone, segment });
+        let before = self.attachment(port).map(|to| to.chain);
+        // Where they enter follows from the chain.
+        let (segment, domain) = (0, domain_of(chain, 0));
+        self.attach_segment(port, Attachment { chain, zone, segment, domain, ingress: port, turned: false });
+        before.into_iter().filter(|before| *before != chain).for_each(|before| self.connect(before));
+        self.connect(chain);
     }
 
-    fn attach_segment(&mut self, port: PortId, attachment: Attachment) {
+    pub(super) fn attach_segment(&mut self, port: PortId, attachment: Attachment) {
         let at = usize::from(port.0);
         if self.ports.len() <= at {
             self.ports.resize(at + 1, None);
@@ -227,38 +261,10 @@ impl Chains {
         self.ports[at] = Some(attachment);
     }
 
-    /// Gives the packet functions of a chain logical ports from `first` on, one for each function and zone, and hands them out
-    /// for a worker to run: a port and the function behind it. A function is shared by the ports of its zones.
-    pub fn connect_stages(
-        &mut self,
-        chain: usize,
-        first: PortId,
-    ) -> Vec<(Vec<PortId>, Box<dyn PacketFunction>)> {
-        let Some(found) = self.chain(chain) else { return Vec::new() };
-        let zones = found.zones.len();
-        let mut next = first.0;
-        let mut stages = Vec::new();
-        let mut attachments = Vec::new();
-        for (at, boundary) in found.boundaries.iter_mut().enumerate() {
-            boundary.ports = (0..zones as u16).map(|zone| PortId(next + zone)).collect();
-            next += zones as u16;
-            for (zone, &port) in boundary.ports.iter().enumerate() {
-                let segment = if zone == 0 { at + 1 } else { at };
-                attachments.push((port, Attachment { chain, zone: ZoneId(zone as u8), segment }));
-            }
-            if let Some((_, function)) = boundary.stage.take() {
-                stages.push((boundary.ports.clone(), function));
-            }
-        }
-        attachments.into_iter().for_each(|(port, attachment)| self.attach_segment(port, attachment));
-        stages
-    }
-
     /// Packets from `port` go nowhere.
     pub fn detach(&mut self, port: PortId) {
-        if let Some(attached) = self.ports.get_mut(usize::from(port.0)) {
-            *attached = None;
-        }
+        let before = self.ports.get_mut(usize::from(port.0)).and_then(Option::take);
+        before.into_iter().for_each(|before| self.connect(before.chain));
     }
 
     /// The chain and zone behind a port.
@@ -299,8 +305,7 @@ impl Chains {
     /// What would become of a packet that walks, and why. Nothing comes true, and nothing is counted (R6); none if the port leads
     /// to no chain.
     pub fn explain(&mut self, miss: &Miss<'_>, state: &FlowState) -> Option<Explanation> {
-        let to = self.attachment(miss.port)?;
-        Some(self.chain(to.chain)?.explain(miss, to, state))
+        self.explain_from(miss, state, SEGMENTS_MAX)
     }
 
     /// The functions' declarations changed: what a walk may read follows. The engine compiles the keys anew.
@@ -319,24 +324,23 @@ impl SlowPath for Chains {
 
     fn is_known(&self, miss: &Miss<'_>, state: &FlowState) -> bool {
         let Some(to) = self.attachment(miss.port) else { return false };
-        let domain = domain_of(to.chain, to.segment);
         // A flood asks this for each of its packets.
-        if let Some(tuple) = tuple_of(miss, domain) {
+        if let Some(tuple) = tuple_of(miss, to.domain) {
             return state.sessions.find(&tuple).is_some();
         }
         let mut headers = Headers::empty();
         headers.read(miss.bytes, miss.layout).is_ok()
-            && headers.original_tuple(domain).is_some_and(|tuple| state.sessions.find(&tuple).is_some())
+            && headers.original_tuple(to.domain).is_some_and(|tuple| state.sessions.find(&tuple).is_some())
     }
 
     fn prefetch(&mut self, miss: &Miss<'_>, walks: bool, state: &FlowState) {
         let Some(to) = self.attachment(miss.port) else { return };
-        let Some(tuple) = tuple_of(miss, domain_of(to.chain, to.segment)) else { return };
+        let Some(tuple) = tuple_of(miss, to.domain) else { return };
         state.sessions.prefetch(&tuple);
         if !walks {
             return;
         }
-        let direction = if to.zone == ZoneId(0) { Direction::Forward } else { Direction::Backward };
+        let direction = to.direction();
         if let Some(chain) = self.get(to.chain) {
             chain.functions.iter().for_each(|function| function.prefetch(&tuple, direction));
         }
@@ -371,6 +375,14 @@ impl SlowPath for Chains {
                 chain.events(events, now, sessions);
             }
         }
+    }
+
+    fn logical_ports(&self) -> &[PortId] {
+        &self.logical
+    }
+
+    fn stage(&mut self, port: PortId) -> Option<&mut Stage> {
+        self.stage_of(port)
     }
 
     fn tick(&mut self, now: Time, budget: usize, state: &mut FlowState, decision: &mut Decision) {

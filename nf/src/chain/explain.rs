@@ -1,7 +1,7 @@
 //! A walk that commits nothing (R6): what would become of a packet, and why.
 
 use super::onlooker::Steps;
-use super::{Attachment, Chain, Exits, WalkEnd, chains::domain_of, compile};
+use super::{Attachment, Chain, Exits, WalkEnd, compile};
 use crate::explain::{Explanation, ProgramFacts, SessionFacts};
 use crate::function::Verdict;
 use crate::walk::SessionView;
@@ -43,7 +43,7 @@ impl Chain {
         state: &FlowState,
         said: &mut Explanation,
     ) -> Fate {
-        self.domain = domain_of(usize::from(self.domain & 0xff), entry.segment);
+        self.domain = entry.domain;
         self.reopens = None;
         if let Err(reason) = self.headers.read(miss.bytes, miss.layout) {
             return Fate::Drop(reason);
@@ -74,8 +74,10 @@ impl Chain {
         self.answered = None;
         let (mut steps, mut watches) = (Steps::default(), Watches::default());
         let WalkEnd { verdict, .. } =
-            self.walk(miss, entry.zone, entry.segment, session, related, state, &mut watches, &mut steps);
+            self.walk(miss, entry, session, related, state, &mut watches, &mut steps);
         said.steps = steps.steps;
+        let frames = said.steps.iter_mut().map(|step| &mut step.frames);
+        frames.for_each(|frames| self.restore_answers(miss.port, entry, &state.sessions, frames));
         match verdict {
             Verdict::Forward(port) => self.explain_leave(miss, &[port], session.is_none(), state, said),
             Verdict::Flood => {

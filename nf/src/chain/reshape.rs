@@ -105,7 +105,7 @@ impl Chain {
         let functions = self.functions.iter().filter(|stage| stage.stands_for());
         let mut found = functions.map(|stage| old.functions.iter().any(|other| other.name() == stage.name()));
         let ends = !self.forwarder.stands_for() || self.forwarder.name() == old.forwarder.name();
-        ends && found.all(|found| found)
+        ends && found.all(|found| found) && self.can_take_over_stages(old)
     }
 
     /// Moves what stays over from `old`; what is left of that is to be dropped. Words of functions that are gone are
@@ -119,6 +119,8 @@ impl Chain {
         if self.forwarder.stands_for() && self.forwarder.name() == old.forwarder.name() {
             std::mem::swap(&mut self.forwarder, &mut old.forwarder);
         }
+        self.take_over_stages(old);
+        self.number_segments(old);
         self.domain = old.domain;
         self.counters = old.counters;
         std::mem::swap(&mut self.fragments, &mut old.fragments);

@@ -159,6 +159,7 @@ impl Harness {
 
     /// What waits at the outputs, port 0 first.
     pub fn collect(&mut self) -> Sent {
+        self.engine.run_stages(&mut self.pool, self.now);
         let mut sent = Sent::new();
         for port in 0..self.ports {
             let burst = self.engine.outputs.burst(PortId(port)).unwrap();

@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 use millrace_dataplane::port::PortId;
 use millrace_nf::chain::Chain;
 use millrace_nf::firewall::Firewall;
+use millrace_nf::inspect::Inspect;
 use millrace_nf::nat::Nat;
 use millrace_nf::router::Router;
 
@@ -95,6 +96,11 @@ fn bring(
                 validity.change(watch);
             }
         }
+        FunctionChange::Inspect(change) => {
+            if let Some(inspect) = chain.packet_function::<Inspect>(name) {
+                replaced.push(Box::new(inspect.apply(change)));
+            }
+        }
         FunctionChange::Router(change) => {
             let Some(router) = chain.function::<Router>(name) else { return };
             let (watches, old) = router.bring(*change, now);
@@ -115,11 +121,14 @@ fn attach(
     let led = attachments.iter().map(|(port, chain, zone)| (*port, Some((chain, *zone))));
     for (port, to) in led.chain(detached.iter().map(|port| (*port, None))) {
         let to = to.and_then(|(chain, zone)| Some((engine.slow.place_of(chain)?, zone)));
+        let logical: Vec<PortId> = engine.slow.logical_ports_of(port).collect();
         if engine.slow.reattach(port, to, &mut engine.state.validity) {
             touched.push(port);
+            touched.extend(logical);
         }
     }
     engine.slow.declare();
+    engine.connect_stages();
     let ports = attachments.iter().map(|(port, ..)| port).chain(detached);
     ports.for_each(|port| engine.compile_schema(*port));
 }

@@ -14,6 +14,9 @@ pub(super) fn between(old: &FunctionKind, new: &FunctionKind) -> String {
     let words = match (old, new) {
         (FunctionKind::Firewall(old), FunctionKind::Firewall(new)) => firewall(old, new),
         (FunctionKind::Nat(old), FunctionKind::Nat(new)) => nat(old, new),
+        (FunctionKind::Inspect(old), FunctionKind::Inspect(new)) => {
+            counted("patterns", &old.patterns, &new.patterns, |it| it.name.clone()).into_iter().collect()
+        }
         (FunctionKind::Router(old), FunctionKind::Router(new)) => router(old, new),
         _ => Vec::new(),
     };

@@ -6,6 +6,7 @@ use millrace_dataplane::flow::session::Timeouts;
 use millrace_dataplane::port::{Port, PortId};
 use millrace_nf::chain::Chain;
 use millrace_nf::firewall::{self as nf_firewall, Policy};
+use millrace_nf::inspect;
 use millrace_nf::nat::NatConfig;
 use millrace_nf::placing::PortRule;
 use millrace_nf::router::RouterChange;
@@ -26,6 +27,7 @@ use crate::instance::sharing::{part_of, rules};
 pub(super) enum FunctionChange {
     Firewall(Box<nf_firewall::Change>),
     Nat(NatConfig),
+    Inspect(inspect::Change),
     Router(Box<RouterChange>),
 }
 
@@ -293,6 +295,9 @@ impl<'a> Planner<'a> {
         if stays || !self.problems.is_empty() {
             return;
         }
+        if let Some(problem) = old.and_then(|old| self.parted(old, chain, &kept)) {
+            return self.problems.push(problem);
+        }
         let built = match functions::build_chain(context, &kept) {
             Ok(built) => built,
             Err(error) => return self.problems.push(error.problem()),
@@ -330,6 +335,29 @@ impl<'a> Planner<'a> {
         }
     }
 
+    /// Sessions belong to a segment. Functions that share theirs can't be parted while the instance runs, nor can those that have
+    /// their own be brought together: connections would be cut.
+    fn parted(&self, old: &config::Chain, new: &config::Chain, kept: &[String]) -> Option<Problem> {
+        let segment_of = |config: &Config, chain: &config::Chain, function: &String| {
+            let before = chain.functions.iter().take_while(|name| *name != function);
+            before.filter(|name| config.function(name).is_some_and(|it| it.kind.splits())).count()
+        };
+        let keeps = |name: &&String| {
+            kept.contains(name) && self.new.function(name).is_some_and(|it| it.kind.keeps_connections())
+        };
+        let places: Vec<_> = (new.functions.iter().filter(keeps))
+            .map(|name| (name, segment_of(&self.running.config, old, name), segment_of(self.new, new, name)))
+            .collect();
+        let mut pairs = places.iter().flat_map(|one| places.iter().map(move |other| (one, other)));
+        let ((one, ..), (other, ..)) = pairs.find(|((_, a, b), (_, c, d))| (a == c) != (b == d))?;
+        let message = format!(
+            "a function that works on payloads can't come or go between `{one}` and `{other}` while the instance runs: \
+             their connections would be cut"
+        );
+        let help = "put it in front of both or behind both, or end the instance and start it with the new configuration";
+        Some(Problem::new(format!("chains.{}.functions", new.name), message).help(help))
+    }
+
     /// A function that is new.
     fn fresh(&mut self, context: &Context<'_>, name: &str) {
         if let Some(FunctionKind::Firewall(settings)) = context.config.function(name).map(|found| &found.kind)
@@ -351,6 +379,11 @@ impl<'a> Planner<'a> {
                 self.firewall(context, name, new, old == new)
             }
             (FunctionKind::Nat(old), FunctionKind::Nat(new)) => nat_change(&was, context, name, old, new),
+            (FunctionKind::Inspect(old), FunctionKind::Inspect(new)) => {
+                functions::inspect::change(name, old, new)
+                    .map(|change| change.map(FunctionChange::Inspect))
+                    .map_err(|error| error.problem())
+            }
             (FunctionKind::Router(old), FunctionKind::Router(new)) => {
                 // Its interfaces also depend on ports and zones, and what it answers for on the NAT.
                 router::change(&was, context, name, old, new)

@@ -1,6 +1,7 @@
 //! From the settings of functions to the functions, and what `show` tells of them.
 
 pub mod firewall;
+pub mod inspect;
 pub mod nat;
 pub mod router;
 
@@ -104,12 +105,16 @@ pub fn build_chain(context: &Context<'_>, kept: &[String]) -> Result<Chain, Inst
             return Ok(builder.keep_forwarder(name.as_str()));
         }
         builder = match &function.kind {
+            kind if stays && kind.splits() => builder.keep_packet_function(name.as_str()),
             _ if stays => builder.keep(name.as_str()),
             FunctionKind::Firewall(settings) => {
                 builder.function(name.as_str(), firewall::build(context, name, settings)?)
             }
             FunctionKind::Nat(settings) => {
                 builder.function(name.as_str(), nat::build(context, name, settings)?)
+            }
+            FunctionKind::Inspect(settings) => {
+                builder.packet_function(name.as_str(), Box::new(inspect::build(name, settings)?))
             }
             FunctionKind::Router(settings) => {
                 return Ok(builder.forwarder(name.as_str(), router::build(context, name, settings)?));
@@ -147,6 +152,7 @@ pub fn counters(worker: &mut NfWorker, from: usize) -> Slice {
         let rows = match *kind {
             "firewall" => firewall::counters(chain, name),
             "nat" => nat::counters(chain, name),
+            "inspect" => inspect::counters(chain, name),
             _ => router::counters(chain, name),
         };
         for (item, count, packets, bytes) in rows {

@@ -1,0 +1,202 @@
+//! Functions that look at payloads, as people use them: what `check` and `explain` say, what a running instance counts and drops, and
+//! what `apply` does to them while packets flow.
+
+mod common;
+
+use std::fs::File;
+use std::process::Output;
+use std::time::{Duration, Instant};
+
+use pcap_file::DataLink;
+use pcap_file::pcap::{PcapHeader, PcapPacket, PcapWriter};
+use serde_json::Value;
+
+use common::{Site, millrace};
+
+/// The chain of the site with a function `ids` at this place, and its table.
+fn with(site: &Site, place: usize, table: &str) -> String {
+    let mut functions = vec!["firewall", "nat", "router"];
+    functions.insert(place, "ids");
+    let list = format!("functions = {functions:?}");
+    let text = site.text().replace("functions = [\"firewall\", \"nat\", \"router\"]", &list);
+    format!("{text}[functions.ids]\nkind = \"inspect\"\n{table}")
+}
+
+/// A pattern for each value of a byte: every payload holds one of them.
+fn any_byte(action: &str) -> String {
+    let pattern = |byte: u8| {
+        format!(
+            "[[functions.ids.patterns]]\nname = \"b{byte:02x}\"\nhex = \"{byte:02x}\"\naction = \"{action}\"\n"
+        )
+    };
+    (0..=255).map(pattern).collect()
+}
+
+fn apply(site: &Site, text: &str) -> Output {
+    millrace().arg("apply").arg(site.write("change.toml", text)).output().unwrap()
+}
+
+fn applied(site: &Site, text: &str) {
+    let output = apply(site, text);
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+}
+
+fn sum(rows: &[Value], item: &str, column: &str) -> u64 {
+    let rows = rows.iter().filter(|row| row["function"] == "ids");
+    rows.filter(|row| row["item"].as_str().unwrap().starts_with(item))
+        .map(|row| row[column].as_u64().unwrap())
+        .sum()
+}
+
+fn dropped(site: &Site) -> u64 {
+    let rows = site.show("drops").unwrap();
+    rows.iter()
+        .filter(|row| row["reason"] == "payload_denied")
+        .map(|row| row["packets"].as_u64().unwrap())
+        .sum()
+}
+
+fn wait(what: &str, mut is_so: impl FnMut() -> bool) {
+    let deadline = Instant::now() + Duration::from_secs(60);
+    while !is_so() {
+        assert!(Instant::now() < deadline, "{what}");
+        std::thread::sleep(Duration::from_millis(20));
+    }
+}
+
+#[test]
+fn patterns_of_a_running_instance_change_and_count_on() {
+    let site = Site::new();
+    site.write("run.toml", &with(&site, 0, &any_byte("count")));
+    let running = site.start();
+    let functions = || site.show("functions").unwrap();
+    wait("payloads are looked at", || sum(&functions(), "inspected", "count") > 1_000);
+    let rows = functions();
+    assert!(sum(&rows, "pattern", "packets") > 0 && sum(&rows, "dropped", "count") == 0);
+    assert_eq!(dropped(&site), 0);
+    let chain = &site.show("chains").unwrap()[0];
+    assert_eq!(chain["functions"], "ids firewall nat router");
+    let opened = || site.show("chains").unwrap()[0]["sessions_opened"].as_u64().unwrap();
+    wait("all flows have their sessions", || opened() >= 3_000);
+
+    applied(&site, &with(&site, 0, &any_byte("drop")));
+    wait("packets are dropped", || dropped(&site) > 1_000);
+    let rows = functions();
+    assert_eq!(sum(&rows, "inspected", "count"), sum(&rows, "inspected", "packets"));
+    assert!(sum(&rows, "dropped", "count") > 0);
+
+    // Back to what passes: nothing was forgotten, and the connections are the same.
+    applied(&site, &with(&site, 0, &any_byte("count")));
+    let before = dropped(&site);
+    wait("packets pass again", || site.show("ports").unwrap()[1]["tx_packets"].as_u64().unwrap() > 5_000);
+    assert_eq!(dropped(&site), before);
+    assert_eq!(opened(), 3_000);
+    let accounting = running.stop();
+    assert!(accounting["sums"]["dropped"].as_u64().unwrap() >= before, "{accounting}");
+}
+
+#[test]
+fn a_function_comes_and_goes_where_no_connection_is_cut() {
+    let site = Site::new();
+    site.write("run.toml", &site.text());
+    let running = site.start();
+    let opened = || site.show("chains").unwrap()[0]["sessions_opened"].as_u64().unwrap();
+    wait("all flows have their sessions", || opened() >= 3_000);
+    // In front of what keeps connections, behind it, and out again: they go on.
+    for text in [with(&site, 0, &any_byte("count")), with(&site, 2, &any_byte("count")), site.text()] {
+        applied(&site, &text);
+        let sent = || site.show("ports").unwrap()[1]["tx_packets"].as_u64().unwrap();
+        let before = sent();
+        wait("packets pass", || sent() > before + 5_000);
+        assert_eq!(opened(), 3_000);
+    }
+    // Between them it would cut all.
+    let refused = apply(&site, &with(&site, 1, &any_byte("count")));
+    let said = String::from_utf8_lossy(&refused.stderr).into_owned();
+    assert!(!refused.status.success(), "{said}");
+    assert!(said.contains("chains.measured.functions"), "{said}");
+    assert!(said.contains("between `firewall` and `nat`") && said.contains("change.toml:"), "{said}");
+    let accounting = running.stop();
+    assert_eq!(accounting["sums"]["dropped"], 0, "{accounting}");
+}
+
+#[test]
+fn a_plan_shows_segments_and_what_patterns_take() {
+    let site = Site::new();
+    let table = "[[functions.ids.patterns]]\ntext = \"evil\"\nignore_case = true\naction = \"drop\"\n";
+    let check = |place: usize| {
+        let file = site.write("plan.toml", &with(&site, place, table));
+        let output = |json: bool| {
+            let mut command = millrace();
+            command.arg("check").arg(&file);
+            if json {
+                command.arg("--json");
+            }
+            let output = command.output().unwrap();
+            assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+            String::from_utf8(output.stdout).unwrap()
+        };
+        (output(false), serde_json::from_str::<Value>(&output(true)).unwrap())
+    };
+    let (text, json) = check(1);
+    assert!(text.contains("segments, each with a look-up of its own: firewall | nat router"), "{text}");
+    assert!(text.contains("1 pattern, of which 1 drop, table of"), "{text}");
+    let chain = json.pointer("/plan/chains/0").or_else(|| json.pointer("/chains/0")).unwrap();
+    assert_eq!(chain["segments"], serde_json::json!([["firewall"], ["nat", "router"]]), "{json}");
+    assert!(check(0).0.contains("(nothing) | firewall nat router"));
+}
+
+#[test]
+fn an_explanation_goes_through_all_segments() {
+    let site = Site::new();
+    let table = "[[functions.ids.patterns]]\nname = \"worm\"\ntext = \"evil\"\naction = \"drop\"\n";
+    let config = site.write("run.toml", &with(&site, 1, table));
+    let frame = |payload: &[u8]| {
+        let mut frame = Vec::new();
+        etherparse::PacketBuilder::ethernet2([2, 0, 0, 0, 9, 9], [2, 0, 0, 0, 0, 1])
+            .ipv4([192, 0, 2, 7], [198, 19, 0, 7], 9)
+            .udp(1_000, 53)
+            .write(&mut frame, payload)
+            .unwrap();
+        frame
+    };
+    let path = site.path("two.pcap");
+    let header = PcapHeader { datalink: DataLink::ETHERNET, ..PcapHeader::default() };
+    let mut writer = PcapWriter::with_header(File::create(&path).unwrap(), header).unwrap();
+    for frame in [frame(b"good"), frame(b"an evil one")] {
+        writer.write_packet(&PcapPacket::new(Duration::ZERO, frame.len() as u32, &frame)).unwrap();
+    }
+    drop(writer);
+    let explain = |number: &str, json: bool| {
+        let mut command = millrace();
+        command.arg("explain").arg(&config).args(["--input", "source", "--mac", "source=02:00:00:00:00:01"]);
+        command.arg("--capture").arg(&path).args(["--frame", number]);
+        if json {
+            command.arg("--json");
+        }
+        let output = command.output().unwrap();
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        String::from_utf8(output.stdout).unwrap()
+    };
+    let good: Value = serde_json::from_str(&explain("1", true)).unwrap();
+    assert_eq!(good["verdict"], "sent", "{good}");
+    assert_eq!(good["outputs"], serde_json::json!(["drain"]));
+    let names = |steps: &Value| -> Vec<String> {
+        steps.as_array().unwrap().iter().map(|step| step["function"].as_str().unwrap().to_owned()).collect()
+    };
+    assert_eq!(names(&good["steps"]), ["firewall"]);
+    let behind = &good["segments"][0];
+    assert_eq!(
+        (&behind["payload"]["function"], &behind["payload"]["verdict"]),
+        (&"ids".into(), &"continue".into())
+    );
+    assert_eq!(names(&behind["steps"]), ["nat", "router"]);
+    assert!(behind["opens"].is_object() && behind["program"]["cacheable"] == true, "{good}");
+    assert!(good["sent"]["packet"].as_str().unwrap().starts_with("udp 203.0.113."), "{good}");
+    let evil: Value = serde_json::from_str(&explain("2", true)).unwrap();
+    assert_eq!((&evil["verdict"], &evil["reason"]), (&"dropped".into(), &"payload_denied".into()), "{evil}");
+    assert_eq!(evil["segments"][0]["payload"]["by"][0]["value"], "worm");
+    let text = explain("2", false);
+    assert!(text.contains("ids       (inspect, forward) drop, payload_denied"), "{text}");
+    assert!(text.contains("by pattern worm"), "{text}");
+}

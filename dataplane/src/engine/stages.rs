@@ -1,0 +1,61 @@
+//! Packet functions: what programs sent to logical ports is worked on, and walks on from there.
+
+use super::Engine;
+use crate::drops::DropReason;
+use crate::memory::Pool;
+use crate::port::PortId;
+use crate::slow_path::SlowPath;
+use crate::time::Time;
+
+/// Rounds through the stages in one turn, before packets that still circle are dropped.
+const ROUNDS_MAX: usize = 128;
+
+impl<S: SlowPath> Engine<S> {
+    /// Makes room for the logical ports that the slow path has now, and compiles their keys.
+    pub fn connect_stages(&mut self) {
+        for at in 0..self.slow.logical_ports().len() {
+            let Some(&port) = self.slow.logical_ports().get(at) else { return };
+            self.compile_schema(port);
+            self.outputs.grow(usize::from(port.0) + 1);
+        }
+    }
+
+    /// Works on what waits at logical ports, until nothing does: what a stage lets through walks the next segment. Bounded, should
+    /// segments form a loop.
+    pub fn run_stages(&mut self, pool: &mut Pool, now: Time) {
+        for _ in 0..ROUNDS_MAX {
+            let mut any = false;
+            for at in 0..self.slow.logical_ports().len() {
+                let Some(&port) = self.slow.logical_ports().get(at) else { break };
+                any |= self.run_stage(port, pool, now);
+            }
+            if !any {
+                return;
+            }
+        }
+        for at in 0..self.slow.logical_ports().len() {
+            let Some(&port) = self.slow.logical_ports().get(at) else { break };
+            let mut rest = self.outputs.take_back(port);
+            for packet in rest.drain_all() {
+                self.outputs.drop_packet(packet, DropReason::LoopLimit, pool);
+            }
+        }
+    }
+
+    fn run_stage(&mut self, port: PortId, pool: &mut Pool, now: Time) -> bool {
+        if self.outputs.burst(port).is_none_or(|burst| burst.is_empty()) {
+            return false;
+        }
+        let mut burst = self.outputs.take_back(port);
+        let Self { slow, outputs, dropped, .. } = self;
+        match slow.stage(port) {
+            Some(stage) => stage.work(&mut burst, now, dropped),
+            None => dropped.extend(burst.drain_all().map(|packet| (packet, DropReason::NoOutput))),
+        }
+        for (packet, reason) in dropped.drain(..) {
+            outputs.drop_packet(packet, reason, pool);
+        }
+        self.process_again(port, &mut burst, pool, now);
+        true
+    }
+}
