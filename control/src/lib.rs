@@ -1,6 +1,7 @@
 //! Configuration, management and the commands of Millrace.
 #![forbid(unsafe_code)]
 
+pub mod capture;
 pub mod commands;
 pub mod config;
 pub mod connections;

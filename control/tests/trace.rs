@@ -67,11 +67,11 @@ fn packets_that_match_are_followed_to_where_they_leave() {
 fn what_a_trace_takes_is_bounded_and_what_it_left_out_is_counted() {
     let site = Site::new();
     let running = site.start();
-    let output = site.ask(&["trace", "all", "--count", "300", "--json"]);
+    let output = site.ask(&["trace", "all", "--count", "10000", "--duration", "2", "--json"]);
     let (followed, left_out) = totals(&output);
-    assert_eq!((followed, reports(&output).len()), (300, 300));
-    // Of 50,000 packets a second it follows a thousand.
-    assert!(left_out > 1_000, "{left_out}");
+    assert_eq!(followed, reports(&output).len() as u64);
+    // Of 50,000 packets a second it follows those that it has time for.
+    assert!(followed > 10 && left_out > 1_000, "{followed} {left_out}");
     let before = Instant::now();
     let output = site.ask(&["trace", "port=1", "protocol=tcp", "--duration", "1"]);
     assert_eq!(totals(&output), (0, 0));

@@ -9,6 +9,7 @@ mod passes;
 mod stages;
 
 use crate::budget::{BudgetConfig, MissBudget};
+use crate::capture::Moment;
 use crate::drops::DropReason;
 use crate::flow::cache::{Owner, Slot};
 use crate::flow::key::{Gather, KEY_WORDS_MAX, KeySchema, NEAR_KEY_WORDS};
@@ -232,6 +233,7 @@ impl<S: SlowPath> Engine<S> {
             self.process_part(port, &mut drain, usize::MAX, pool, now);
         }
         self.budget.observe((self.counters.hits - hits_before) as usize, count);
+        self.outputs.give_back_refused(pool);
     }
 
     /// The next packets, as many as there are lanes, and at most `most`.
@@ -485,7 +487,10 @@ impl<S: SlowPath> Engine<S> {
         self.emit_frames(pool);
         match self.decision.fate {
             Fate::Replay => self.leave(key, packet, pool, now, alone),
-            Fate::Drop(reason) => self.outputs.drop_packet(packet, reason, pool),
+            Fate::Drop(reason) => {
+                self.tell_why(layout, port, &packet, reason, pool, now);
+                self.outputs.drop_packet(packet, reason, pool);
+            }
             Fate::Undecided => self.outputs.drop_packet(packet, DropReason::NoOutput, pool),
             Fate::Consume => self.outputs.consume(packet, pool),
             Fate::Hold(token) => {
@@ -502,7 +507,28 @@ impl<S: SlowPath> Engine<S> {
             }
         }
         // Only now: a packet's own wait may have been refused.
-        self.note_wakes(pool);
+        self.note_wakes(pool, now);
+    }
+
+    /// Tells who copies what is dropped why a walk ended so.
+    fn tell_why(
+        &mut self,
+        layout: Layout,
+        port: PortId,
+        packet: &Packet,
+        reason: DropReason,
+        pool: &mut Pool,
+        now: Time,
+    ) {
+        let Some(recorder) = pool.recorder() else { return };
+        // It may have waited, and come from elsewhere than what is at hand.
+        recorder.enter(Moment::Inside, Some(port), now);
+        if recorder.explains(packet.bytes(), reason) {
+            let Self { slow, state, schemas, .. } = self;
+            let miss =
+                Miss { bytes: packet.bytes(), layout, port, gather: gather_of(schemas, port, &layout), now };
+            recorder.explain(|text| slow.say_why(&miss, state, reason, text));
+        }
     }
 
     /// A walked packet leaves as later ones of its flow do: by its program, through the same trackers (R4).
@@ -547,7 +573,7 @@ impl<S: SlowPath> Engine<S> {
     }
 
     /// Waits ended: what is to be dropped is, what is to walk again stands in line.
-    fn note_wakes(&mut self, pool: &mut Pool) {
+    fn note_wakes(&mut self, pool: &mut Pool, now: Time) {
         let Self { decision, holds, outputs, .. } = self;
         if decision.wakes.is_empty() {
             return;
@@ -555,7 +581,10 @@ impl<S: SlowPath> Engine<S> {
         for wake in decision.wakes.drain(..) {
             match wake {
                 Wake::Discard(token, reason) => {
-                    for (packet, _) in holds.discard(token) {
+                    for (packet, port) in holds.discard(token) {
+                        if let Some(recorder) = pool.recorder() {
+                            recorder.enter(Moment::Inside, Some(port), now);
+                        }
                         outputs.drop_packet(packet, reason, pool);
                     }
                 }
@@ -578,6 +607,9 @@ impl<S: SlowPath> Engine<S> {
     }
 
     fn walk_again(&mut self, port: PortId, packet: Packet, pool: &mut Pool, now: Time) {
+        if let Some(recorder) = pool.recorder() {
+            recorder.enter(Moment::Inside, Some(port), now);
+        }
         let layout = match parse(packet.bytes(), Verify::None) {
             Ok(layout) => layout,
             Err(reason) => return self.outputs.drop_packet(packet, reason, pool),
@@ -603,8 +635,9 @@ impl<S: SlowPath> Engine<S> {
         self.slow.tick(now, budget, &mut self.state, &mut self.decision);
         self.drain_events();
         self.emit_frames(pool);
-        self.note_wakes(pool);
+        self.note_wakes(pool, now);
         self.finish_wakes(pool, now);
+        self.outputs.give_back_refused(pool);
     }
 
     /// What lies behind `ports` changed, and with it who would wake their packets that are held: they walk again, at most as

@@ -11,6 +11,7 @@
 
 pub mod affinity;
 pub mod budget;
+pub mod capture;
 pub mod counting;
 pub mod cpu;
 pub mod crew;

@@ -60,12 +60,15 @@ pub struct Outputs {
     /// The counts.
     pub sums: Sums,
     identification: u16,
+    /// Packets that no output took; they are counted, and their frames go back at the end of the burst.
+    refused: Vec<(Packet, DropReason)>,
 }
 
 impl Outputs {
     /// For ports 0 to `ports` - 1.
     pub fn new(ports: usize) -> Self {
-        let mut outputs = Self { ports: Vec::new(), sums: Sums::default(), identification: 1 };
+        let mut outputs =
+            Self { ports: Vec::new(), sums: Sums::default(), identification: 1, refused: Vec::new() };
         outputs.grow(ports);
         outputs
     }
@@ -107,13 +110,23 @@ impl Outputs {
 
     #[cold]
     fn send_rarely(&mut self, port: PortId, packet: Packet) {
-        match self.ports.get_mut(usize::from(port.0)) {
+        let reason = match self.ports.get_mut(usize::from(port.0)) {
             Some(output) if output.overflow.len() < OVERFLOW_PACKETS_MAX => {
                 self.sums.sent += 1;
-                output.overflow.push_back(packet);
+                return output.overflow.push_back(packet);
             }
-            Some(_) => self.sums.drops.count(DropReason::TxQueueFull),
-            None => self.sums.drops.count(DropReason::NoOutput),
+            Some(_) => DropReason::TxQueueFull,
+            None => DropReason::NoOutput,
+        };
+        self.sums.drops.count(reason);
+        self.refused.push((packet, reason));
+    }
+
+    /// Gives back what no output took.
+    #[inline]
+    pub(crate) fn give_back_refused(&mut self, pool: &mut Pool) {
+        for (packet, reason) in self.refused.drain(..) {
+            pool.discard(packet, reason);
         }
     }
 
@@ -132,7 +145,7 @@ impl Outputs {
     fn emit(&mut self, port: PortId, bytes: &[u8], pool: &mut Pool) {
         let Some(mut copy) = pool.take() else {
             self.sums.drops.count(DropReason::PoolExhausted);
-            return;
+            return pool.tell_dropped(bytes, DropReason::PoolExhausted);
         };
         match copy.set_contents(bytes) {
             Ok(()) => self.send(port, copy),
@@ -144,7 +157,7 @@ impl Outputs {
     #[cold]
     pub fn drop_packet(&mut self, packet: Packet, reason: DropReason, pool: &mut Pool) {
         self.sums.drops.count(reason);
-        pool.put(packet);
+        pool.discard(packet, reason);
     }
 
     /// The packet ended in a function.
@@ -195,7 +208,7 @@ impl Outputs {
                 return;
             }
             self.sums.drops.count_many(DropReason::TxFailed, waiting.len() as u64);
-            pool.put_all(&mut waiting);
+            pool.discard_all(&mut waiting, DropReason::TxFailed);
         }
     }
 

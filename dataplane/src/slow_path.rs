@@ -141,6 +141,12 @@ pub trait SlowPath: Send {
     /// Walks the chain for one packet and writes what it decided to `decision`.
     fn decide(&mut self, miss: &Miss<'_>, state: &mut FlowState, decision: &mut Decision);
 
+    /// Says for people why a packet is dropped for `reason`, as far as that is known: by which function, and what it went by. It has
+    /// just been decided; nothing may come of this.
+    fn say_why(&mut self, miss: &Miss<'_>, state: &FlowState, reason: DropReason, text: &mut String) {
+        let _ = (miss, state, reason, text);
+    }
+
     /// Something happened to sessions that functions have a part in, in this order.
     fn events(&mut self, events: &[Event], state: &mut FlowState);
 

@@ -3,6 +3,7 @@
 //! A turn polls each port, takes the burst through the engine, sends what came out, and does one slice of housekeeping.
 //! Commands of the control plane are closures that run between two turns, so they see everything at rest.
 
+use crate::capture::Moment;
 use crate::engine::{Engine, EngineCounters, Sums};
 use crate::handoff::Waker;
 use crate::idle::{Idle, IdlePolicy};
@@ -312,9 +313,15 @@ impl<S: SlowPath> Worker<S> {
         for at in 0..self.ports.len() {
             let id = PortId(at as u16);
             let Some(port) = self.ports[at].as_mut() else { continue };
+            if let Some(recorder) = self.pool.recorder() {
+                recorder.enter(Moment::Received, Some(id), now);
+            }
             port.rx(&mut self.pool, now, &mut self.burst);
             if self.burst.is_empty() {
                 continue;
+            }
+            if let Some(recorder) = self.pool.recorder() {
+                recorder.received(id, self.burst.as_slice(), now);
             }
             let received = self.timing.received();
             taken += self.burst.len();
@@ -333,6 +340,10 @@ impl<S: SlowPath> Worker<S> {
         }
         if now >= self.housekeeping_due || taken == 0 {
             self.housekeeping_due = now + HOUSEKEEPING_EVERY;
+            if let Some(recorder) = self.pool.recorder() {
+                recorder.enter(Moment::Inside, None, now);
+                recorder.flush(now, taken == 0);
+            }
             self.pool.collect(HOUSEKEEPING_FRAMES);
             self.engine.housekeeping(&mut self.pool, now, HOUSEKEEPING_OBJECTS);
         }
@@ -343,10 +354,13 @@ impl<S: SlowPath> Worker<S> {
     }
 
     fn send(&mut self, id: PortId, now: Time) {
-        let Self { ports, engine, pool, .. } = self;
+        let Self { ports, engine, pool, clock, .. } = self;
         match ports.get_mut(usize::from(id.0)).and_then(Option::as_mut) {
             Some(port) => loop {
                 let Some(burst) = engine.outputs.burst(id) else { return };
+                if let Some(recorder) = pool.recorder() {
+                    recorder.sends(id, burst.as_slice(), clock.now());
+                }
                 port.tx(pool, now, burst);
                 if !engine.outputs.refill(id) {
                     return;

@@ -12,6 +12,7 @@ use millrace_dataplane::flow::tcp::TcpState;
 use millrace_dataplane::packet::Flags;
 use millrace_dataplane::port::PortId;
 use millrace_dataplane::slow_path::{Fate, Frame};
+use std::fmt;
 
 /// One thing that a function went by.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -52,6 +53,26 @@ pub struct Step {
     pub edits: Vec<Edit>,
     /// Frames that it made; they are sent unless another function drops the packet.
     pub frames: Vec<Frame>,
+}
+
+impl fmt::Display for Step {
+    /// One line: `firewall: drop firewall_denied by rule \"default\", action deny`.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}: {}", self.function, self.verdict.name())?;
+        if let Verdict::Drop(reason) = self.verdict {
+            write!(f, " {}", reason.name())?;
+        }
+        for (at, note) in self.notes.iter().enumerate() {
+            let what = note.what.replace('_', " ");
+            f.write_str(if at == 0 { " by " } else { ", " })?;
+            // Names are people's own: they may have blanks and commas.
+            match note.what {
+                "rule" | "session_of" | "related_session_of" => write!(f, "{what} {:?}", note.value)?,
+                _ => write!(f, "{what} {}", note.value)?,
+            }
+        }
+        Ok(())
+    }
 }
 
 /// The session that a packet belongs to.
@@ -139,6 +160,30 @@ impl Explanation {
         let last = self.last();
         let dropped = last.payload.as_ref().and_then(|payload| payload.drop);
         dropped.map_or_else(|| last.fate.clone(), Fate::Drop)
+    }
+
+    /// The steps of all segments, with packet functions as steps without edits.
+    pub fn all_steps(&self) -> Vec<Step> {
+        let mut steps = self.steps.clone();
+        if let Some(payload) = self.payload.as_deref() {
+            steps.push(Step {
+                function: payload.function.clone(),
+                kind: payload.kind,
+                direction: payload.direction,
+                hairpin: false,
+                verdict: payload.drop.map_or(Verdict::Continue, Verdict::Drop),
+                notes: payload.notes.clone(),
+                edits: Vec::new(),
+                frames: Vec::new(),
+            });
+            steps.extend(payload.then.iter().flat_map(Self::all_steps));
+        }
+        steps
+    }
+
+    /// The step that drops the packet for `reason`, if one does.
+    pub fn dropped_by(&self, reason: DropReason) -> Option<&Step> {
+        self.steps.iter().rfind(|step| step.verdict == Verdict::Drop(reason))
     }
 
     pub(crate) fn of(chain: &str, zone: &str) -> Self {

@@ -8,6 +8,7 @@ pub mod chain;
 pub mod compile;
 pub mod explain;
 pub mod firewall;
+pub mod follow;
 pub mod fragments;
 pub mod function;
 pub mod headers;

@@ -22,3 +22,18 @@ pub enum Verdict {
     /// A copy leaves by each of the ports that this function listed with [`Walk::flood`](crate::walk::Walk::flood).
     Flood,
 }
+
+impl Verdict {
+    /// Its name, in snake case.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Continue => "continue",
+            Self::Drop(_) => "drop",
+            Self::Consume => "consume",
+            Self::Hold(_) => "hold",
+            Self::Punt(_) => "punt",
+            Self::Forward(_) => "forward",
+            Self::Flood => "flood",
+        }
+    }
+}

@@ -133,7 +133,9 @@ fn print(answer: &Answer, json: bool) -> io::Result<()> {
             writeln!(out, "{}\n\n{}", applied.summary, Table::from(&applied.changes))?;
             writeln!(out, "in force; packets waited {} for it", show_time(applied.worker_nanos))
         }
-        Answer::Tracing | Answer::TraceEnded { .. } => Ok(()),
+        Answer::Tracing | Answer::TraceEnded { .. } | Answer::Capturing | Answer::CaptureEnded { .. } => {
+            Ok(())
+        }
         Answer::Explained(report) => write!(out, "{report}"),
         Answer::Refused(why) => writeln!(out, "{why}"),
         Answer::Invalid { text, .. } => writeln!(out, "{text}"),

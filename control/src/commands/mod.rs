@@ -1,5 +1,6 @@
 //! The commands of `millrace`, one file each.
 
+pub mod capture;
 pub mod check;
 pub mod explain;
 mod lines;
@@ -45,6 +46,8 @@ pub enum Command {
     Explain(explain::Arguments),
     /// Follow packets through a running instance: what the functions decide, and what becomes of them.
     Trace(trace::Arguments),
+    /// Copy packets of a running instance into a capture file, with what was decided about them.
+    Capture(capture::Arguments),
     /// Show what a running instance does.
     Show(manage::Show),
     /// Show what a running instance does in tables that update: ports, workers, chains, drops.
@@ -68,6 +71,7 @@ impl Cli {
             Command::Replay(arguments) => replay::run(&arguments),
             Command::Explain(arguments) => explain::run(&arguments),
             Command::Trace(arguments) => trace::run(&arguments),
+            Command::Capture(arguments) => capture::run(&arguments),
             Command::Show(arguments) => manage::show(&arguments),
             Command::Top(arguments) => top::run(&arguments),
             Command::Clear(arguments) => manage::clear(&arguments),

@@ -85,7 +85,7 @@ pub(super) fn conclude(accounting: &Accounting, json: bool) -> ExitCode {
 }
 
 /// The first SIGINT or SIGTERM sets the flag, the second ends the process as if nobody handled it.
-fn handle_signals() -> io::Result<Arc<AtomicBool>> {
+pub(super) fn handle_signals() -> io::Result<Arc<AtomicBool>> {
     let stop = Arc::new(AtomicBool::new(false));
     let once = Arc::new(AtomicBool::new(false));
     for signal in [SIGINT, SIGTERM] {

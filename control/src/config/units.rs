@@ -74,6 +74,11 @@ pub fn show_duration(duration: Duration) -> String {
     if text.is_empty() { "0s".to_owned() } else { text }
 }
 
+/// A size that stands outside a configuration; a number without unit is bytes.
+pub(crate) fn size_of(text: &str) -> Option<u64> {
+    text.parse().ok().or_else(|| size(Scalar::Text(text)).ok())
+}
+
 /// A size such as `256 MiB`, in bytes.
 pub(crate) fn size(scalar: Scalar<'_>) -> Result<u64, Invalid> {
     let text = match scalar {

@@ -7,6 +7,7 @@ use millrace_dataplane::limits::FRAME_BYTES_MAX;
 use millrace_dataplane::port::PortId;
 use millrace_dataplane::slow_path::{Fate, Frame};
 use millrace_nf::explain::{Explanation, Note, Payload, SessionFacts, Step as Walked};
+use millrace_nf::follow::Prospect;
 use millrace_nf::function::Verdict;
 use millrace_nf::headers::Parsed;
 use millrace_nf::walk::Direction;
@@ -74,9 +75,6 @@ pub fn look(worker: &mut NfWorker, ports: &[PortFacts], input: PortId, frame: &[
         worker.engine.foresee(input, frame, now, |chains, state, miss| chains.explain(miss, state));
     report(ports, input, frame, &foreseen)
 }
-
-/// What was foreseen of a packet.
-pub type Prospect = Result<(Foreseen, Option<Explanation>), DropReason>;
 
 /// What was foreseen, by names.
 pub fn report(ports: &[PortFacts], input: PortId, frame: &[u8], foreseen: &Prospect) -> Report {
@@ -244,20 +242,17 @@ fn session(facts: &SessionFacts) -> Session {
 }
 
 fn step(walked: &Walked, flooded: &[PortId], names: &Names<'_>) -> Step {
-    let (verdict, reason, outputs) = match walked.verdict {
-        Verdict::Continue => ("continue", None, Vec::new()),
-        Verdict::Drop(reason) => ("drop", Some(reason), Vec::new()),
-        Verdict::Consume => ("consume", None, Vec::new()),
-        Verdict::Hold(_) => ("hold", None, Vec::new()),
-        Verdict::Punt(_) => ("punt", None, Vec::new()),
-        Verdict::Forward(port) => ("forward", None, vec![names.of(port)]),
-        Verdict::Flood => ("flood", None, flooded.iter().map(|port| names.of(*port)).collect()),
+    let (reason, outputs) = match walked.verdict {
+        Verdict::Drop(reason) => (Some(reason), Vec::new()),
+        Verdict::Forward(port) => (None, vec![names.of(port)]),
+        Verdict::Flood => (None, flooded.iter().map(|port| names.of(*port)).collect()),
+        Verdict::Continue | Verdict::Consume | Verdict::Hold(_) | Verdict::Punt(_) => (None, Vec::new()),
     };
     Step {
         function: walked.function.clone(),
         kind: walked.kind.to_owned(),
         direction: direction(walked.direction, walked.hairpin).to_owned(),
-        verdict: verdict.to_owned(),
+        verdict: walked.verdict.name().to_owned(),
         reason: reason.map(|reason| reason.name().to_owned()),
         outputs,
         by: by(&walked.notes),

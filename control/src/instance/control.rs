@@ -154,6 +154,11 @@ impl Control {
         let _ = self.notifier.set(notifier);
     }
 
+    /// The configuration in force.
+    pub fn config(&self) -> Config {
+        self.running.lock().unwrap_or_else(PoisonError::into_inner).config.clone()
+    }
+
     /// What is known of the open ports.
     pub fn ports(&self) -> Vec<PortFacts> {
         self.running.lock().unwrap_or_else(PoisonError::into_inner).facts.clone()

@@ -23,6 +23,23 @@ pub fn ask(socket: &Path, request: &Request) -> io::Result<Answer> {
     answer.ok_or_else(|| io::Error::other("the instance gave no answer"))
 }
 
+/// Connects to the instance behind `socket`.
+///
+/// # Errors
+/// Nobody listens there.
+pub fn connect(socket: &Path) -> io::Result<UnixStream> {
+    let stream = UnixStream::connect(socket).map_err(|error| {
+        let hint = match error.kind() {
+            io::ErrorKind::PermissionDenied => "; root and the configured group may use it",
+            _ => "; is `millrace run` running, and is this its `management.socket`?",
+        };
+        io::Error::new(error.kind(), format!("connect to {}: {error}{hint}", socket.display()))
+    })?;
+    stream.set_read_timeout(Some(TIMEOUT))?;
+    stream.set_write_timeout(Some(TIMEOUT))?;
+    Ok(stream)
+}
+
 /// Asks the instance behind `socket`; `each` takes its answers for as long as it says so.
 ///
 /// # Errors
@@ -32,15 +49,7 @@ pub fn follow(
     request: &Request,
     mut each: impl FnMut(Answer) -> io::Result<bool>,
 ) -> io::Result<()> {
-    let mut stream = UnixStream::connect(socket).map_err(|error| {
-        let hint = match error.kind() {
-            io::ErrorKind::PermissionDenied => "; root and the configured group may use it",
-            _ => "; is `millrace run` running, and is this its `management.socket`?",
-        };
-        io::Error::new(error.kind(), format!("connect to {}: {error}{hint}", socket.display()))
-    })?;
-    stream.set_read_timeout(Some(TIMEOUT))?;
-    stream.set_write_timeout(Some(TIMEOUT))?;
+    let mut stream = connect(socket)?;
     let mut line = serde_json::to_vec(request).map_err(io::Error::from)?;
     line.push(b'\n');
     stream.write_all(&line)?;

@@ -3,6 +3,7 @@
 use std::io::{self, BufRead, Read};
 
 use super::topic::Topic;
+use crate::capture::Wanted;
 use crate::config::Report;
 use crate::explain::{self, Subject};
 use crate::instance::Applied;
@@ -61,6 +62,9 @@ pub enum Request {
         /// The trace ends after so many seconds.
         seconds: usize,
     },
+    /// Copies packets. The answer is [`Answer::Capturing`], and parts follow it: see [`crate::capture::stream`]. The connection is closed
+    /// behind the last one, whose answer is [`Answer::CaptureEnded`].
+    Capture(Wanted),
     /// Changes the instance to another configuration.
     Apply {
         /// The file's path: for messages, and relative paths in it start there.
@@ -90,6 +94,19 @@ pub enum Answer {
         followed: u64,
         /// Packets that matched and were not followed, for want of time or room.
         left_out: u64,
+    },
+    /// A capture begins.
+    Capturing,
+    /// A capture is over.
+    CaptureEnded {
+        /// Packets that were sent.
+        packets: u64,
+        /// Packets that were not looked at for want of time.
+        no_time: u64,
+        /// Packets that were wanted and found no room.
+        no_room: u64,
+        /// What ended it, if that was neither asked for nor the client.
+        why: Option<String>,
     },
     /// It was refused; nothing changed.
     Refused(String),

@@ -9,6 +9,7 @@ use std::time::Duration;
 use super::protocol::{Answer, REQUEST_BYTES_MAX, Request, read_line};
 use super::socket::Socket;
 use super::{clear, show};
+use crate::capture;
 use crate::connections::{Deadline, Places};
 use crate::explain;
 use crate::instance::{Control, InstanceError};
@@ -103,6 +104,7 @@ fn serve(stream: &UnixStream, control: &Control) -> io::Result<()> {
                 let wanted = Wanted { filter, count, every, seconds };
                 follow(control, &wanted, |said| answer(stream, said))?;
             }
+            Ok(Request::Capture(wanted)) => return capture::serve::serve(control, &wanted, stream),
             Ok(request) => answer(stream, &handle_or_refuse(control, request))?,
             Err(refusal) => answer(stream, &refusal)?,
         }
@@ -143,6 +145,7 @@ fn handle(control: &Control, request: Request) -> Answer {
         Request::Explain { input, subject } => explain::look::explain(control, &input, &subject)
             .map(|report| Answer::Explained(Box::new(report))),
         Request::Trace { .. } => Err("a trace has more than one answer".to_owned()),
+        Request::Capture(_) => Err("a capture has more than one answer".to_owned()),
         Request::Apply { path, text } => {
             return match control.apply(path.as_ref(), &text) {
                 Ok(applied) => Answer::Applied(applied),

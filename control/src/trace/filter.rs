@@ -45,7 +45,12 @@ impl PacketFilter {
 
     /// True if a frame that came from `port` matches. What can't be read matches a filter that names nothing but `input`.
     pub fn matches(&self, port: PortId, bytes: &[u8]) -> bool {
-        if self.input.is_some_and(|input| input != port) {
+        self.matches_from(Some(port), bytes)
+    }
+
+    /// The same of a frame of which it may not be known where it came from; then it matches no filter that names `input`.
+    pub fn matches_from(&self, port: Option<PortId>, bytes: &[u8]) -> bool {
+        if self.input.is_some_and(|input| Some(input) != port) {
             return false;
         }
         if *self == (Self { input: self.input, ..Self::default() }) {

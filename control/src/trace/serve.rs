@@ -6,8 +6,11 @@ use std::sync::atomic::Ordering;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, sync_channel};
 use std::time::{Duration, Instant};
 
+use millrace_dataplane::capture::Allowance;
+use millrace_nf::follow::{Followed, Follower};
+
 use super::filter::PacketFilter;
-use super::tracer::{Followed, Shared, Tracer};
+use super::tracer::{Shared, Tracer};
 use super::{COUNT, EVERY, SECONDS};
 use crate::explain::{Report, look};
 use crate::instance::Control;
@@ -15,6 +18,8 @@ use crate::management::Answer;
 
 /// Packets that were followed and are not told of yet.
 const QUEUE: usize = 256;
+/// How much of a worker's time following packets may take.
+const SHARE: f64 = 0.02;
 /// A client is told this often that the trace goes on, which finds out whether it is still there.
 const SIGN_OF_LIFE: Duration = Duration::from_secs(1);
 
@@ -77,11 +82,12 @@ fn start(control: &Control, wanted: &Wanted) -> Result<(Receiver<Followed>, Arc<
     for (_, worker) in control.owners() {
         // Each follows as many as are wanted at most, and who tells of them stops in time.
         let (count, every) = (wanted.count as u64, wanted.every as u64);
-        let tracer = Tracer::new(filter.clone(), count, every, sender.clone(), Arc::clone(&shared));
+        let tracer = Tracer::new(filter.clone(), count, sender.clone(), Arc::clone(&shared));
+        let follower = Follower::new(tracer, every, Allowance::new(SHARE)).finding_all();
         let started = worker.call(move |worker| {
             let is_free = !worker.engine.is_observed();
             if is_free {
-                worker.engine.observe(Some(Box::new(tracer)));
+                worker.engine.observe(Some(Box::new(follower)));
             }
             is_free
         });
@@ -125,10 +131,8 @@ fn relay(
 }
 
 fn report(control: &Control, packet: Followed) -> Report {
-    let Followed { port, frame, foreseen, outcome } = packet;
+    let Followed { port, frame, foreseen, outcome, .. } = packet;
     let mut report = look::report(&control.ports(), port, &frame, &foreseen);
-    if let Some(outcome) = outcome {
-        report.correct(&outcome);
-    }
+    report.correct(&outcome);
     report
 }

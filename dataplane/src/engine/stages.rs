@@ -1,6 +1,7 @@
 //! Packet functions: what programs sent to logical ports is worked on, and walks on from there.
 
 use super::Engine;
+use crate::capture::Moment;
 use crate::drops::DropReason;
 use crate::memory::Pool;
 use crate::port::PortId;
@@ -51,6 +52,9 @@ impl<S: SlowPath> Engine<S> {
         match slow.stage(port) {
             Some(stage) => stage.work(&mut burst, now, dropped),
             None => dropped.extend(burst.drain_all().map(|packet| (packet, DropReason::NoOutput))),
+        }
+        if let Some(recorder) = pool.recorder() {
+            recorder.enter(Moment::Inside, Some(port), now);
         }
         for (packet, reason) in dropped.drain(..) {
             outputs.drop_packet(packet, reason, pool);

@@ -206,7 +206,7 @@ impl Poller {
         };
         if let Some(packet) = refused {
             account.dropped(by, DropReason::RingFull, 1);
-            pool.put(packet);
+            pool.discard(packet, DropReason::RingFull);
         }
     }
 
@@ -227,19 +227,20 @@ impl Poller {
         // The first owner, who answers for all, gets the packet itself: it does without a frame.
         let Some(first) = owners.iter().copied().min() else {
             account.dropped(by, DropReason::NoOutput, 1);
-            return pool.put(packet);
+            return pool.discard(packet, DropReason::NoOutput);
         };
         for worker in owners.into_iter().filter(|worker| *worker != first) {
             account.counters.rx_copied += 1;
             let Some(mut copy) = pool.take() else {
                 account.dropped(By::Us, DropReason::PoolExhausted, 1);
+                pool.tell_dropped(packet.bytes(), DropReason::PoolExhausted);
                 continue;
             };
             match copy.set_contents(packet.bytes()) {
                 Ok(()) => self.give_to(worker, by, copy, burst, pool, account),
                 Err(_) => {
                     account.dropped(By::Us, DropReason::BadLength, 1);
-                    pool.put(copy);
+                    pool.discard(copy, DropReason::BadLength);
                 }
             }
         }
@@ -274,7 +275,7 @@ impl Poller {
         {
             if let Err(packet) = other.burst.push(packet) {
                 account.dropped(by, DropReason::RingFull, 1);
-                pool.put(packet);
+                pool.discard(packet, DropReason::RingFull);
             }
             return;
         }
@@ -292,7 +293,7 @@ impl Poller {
         account.handed.rx_taken += u64::from(by == By::Other);
         account.dropped(by, reason, 1);
         match pool {
-            Some(pool) => pool.put(packet),
+            Some(pool) => pool.discard(packet, reason),
             None => drop(packet),
         }
     }
@@ -442,7 +443,7 @@ impl Poller {
 /// Gives frames back, by the slow way without a pool.
 pub(super) fn put_back(burst: &mut Burst, pool: Option<&mut Pool>) {
     match pool {
-        Some(pool) => pool.put_all(burst),
+        Some(pool) => pool.discard_all(burst, DropReason::Shutdown),
         None => drop(burst.take(burst.len())),
     }
 }

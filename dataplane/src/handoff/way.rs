@@ -42,7 +42,7 @@ impl Way {
         }
         if !burst.is_empty() {
             drops.count_many(reason, burst.len() as u64);
-            pool.put_all(burst);
+            pool.discard_all(burst, reason);
         }
     }
 

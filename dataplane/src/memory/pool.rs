@@ -7,6 +7,8 @@ use std::sync::Arc;
 use super::arena::{Arena, ArenaError};
 use super::region::Region;
 use super::return_ring::{ReturnRing, Taken};
+use crate::capture::Recorder;
+use crate::drops::DropReason;
 use crate::limits::{BURST_PACKETS_MAX, DATA_OFFSET, METADATA_BYTES};
 use crate::packet::{Burst, Packet};
 use crate::time::Time;
@@ -127,6 +129,8 @@ pub struct Pool {
     /// The least number that is at least 2^64 / `frame_bytes`: multiplying by it divides (see `frame_of`).
     reciprocal: u64,
     shared: Arc<Shared>,
+    /// Who copies packets of this pool's worker: all that are dropped come back here.
+    recorder: Option<Box<Recorder>>,
 }
 
 impl Pool {
@@ -165,6 +169,7 @@ impl Pool {
             bytes,
             reciprocal: u64::MAX / frame_bytes as u64 + 1,
             shared,
+            recorder: None,
         })
     }
 
@@ -212,6 +217,38 @@ impl Pool {
         for packet in burst.drain_all() {
             self.put(packet);
         }
+    }
+
+    /// Gives back a packet that is dropped.
+    #[cold]
+    pub fn discard(&mut self, packet: Packet, reason: DropReason) {
+        self.tell_dropped(packet.bytes(), reason);
+        self.put(packet);
+    }
+
+    /// Gives back packets that are dropped.
+    #[cold]
+    pub fn discard_all(&mut self, burst: &mut Burst, reason: DropReason) {
+        burst.iter().for_each(|packet| self.tell_dropped(packet.bytes(), reason));
+        self.put_all(burst);
+    }
+
+    /// A packet of these bytes is dropped that has no frame of its own.
+    pub fn tell_dropped(&mut self, bytes: &[u8], reason: DropReason) {
+        if let Some(recorder) = &mut self.recorder {
+            recorder.dropped(bytes, reason);
+        }
+    }
+
+    /// Packets of this pool's worker are copied from now on, or no more. Who did so before comes back.
+    pub fn record(&mut self, recorder: Option<Box<Recorder>>) -> Option<Box<Recorder>> {
+        std::mem::replace(&mut self.recorder, recorder)
+    }
+
+    /// Who copies packets, if somebody does.
+    #[inline(always)]
+    pub fn recorder(&mut self) -> Option<&mut Recorder> {
+        self.recorder.as_deref_mut()
     }
 
     /// Takes a frame for a device to fill: the address of its first byte, which is the metadata line. Bring it back

@@ -127,6 +127,7 @@ impl Port for HostPort {
             let Some(frame) = ends.from.pop() else { return pool.put(packet) };
             if packet.set_contents(&frame).is_err() {
                 self.counters.rx_drops.count(DropReason::BadLength);
+                pool.tell_dropped(&frame, DropReason::BadLength);
                 pool.put(packet);
                 continue;
             }
@@ -137,7 +138,7 @@ impl Port for HostPort {
                 }
                 Err(packet) => {
                     self.counters.rx_drops.count(DropReason::RingFull);
-                    pool.put(packet);
+                    pool.discard(packet, DropReason::RingFull);
                 }
             }
         }
@@ -155,7 +156,10 @@ impl Port for HostPort {
                     self.counters.tx_packets += 1;
                     self.counters.tx_bytes += packet.len() as u64;
                 }
-                Err(reason) => self.counters.tx_drops.count(reason),
+                Err(reason) => {
+                    self.counters.tx_drops.count(reason);
+                    pool.tell_dropped(packet.bytes(), reason);
+                }
             }
         }
         pool.put_all(burst);

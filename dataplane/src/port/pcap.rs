@@ -2,6 +2,7 @@
 //!
 //! Reading and writing may wait for the disk; such a port is for replays, tests and captures, not for speed.
 
+pub mod blocks;
 mod pcapng;
 mod reader;
 mod source;
@@ -217,6 +218,7 @@ impl Port for PcapPort {
                 }
             } else {
                 self.counters.rx_drops.count(DropReason::MtuExceeded);
+                pool.tell_dropped(&input.bytes, DropReason::MtuExceeded);
                 pool.put(packet);
             }
             input.advance(&self.info.name, &mut self.counters);
@@ -233,6 +235,7 @@ impl Port for PcapPort {
         };
         let time = Time(now.0.saturating_add(self.epoch_ns));
         for packet in burst.iter() {
+            let sent = self.counters.tx_packets;
             match if output.failed {
                 Ok(false)
             } else {
@@ -252,6 +255,9 @@ impl Port for PcapPort {
                     tracing::error!(port, %file, %error, "the capture can't be written; packets are dropped");
                     self.failure.get_or_insert_with(|| not_whole(&output.path, &error));
                 }
+            }
+            if self.counters.tx_packets <= sent {
+                pool.tell_dropped(packet.bytes(), DropReason::TxFailed);
             }
         }
         pool.put_all(burst);

@@ -16,6 +16,7 @@ use millrace_dataplane::slow_path::{Decision, Fate, Miss, SlowPath};
 use millrace_dataplane::stage::Stage;
 use millrace_dataplane::time::Time;
 use std::collections::VecDeque;
+use std::fmt::Write;
 
 /// What a port leads to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -346,6 +347,14 @@ impl SlowPath for Chains {
         }
         if direction == Direction::Forward {
             self.expected.push(to.chain, tuple, miss.now);
+        }
+    }
+
+    fn say_why(&mut self, miss: &Miss<'_>, state: &FlowState, reason: DropReason, text: &mut String) {
+        let said = self.explain(miss, state);
+        if let Some(step) = said.as_ref().and_then(|said| said.dropped_by(reason)) {
+            // A string takes any text.
+            let _ = write!(text, "{step}");
         }
     }
 

@@ -7,6 +7,7 @@
 //! [`answer`] and [`resolve`] build the frames that the data plane itself originates.
 
 pub mod answer;
+mod apply;
 pub mod arp;
 mod bytes;
 pub mod embedded;
@@ -28,6 +29,7 @@ mod tests;
 pub mod udp;
 pub mod vlan;
 
+pub use apply::apply_edits;
 pub use arp::Arp;
 pub use bytes::Span;
 pub use embedded::{Embedded, EmbeddedTransport};

@@ -279,12 +279,12 @@ impl AfXdpPort {
         for packet in burst.drain_all() {
             if packet.is_empty() || packet.len() > length_max {
                 drops.count(DropReason::TxFailed);
-                pool.put(packet);
+                pool.discard(packet, DropReason::TxFailed);
                 continue;
             }
             if room == 0 {
                 drops.count(DropReason::TxQueueFull);
-                pool.put(packet);
+                pool.discard(packet, DropReason::TxQueueFull);
                 continue;
             }
             match live.frames.send(packet) {
@@ -300,7 +300,7 @@ impl AfXdpPort {
                     }
                     Ok(Err(packet)) => {
                         drops.count(DropReason::TxFailed);
-                        pool.put(packet);
+                        pool.discard(packet, DropReason::TxFailed);
                     }
                     Err(reason) => drops.count(reason),
                 },
@@ -311,7 +311,7 @@ impl AfXdpPort {
 
     fn discard(&mut self, pool: &mut Pool, burst: &mut Burst) {
         self.counters.tx_drops.count_many(DropReason::TxFailed, burst.len() as u64);
-        pool.put_all(burst);
+        pool.discard_all(burst, DropReason::TxFailed);
     }
 
     /// Lets the kernel finish what it has to send, for a bounded time.
@@ -349,7 +349,10 @@ fn copy(pool: &mut Pool, packet: Packet) -> Result<Packet, DropReason> {
             }
         },
     };
-    pool.put(packet);
+    match &copied {
+        Ok(_) => pool.put(packet),
+        Err(reason) => pool.discard(packet, *reason),
+    }
     copied
 }
 

@@ -63,7 +63,7 @@ impl Lane {
         let config = &self.config;
         if config.loss.hits(loss) {
             self.drops.count(DropReason::FaultInjected);
-            pool.put(packet);
+            pool.discard(packet, DropReason::FaultInjected);
             return;
         }
         if config.truncate.hits(truncate) && packet.len() > ETHERNET_BYTES {
@@ -91,7 +91,7 @@ impl Lane {
     fn hold(&mut self, packet: Packet, now: Time, is_delayed: bool, overtakers: u64, pool: &mut Pool) {
         if self.delayed.len() + self.overtaken.len() >= HELD_MAX {
             self.drops.count(DropReason::FaultInjected);
-            pool.put(packet);
+            pool.discard(packet, DropReason::FaultInjected);
         } else if is_delayed {
             self.delayed.push_back((now + self.config.delay_time, packet));
         } else {
@@ -145,7 +145,7 @@ impl Lane {
         self.release_all();
         self.drops.count_many(reason, self.ready.len() as u64);
         match pool {
-            Some(pool) => self.ready.drain(..).for_each(|packet| pool.put(packet)),
+            Some(pool) => self.ready.drain(..).for_each(|packet| pool.discard(packet, reason)),
             None => self.ready.clear(),
         }
     }

@@ -103,7 +103,7 @@ impl Inbox {
                     }
                     Err(reason) => {
                         counters.rx_drops.count(reason);
-                        pool.put(frame.packet);
+                        pool.discard(frame.packet, reason);
                         continue;
                     }
                 }
@@ -188,7 +188,7 @@ impl Frame {
                 Ok(()) => put(packet, burst, counters),
                 Err(reason) => {
                     counters.rx_drops.count(reason);
-                    pool.put(packet);
+                    pool.discard(packet, reason);
                     return true;
                 }
             }

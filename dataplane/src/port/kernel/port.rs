@@ -195,7 +195,7 @@ impl<D: Device> KernelPort<D> {
                         _ => (DropReason::TxFailed, burst.len()),
                     };
                     self.counters.tx_drops.count_many(reason, count as u64);
-                    burst.drain(count).for_each(|packet| pool.put(packet));
+                    burst.drain(count).for_each(|packet| pool.discard(packet, reason));
                     self.handle(&error, pool);
                 }
             }
@@ -213,7 +213,7 @@ impl<D: Device> KernelPort<D> {
         for packet in burst.drain_all() {
             if bad(&packet) {
                 self.counters.tx_drops.count(DropReason::TxFailed);
-                pool.put(packet);
+                pool.discard(packet, DropReason::TxFailed);
             } else {
                 // No more than there were.
                 let _ = good.push(packet);
@@ -246,7 +246,7 @@ impl<D: Device> Port for KernelPort<D> {
             self.send(pool, burst);
         }
         self.counters.tx_drops.count_many(DropReason::TxFailed, burst.len() as u64);
-        pool.put_all(burst);
+        pool.discard_all(burst, DropReason::TxFailed);
     }
 
     fn info(&self) -> &PortInfo {
