@@ -2,7 +2,7 @@
 //!
 //! [`rig`] is an engine in memory with frames in front of it, [`frames`] and [`traffic`] are what goes through it, [`chains`] what it
 //! goes through. On them stand [`established`] (beside [`limit`], the least that the work can cost), [`new_flows`],
-//! [`rule_changes`], [`flood`], [`memory`], [`handoff`] between workers and [`ring`] (beside [`dpdk_ring`]); [`results`] runs them all and writes the table.
+//! [`rule_changes`], [`observed`], [`flood`], [`memory`], [`handoff`] between workers and [`ring`] (beside [`dpdk_ring`]); [`results`] runs them all and writes the table.
 #![forbid(unsafe_code)]
 
 pub mod chains;
@@ -15,6 +15,7 @@ pub mod hit_path;
 pub mod limit;
 pub mod memory;
 pub mod new_flows;
+pub mod observed;
 pub mod random;
 pub mod results;
 pub mod rig;

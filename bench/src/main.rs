@@ -6,7 +6,7 @@ use millrace_bench::chains::Kind;
 use millrace_bench::established::{self, ChainConfig};
 use millrace_bench::rig::BenchResult;
 use millrace_bench::traffic::TrafficConfig;
-use millrace_bench::{flood, handoff, memory, new_flows, results, ring, rule_changes};
+use millrace_bench::{flood, handoff, memory, new_flows, observed, results, ring, rule_changes};
 use millrace_dataplane::counting::CountingAllocator;
 use serde::Serialize;
 use std::fmt::Display;
@@ -82,6 +82,9 @@ struct Chain {
     /// So many rule changes a second, which concern no flow.
     #[arg(long, conflicts_with = "flood")]
     rule_changes: Option<f64>,
+    /// Traced and captured, one packet in 1,024, beside nobody who looks on.
+    #[arg(long, conflicts_with_all = ["new_flows", "rule_changes", "flood"])]
+    observed: bool,
     /// New flows at this multiple of what the slow path takes, beside established ones.
     #[arg(long)]
     flood: Option<f64>,
@@ -128,6 +131,8 @@ fn chain(cli: &Cli, chain: &Chain) -> BenchResult<()> {
         print(cli.json, &new_flows::measure(kinds, &traffic, cli.repeat)?)
     } else if let Some(per_second) = chain.rule_changes {
         print(cli.json, &rule_changes::measure(kinds, &traffic, per_second, cli.repeat)?)
+    } else if chain.observed {
+        print(cli.json, &observed::measure(kinds, &traffic, cli.repeat)?)
     } else if let Some(factor) = chain.flood {
         print(cli.json, &flood::measure(kinds, &traffic, factor, chain.established_load / 100.0)?)
     } else {

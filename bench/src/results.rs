@@ -4,7 +4,7 @@ use crate::chains::Kind;
 use crate::established::{ChainConfig, measure};
 use crate::rig::BenchResult;
 use crate::traffic::TrafficConfig;
-use crate::{flood, handoff, memory, new_flows, ring, rule_changes};
+use crate::{flood, handoff, memory, new_flows, observed, ring, rule_changes};
 use millrace_dataplane::cpu::cycles_per_second;
 use std::fmt::{Display, Write};
 use std::process::Command;
@@ -42,6 +42,7 @@ pub fn document(repeat: usize) -> BenchResult<String> {
     writeln!(out, "\n## The rest\n\n```text")?;
     line(&mut out, opened)?;
     line(&mut out, rule_changes::measure(&CHAIN, &million, 1000.0, repeat))?;
+    line(&mut out, observed::measure(&CHAIN, &UDP, repeat))?;
     line(&mut out, flood::measure(&CHAIN, &UDP, 2.0, 0.4))?;
     for flows_per_host in [64, 1] {
         line(&mut out, memory::measure(1_000_000, flows_per_host))?;

@@ -5,6 +5,7 @@
 
 use crate::frames::{TEMPLATE_BYTES_MAX, resolution_answer};
 use millrace_dataplane::budget::BudgetConfig;
+use millrace_dataplane::capture::Recorder;
 use millrace_dataplane::cpu::{cycles, cycles_per_second};
 use millrace_dataplane::engine::{Engine, EngineConfig};
 use millrace_dataplane::flow::session::{SessionConfig, Timeouts};
@@ -169,10 +170,23 @@ impl Rig {
         }
     }
 
+    /// Packets are copied from now on, or no more.
+    pub fn record(&mut self, recorder: Option<Box<Recorder>>) {
+        let now = self.now;
+        let mut before = self.pool.record(recorder);
+        before.iter_mut().for_each(|recorder| recorder.flush(now, true));
+    }
+
     /// Hands the prepared burst to the engine: cycles that it took. Never inlined: profilers collect here.
     #[inline(never)]
     pub fn process(&mut self, port: PortId) -> u64 {
-        self.timed(|engine, pool, burst, now| engine.process(port, burst, pool, now))
+        self.timed(|engine, pool, burst, now| {
+            // As a worker does.
+            if let Some(recorder) = pool.recorder() {
+                recorder.received(port, burst.as_slice(), now);
+            }
+            engine.process(port, burst, pool, now);
+        })
     }
 
     /// A slice of housekeeping: cycles that it took.
