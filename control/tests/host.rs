@@ -273,3 +273,220 @@ fn streams_and_datagrams_come_back_whole() {
 fn has_two_cores() -> bool {
     std::thread::available_parallelism().is_ok_and(|cores| cores.get() >= 2)
 }
+
+/// Serves each connection with this status until it is killed.
+const SERVER: &str = "
+import http.server, sys, socket
+class S(http.server.ThreadingHTTPServer):
+    address_family = socket.AF_INET6 if ':' in sys.argv[1] else socket.AF_INET
+class H(http.server.BaseHTTPRequestHandler):
+    def do_GET(self):
+        status = 200 if self.path == '/health' else 503
+        self.send_response(status); self.send_header('Content-Length', '2'); self.end_headers(); self.wfile.write(b'ok')
+    def log_message(self, *a): pass
+S((sys.argv[1], 80), H).serve_forever()
+";
+
+struct Server(std::process::Child);
+
+impl Server {
+    fn start(host: &Namespace, address: &str) -> Self {
+        let mut python = Command::new("python3");
+        Self(host.enter(python.args(["-c", SERVER, address])).spawn().unwrap())
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+const PROBES: &str = r#"
+[[host.probes]]
+name = "ping"
+kind = "icmp"
+target = "198.51.100.2"
+interval = "200ms"
+timeout = "200ms"
+[[host.probes]]
+name = "ping6"
+kind = "icmp"
+target = "fd00:1::2"
+interval = "200ms"
+timeout = "200ms"
+[[host.probes]]
+name = "web"
+kind = "http"
+target = "10.0.0.2"
+path = "/health"
+interval = "200ms"
+timeout = "200ms"
+rise = 3
+[[host.probes]]
+name = "busy"
+kind = "http"
+target = "10.0.0.2"
+interval = "200ms"
+timeout = "200ms"
+[[host.probes]]
+name = "port"
+kind = "tcp"
+target = "10.0.0.2"
+port = 80
+interval = "200ms"
+timeout = "200ms"
+[[host.probes]]
+name = "nobody"
+kind = "icmp"
+target = "10.0.0.99"
+interval = "200ms"
+timeout = "200ms"
+"#;
+
+#[test]
+fn probes_follow_what_hosts_do() {
+    if !may_make_namespaces("probes_follow_what_hosts_do") {
+        return;
+    }
+    let edge = Edge::new();
+    let running = edge.start(PROBES, RULES);
+    let row = |name: &str| {
+        let rows = edge.site.show("probes").unwrap();
+        rows.into_iter().find(|row| row["probe"] == name).unwrap()
+    };
+    let reaches =
+        |name: &str, state: &str| wait_for(&format!("{name} is {state}"), || row(name)["state"] == state);
+    for name in ["ping", "ping6"] {
+        reaches(name, "up");
+        assert!(row(name)["latency_us"].as_u64().unwrap() < 200_000, "{}", row(name));
+    }
+    for (name, error) in [
+        ("web", "the connection is refused"),
+        ("port", "the connection is refused"),
+        ("nobody", "no answer in time"),
+    ] {
+        reaches(name, "down");
+        wait_for(name, || row(name)["error"] == error);
+    }
+    let server = Server::start(&edge.client, "10.0.0.2");
+    reaches("web", "up");
+    reaches("port", "up");
+    wait_for("busy", || row("busy")["error"] == "the status is 503");
+    assert_eq!((&row("busy")["state"], &row("web")["error"]), (&"down".into(), &Value::Null));
+    drop(server);
+    reaches("web", "down");
+    reaches("port", "down");
+    // A host that is gone without a word.
+    edge.outside.run("ip link set dev eth0 down");
+    reaches("ping", "down");
+    let good = row("ping6")["good"].as_u64().unwrap();
+    edge.outside.run("ip link set dev eth0 up");
+    reaches("ping", "up");
+    // What stays as it is stays known; the others are asked anew, or no more.
+    let fewer = PROBES.split("[[host.probes]]\nname = \"web\"").next().unwrap();
+    edge.apply(fewer, RULES);
+    wait_for("fewer are asked", || edge.site.show("probes").unwrap().len() == 2);
+    assert!(row("ping6")["good"].as_u64().unwrap() >= good && row("ping6")["state"] == "up");
+    running.stop();
+}
+
+#[test]
+fn a_thread_that_panics_comes_back_and_nobody_else_notices() {
+    if !may_make_namespaces("a_thread_that_panics_comes_back_and_nobody_else_notices") {
+        return;
+    }
+    let edge = Edge::new();
+    let switch = edge.site.path("panics");
+    edge.site.write("run.toml", &edge.text(&format!("[host]\necho = true\n[host.status]\n{PROBES}"), RULES));
+    let mut command = millrace();
+    command.args(["run", "--json", "--interval", "0"]).arg(edge.site.path("run.toml"));
+    let mut inside = edge.router.enter(&command);
+    inside.stdout(Stdio::piped()).env("MILLRACE_TEST_HOST_PANICS", &switch);
+    let running = edge.site.start_as(inside);
+    wait_for("it serves", || curl(&edge.client, &["http://10.0.0.1:8080/"]).status.success());
+    edge.client.run("ping -c 1 -W 5 198.51.100.2");
+    let mut ping = Command::new("ping");
+    let mut ping = edge.client.enter(ping.args(["-q", "-c", "300", "-i", "0.01", "-W", "5", "198.51.100.2"]));
+    let ping = ping.stdout(Stdio::piped()).spawn().unwrap();
+    for _ in 0..2 {
+        edge.site.write("panics", "");
+        wait_for("it panics", || !switch.exists());
+        wait_for("it comes back", || {
+            curl(&edge.client, &["--max-time", "2", "http://10.0.0.1:8080/"]).status.success()
+        });
+    }
+    echoes(&edge.client, "tcp", "10.0.0.1", 100_000);
+    let rows = edge.site.show("probes").unwrap();
+    assert!(rows.iter().any(|row| row["probe"] == "ping6" && row["state"] == "up"), "{rows:?}");
+    let output = ping.wait_with_output().unwrap();
+    let text = String::from_utf8_lossy(&output.stdout).into_owned();
+    assert!(text.contains("300 packets transmitted, 300 received"), "{text}");
+    running.stop();
+}
+
+/// SYNs from many ports and addresses, and datagrams, as fast as a process can.
+const FLOOD: &str = "
+import socket, sys, time, struct, random
+def checksum(b):
+    if len(b) % 2: b += b'\\0'
+    s = sum(struct.unpack('!%dH' % (len(b) // 2), b))
+    while s >> 16: s = (s & 0xffff) + (s >> 16)
+    return ~s & 0xffff
+raw = socket.socket(socket.AF_INET, socket.SOCK_RAW, socket.IPPROTO_RAW)
+udp = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+target = socket.inet_aton('10.0.0.1'); end = time.time() + float(sys.argv[1]); sent = 0
+while time.time() < end:
+    source = bytes([10, 0, 0, random.randrange(3, 250)])
+    tcp = struct.pack('!HHIIBBHHH', random.randrange(1024, 65535), 8080, random.randrange(1 << 32), 0, 0x50, 2, 1024, 0, 0)
+    sum_ = checksum(source + target + struct.pack('!BBH', 0, 6, len(tcp)) + tcp)
+    tcp = tcp[:16] + struct.pack('!H', sum_) + tcp[18:]
+    ip = struct.pack('!BBHHHBBH4s4s', 0x45, 0, 40, random.randrange(65536), 0, 64, 6, 0, source, target)
+    try:
+        raw.sendto(ip + tcp, ('10.0.0.1', 0)); udp.sendto(b'x' * 1000, ('10.0.0.1', 7)); sent += 2
+    except OSError: pass
+print(sent, flush=True)
+";
+
+#[test]
+fn a_flood_of_the_own_address_stops_no_transfer_and_takes_no_memory() {
+    if !may_make_namespaces("a_flood_of_the_own_address_stops_no_transfer_and_takes_no_memory") {
+        return;
+    }
+    let edge = Edge::new();
+    let mut running = edge.start("[host]\necho = true\n[host.status]", RULES);
+    wait_for("it serves", || curl(&edge.client, &["http://10.0.0.1:8080/"]).status.success());
+    echoes(&edge.client, "udp", "10.0.0.1", 1_000);
+    let mut listen = Command::new("python3");
+    listen.args(["-c", "import socket\ns=socket.create_server(('198.51.100.2',5001)); c,_=s.accept(); n=0\nwhile d:=c.recv(1<<20): n+=len(d)\nprint(n, flush=True)"]);
+    let mut listener = edge.outside.enter(&listen);
+    let listener = listener.stdout(Stdio::piped()).spawn().unwrap();
+    let millrace_pid = running.child().id();
+    let before = resident_kib(millrace_pid);
+    let mut flood = Command::new("python3");
+    let mut flood = edge.client.enter(flood.args(["-c", FLOOD, "6"]));
+    let flood = flood.stdout(Stdio::piped()).spawn().unwrap();
+    std::thread::sleep(Duration::from_millis(500));
+    let send = "import socket,time\nfor i in range(50):\n  try: s=socket.create_connection(('198.51.100.2',5001)); break\n  except OSError: time.sleep(.1)\nfor i in range(80): s.sendall(b'y'*65536)\ns.close()";
+    let mut sender = Command::new("python3");
+    let sent = edge.client.enter(sender.args(["-c", send])).status().unwrap();
+    assert!(sent.success());
+    let received = listener.wait_with_output().unwrap();
+    assert_eq!(String::from_utf8_lossy(&received.stdout).trim(), (80 * 65_536).to_string());
+    let flooded = String::from_utf8_lossy(&flood.wait_with_output().unwrap().stdout).into_owned();
+    assert!(flooded.trim().parse::<u64>().unwrap() > 1_000, "{flooded}");
+    let after = resident_kib(millrace_pid);
+    assert!(after < before + 32 * 1_024, "{before} KiB before, {after} KiB after");
+    // It serves as before.
+    wait_for("it serves again", || curl(&edge.client, &["http://10.0.0.1:8080/"]).status.success());
+    let rows = edge.site.show("workers").unwrap();
+    println!("{} packets of the flood, memory {before} to {after} KiB, {rows:?}", flooded.trim());
+    running.stop();
+}
+
+fn resident_kib(pid: u32) -> u64 {
+    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
+    let line = status.lines().find(|line| line.starts_with("VmRSS:")).unwrap();
+    line.split_whitespace().nth(1).unwrap().parse().unwrap()
+}

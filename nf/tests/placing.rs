@@ -356,7 +356,7 @@ fn call() -> impl Strategy<Value = Call> {
             let outside = |host: u8| IpAddr::from([198, 51, 100, host]);
             let six = |zone: &str, host: u8| format!("2001:db8:{zone}::{host}").parse::<IpAddr>().unwrap();
             let external = IpAddr::from([192, 0, 2, 100]);
-            let other = if other == one { 4 + one % 90 } else { other };
+            let other = if other == one { 5 + (one - 4) % 95 } else { other };
             let (port, from, to, forward) = match way {
                 0 | 1 => (INSIDE, inside(one), outside(other), None),
                 2 => (INSIDE, inside(one), dmz(other), None),

@@ -11,6 +11,7 @@ use super::firewall::{Action, Firewall, Rule, ZoneRef};
 use super::names::{check_reference, reference};
 use super::network::{TCP, UDP, address};
 use super::ports::{Port, PortKind};
+use super::probe::{Probe, read_probes};
 use super::schema;
 use super::section::{Section, narrow, words};
 use super::{Config, FunctionKind, Router};
@@ -36,6 +37,8 @@ pub struct HostStack {
     pub echo: bool,
     /// The status page.
     pub status: Option<Status>,
+    /// What is asked of hosts, through the chains.
+    pub probes: Vec<Probe>,
 }
 
 impl HostStack {
@@ -54,7 +57,7 @@ impl HostStack {
 
     /// Whether it does anything.
     pub fn is_used(&self) -> bool {
-        self.echo || self.status.is_some()
+        self.echo || self.status.is_some() || !self.probes.is_empty()
     }
 
     /// The ports that it needs: one for each of its chains.
@@ -79,8 +82,10 @@ pub(crate) fn read_host(root: &Section<'_>, chains: &[Chain]) -> HostStack {
         check_reference(section.context, &path, "chain", name, &known);
     }
     let all = || known.iter().map(|&name| name.to_owned()).collect();
+    let chains: Vec<String> = named.unwrap_or_else(all);
     HostStack {
-        chains: named.unwrap_or_else(all),
+        probes: read_probes(&section, &chains),
+        chains,
         echo: section.boolean("echo").unwrap_or(false),
         status: section.section("status", &schema::STATUS).map(|status| read_status(&status)),
     }
@@ -120,8 +125,11 @@ pub(crate) fn check(context: &Context<'_>, config: &Config) {
     }
 }
 
-/// Notes what would never be reached because of a firewall.
+/// Notes what would never be reached because of a firewall, or for want of a route.
 pub(crate) fn check_reach(context: &Context<'_>, config: &Config) {
+    for (at, probe) in config.host.probes.iter().enumerate() {
+        check_probe(context, config, &context.item("host.probes", at), probe);
+    }
     let Some(status) = &config.host.status else { return };
     for chain in config.chains.iter().filter(|chain| config.host.chains.contains(&chain.name)) {
         let firewalls = chain.functions.iter().filter_map(|name| match &config.function(name)?.kind {
@@ -135,6 +143,31 @@ pub(crate) fn check_reach(context: &Context<'_>, config: &Config) {
             context.push(finding.help(format!(
                 "add a rule to it, as {{ action = \"allow\", from = \"inside\", to = \"local\", protocol = \"tcp\", destination_ports = {port} }}"
             )));
+        }
+    }
+}
+
+fn check_probe(context: &Context<'_>, config: &Config, path: &str, probe: &Probe) {
+    let Some(chain) = config.chains.iter().find(|chain| chain.name == probe.chain) else { return };
+    let own =
+        config.router_of(chain).is_some_and(|router| own_addresses(router).any(|it| it == probe.target));
+    let reached = own || config.router_of(chain).is_some_and(|router| router.port_to(probe.target).is_some());
+    if !reached {
+        let message = format!("no way leads to {} in the chain `{}`", probe.target, chain.name);
+        let finding = Finding::warning(format!("{path}.target"), message);
+        context.push(finding.found(format!("\"{}\"", probe.target)).help("add a route to it"));
+    }
+    for name in &chain.functions {
+        let Some(FunctionKind::Firewall(firewall)) = config.function(name).map(|it| &it.kind) else {
+            continue;
+        };
+        let may = |rule: &Rule| {
+            rule.action == Action::Allow && (rule.from.is_empty() || rule.from.contains(&ZoneRef::Local))
+        };
+        if firewall.default != Action::Allow && !firewall.rules.iter().any(may) {
+            let message = format!("no rule of `{name}` lets the probe `{}` out", probe.name);
+            let help = "add a rule to it, as { action = \"allow\", from = \"local\" }";
+            context.push(Finding::warning(path, message).at_key().help(help));
         }
     }
 }

@@ -29,6 +29,7 @@ pub mod network;
 mod places;
 pub mod plan;
 pub mod ports;
+pub mod probe;
 mod references;
 pub mod router;
 pub mod rule_set;

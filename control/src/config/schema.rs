@@ -34,8 +34,11 @@ schemas! {
     MANAGEMENT: "management" => ["socket", "group"];
     METRICS: "metrics" => ["listen"];
     LOG: "log" => ["levels", "format"];
-    HOST: "host" => ["chains", "echo", "status"];
+    HOST: "host" => ["chains", "echo", "status", "probes"];
     STATUS: "host.status" => ["port", "addresses"];
+    PROBE: "host.probes" => [
+        "name", "target", "kind", "port", "path", "host", "status", "chain", "interval", "timeout", "rise", "fall",
+    ];
     AF_XDP: "ports.NAME, af_xdp" => [
         "kind", "interface", "queues", "mode", "attach", "rx_ring", "tx_ring", "promiscuous", "fault",
     ];

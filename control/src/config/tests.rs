@@ -20,6 +20,10 @@ const BASE: &str = r#"
 [metrics]
 [log]
 [host.status]
+[[host.probes]]
+name = "web"
+target = "10.0.0.9"
+kind = "http"
 [ports.lan]
 kind = "af_xdp"
 interface = "lo"
@@ -91,6 +95,7 @@ const TABLES: &[(&str, &[&str])] = &[
     ("log", &["log"]),
     ("host", &["host"]),
     ("host.status", &["host", "status"]),
+    ("host.probes", &["host", "probes", "0"]),
     ("ports.NAME, af_xdp", &["ports", "lan"]),
     ("ports.NAME, af_packet", &["ports", "raw"]),
     ("ports.NAME, tap", &["ports", "host"]),

@@ -1,10 +1,13 @@
 //! The port to the host stack as smoltcp sees it: IP packets, without their Ethernet headers.
 
+use super::probe::echo::{self, Echo};
 use millrace_dataplane::port::MacAddress;
 use millrace_dataplane::port::host::{HostFrame, HostLink};
 use smoltcp::phy::{self, DeviceCapabilities, Medium};
 use smoltcp::time::Instant;
 
+/// Most echo replies that wait to be looked at: as many as there are probes.
+const ECHOES_MAX: usize = 256;
 const ETHERNET_BYTES: usize = 14;
 const ETHERTYPE_AT: usize = 12;
 const IPV4: [u8; 2] = [0x08, 0x00];
@@ -18,11 +21,13 @@ pub(super) struct Device {
     mtu: usize,
     /// The last packet that was received opens a TCP connection, or tries to.
     opened: bool,
+    /// Echo replies that were received.
+    echoes: Vec<Echo>,
 }
 
 impl Device {
     pub(super) fn new(link: HostLink, mtu: u16) -> Self {
-        Self { link, mtu: usize::from(mtu), opened: false }
+        Self { link, mtu: usize::from(mtu), opened: false, echoes: Vec::new() }
     }
 
     /// True if packets wait.
@@ -40,10 +45,33 @@ impl Device {
         std::mem::take(&mut self.opened)
     }
 
+    /// The echo replies since the last call.
+    pub(super) fn take_echoes(&mut self) -> Vec<Echo> {
+        std::mem::take(&mut self.echoes)
+    }
+
+    /// Sends an IP packet; false if there is no room.
+    pub(super) fn send(&mut self, packet: &[u8]) -> bool {
+        let room = !self.link.is_full();
+        if room {
+            phy::TxToken::consume(Sending(&mut self.link), packet.len(), |bytes| {
+                bytes.copy_from_slice(packet);
+            });
+        }
+        room
+    }
+
     fn next(&mut self) -> Option<HostFrame> {
         loop {
             let frame = self.link.receive()?;
-            let ethertype = frame.get(ETHERTYPE_AT..ETHERNET_BYTES);
+            let (header, packet) = frame.split_at_checked(ETHERNET_BYTES)?;
+            if let Some(echo) = echo::reply(packet) {
+                if self.echoes.len() < ECHOES_MAX {
+                    self.echoes.push(echo);
+                }
+                continue;
+            }
+            let ethertype = header.get(ETHERTYPE_AT..);
             // The router sends nothing else; whoever does is not answered.
             if ethertype == Some(&IPV4) || ethertype == Some(&IPV6) {
                 return Some(frame);

@@ -4,6 +4,7 @@
 //! 2. `stack` is smoltcp on that, one for each chain: sockets, and the services on them: `echo`, `web`.
 //! 3. [`thread`] runs all stacks, follows changes of the configuration, and is started again if it panics or stalls.
 //! 4. [`page`] makes the status page of the rows that `show` has.
+//! 5. [`probe`] asks hosts, through the chain, whether they work.
 //!
 //! smoltcp has no addresses of ours, no neighbours and no routes: which packets are for us, and how to get anywhere, is the router's
 //! to know. So everything that a probe or a page says passes the chain, as what others say does.
@@ -16,6 +17,7 @@ mod device;
 mod echo;
 mod listener;
 pub mod page;
+pub mod probe;
 mod stack;
 pub mod thread;
 mod web;

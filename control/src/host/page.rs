@@ -21,11 +21,12 @@ const PATIENCE: Duration = Duration::from_secs(3);
 const ROWS_MAX: usize = 256;
 
 /// What is on the page, with its heading.
-const TOPICS: [(Topic, &str, &str); 4] = [
+const TOPICS: [(Topic, &str, &str); 5] = [
     (Topic::Ports, "ports", "Ports"),
     (Topic::Workers, "workers", "Workers"),
     (Topic::Chains, "chains", "Chains"),
     (Topic::Drops, "drops", "Drops"),
+    (Topic::Probes, "probes", "Probes"),
 ];
 
 /// What a request asks for.

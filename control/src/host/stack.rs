@@ -11,6 +11,8 @@ use smoltcp::wire::{HardwareAddress, Ipv4Address, Ipv6Address};
 use super::device::Device;
 use super::echo::Echo;
 use super::page::Pages;
+use super::probe::Board;
+use super::probe::run::{Probes, Sourced};
 use super::web::Web;
 use crate::config::Config;
 use crate::instance::functions::PortFacts;
@@ -65,6 +67,7 @@ pub(super) struct Stack {
     sockets: SocketSet<'static>,
     echo: Option<Echo>,
     web: Option<Web>,
+    probes: Probes,
     start: Instant,
 }
 
@@ -84,7 +87,18 @@ impl Stack {
         let mut sockets = SocketSet::new(Vec::new());
         let echo = plan.echo.then(|| Echo::new(&mut sockets));
         let web = plan.status_port.map(|port| Web::new(port, &mut sockets));
-        Self { plan, access, device, interface, sockets, echo, web, start: now }
+        let probes = Probes::new(RandomState::new().build_hasher().finish());
+        Self { plan, access, device, interface, sockets, echo, web, probes, start: now }
+    }
+
+    /// The chain's name.
+    pub(super) fn chain(&self) -> &str {
+        &self.plan.chain
+    }
+
+    /// These probes are asked from now on.
+    pub(super) fn set_probes(&mut self, probes: Vec<Sourced>, now: Instant) {
+        self.probes.set(probes, &mut self.sockets, now);
     }
 
     /// Whether it is what `plan` asks for, on the port that `access` leads to.
@@ -98,9 +112,9 @@ impl Stack {
     }
 
     /// Receives, serves and sends: a bounded part of what there is. True if there may be more.
-    pub(super) fn turn(&mut self, now: Instant, pages: &Pages) -> bool {
+    pub(super) fn turn(&mut self, now: Instant, pages: &Pages, board: &Board) -> bool {
         let time = self.time(now);
-        let Self { device, interface, sockets, echo, web, .. } = self;
+        let Self { device, interface, sockets, echo, web, probes, .. } = self;
         let mut received = 0;
         while received < PACKETS_AT_ONCE
             && interface.poll_ingress_single(time, device, sockets) != PollIngressSingleResult::None
@@ -113,10 +127,12 @@ impl Stack {
         }
         echo.iter_mut().for_each(|echo| echo.serve(sockets, now));
         web.iter_mut().for_each(|web| web.serve(sockets, now, pages));
+        probes.turn(interface, sockets, device, board, now);
         let mut rounds = 0;
         while rounds < ROUNDS_AT_ONCE && interface.poll_egress(time, device, sockets) != PollResult::None {
             rounds += 1;
         }
+        probes.sweep(sockets, now);
         received == PACKETS_AT_ONCE || rounds > 0
     }
 
@@ -132,6 +148,7 @@ impl Stack {
         let deadlines = [
             self.echo.as_ref().and_then(Echo::next_deadline),
             self.web.as_ref().and_then(Web::next_deadline),
+            self.probes.next_deadline(),
         ];
         let deadlines = deadlines.into_iter().flatten().map(|at| at.saturating_duration_since(now));
         let next = timers.into_iter().chain(deadlines).min().unwrap_or(Duration::MAX);

@@ -6,9 +6,15 @@ use std::time::{Duration, Instant};
 
 use millrace_dataplane::handoff::Waker;
 
+use millrace_nf::router::Ways;
+
 use super::page::Pages;
+use super::probe::run::Sourced;
 use super::stack::{Stack, StackPlan};
+use crate::config::probe::Probe;
 use crate::instance::Control;
+use crate::instance::control::Running;
+use crate::instance::functions::{Context, Part, router};
 use crate::supervised::{Pulse, Supervised};
 
 /// Longest time between two signs of life, before another thread takes over.
@@ -29,7 +35,15 @@ fn run(pulse: &Pulse, control: &Arc<Control>, waker: &Waker) {
     let pages = Pages::new(Arc::clone(control), waker.clone());
     let mut stacks: Vec<Stack> = Vec::new();
     let mut seen = None;
+    let board = control.hosts().board();
+    #[cfg(debug_assertions)]
+    let panics = std::env::var_os("MILLRACE_TEST_HOST_PANICS");
     while pulse.goes_on() {
+        // For tests: how others fare then can't be seen any other way.
+        #[cfg(debug_assertions)]
+        if let Some(file) = &panics {
+            assert!(std::fs::remove_file(file).is_err(), "a test asked for it");
+        }
         let version = control.hosts().version();
         let now = Instant::now();
         if seen != Some(version) {
@@ -37,7 +51,7 @@ fn run(pulse: &Pulse, control: &Arc<Control>, waker: &Waker) {
             reconcile(&mut stacks, control, waker, now);
         }
         let mut busy = false;
-        stacks.iter_mut().for_each(|stack| busy |= stack.turn(now, &pages));
+        stacks.iter_mut().for_each(|stack| busy |= stack.turn(now, &pages, board));
         if busy {
             continue;
         }
@@ -58,4 +72,31 @@ fn reconcile(stacks: &mut Vec<Stack>, control: &Control, waker: &Waker, now: Ins
             None => stacks.push(Stack::new(plan, access, waker.clone(), now)),
         }
     }
+    control.hosts().board().keep(&running.config.host.probes, now);
+    for stack in stacks {
+        stack.set_probes(probes_of(&running, control, stack.chain()), now);
+    }
+}
+
+/// The probes that go through a chain, each with the address that its router speaks to the target from.
+fn probes_of(running: &Running, control: &Control, chain: &str) -> Vec<Sourced> {
+    let config = &running.config;
+    let ways = ways_of(running, control, chain);
+    let probes = config.host.probes.iter().filter(|probe| probe.chain == chain);
+    let sourced = |probe: &Probe| Sourced {
+        source: ways.as_ref().and_then(|ways| ways.source_for(probe.target)),
+        probe: probe.clone(),
+    };
+    probes.map(sourced).collect()
+}
+
+fn ways_of(running: &Running, control: &Control, chain: &str) -> Option<Ways> {
+    let config = &running.config;
+    let chain = config.chains.iter().find(|it| it.name == chain)?;
+    let router = config.router_of(chain)?;
+    let Control { arena, seed, .. } = control;
+    let (ports, seed, logs, part) = (&running.facts[..], *seed, None, Part::WHOLE);
+    let context = Context { config, chain, ports, arena, seed, logs, part };
+    // It runs, so it was checked.
+    Ways::new(&router::config(&context, router)).ok()
 }

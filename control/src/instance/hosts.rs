@@ -6,6 +6,8 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use millrace_dataplane::port::host::HostAccess;
 
+use crate::host::probe::Board;
+
 /// By chain, the way to connect to the port of its host stack. Copies are the same.
 #[derive(Clone, Debug, Default)]
 pub struct Hosts(Arc<Shared>);
@@ -15,6 +17,7 @@ struct Shared {
     /// Changes with what is open.
     version: AtomicU64,
     open: Mutex<BTreeMap<String, HostAccess>>,
+    board: Board,
 }
 
 impl Hosts {
@@ -32,6 +35,11 @@ impl Hosts {
 
     fn changed(&self) {
         self.0.version.fetch_add(1, Ordering::Release);
+    }
+
+    /// What probes found.
+    pub fn board(&self) -> &Board {
+        &self.0.board
     }
 
     /// A number that is another after each change of the configuration.

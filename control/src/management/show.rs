@@ -114,6 +114,7 @@ fn whole(control: &Control, topic: Topic) -> Result<Option<Listing>, String> {
             all
         }
         Topic::Latency => control.timings().rows(),
+        Topic::Probes => control.hosts().board().rows(),
         Topic::Flows | Topic::Sessions | Topic::Neighbours | Topic::Routes | Topic::Nat => return Ok(None),
     };
     Ok(Some(listing))

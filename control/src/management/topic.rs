@@ -33,4 +33,6 @@ pub enum Topic {
     Routes,
     /// Address mappings.
     Nat,
+    /// Health probes and what they found.
+    Probes,
 }

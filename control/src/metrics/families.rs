@@ -115,6 +115,9 @@ families! {
     REFUSED: Counter "millrace_chain_sessions_refused" ["chain"] "Sessions not opened because the table was full.";
     UNDECLARED: Counter "millrace_chain_undeclared_reads" ["chain"] "Decisions that could not be cached because of an error in a function.";
     BURST: Histogram "millrace_burst_seconds" ["share"] "Time from when a burst was received to when its packets are decided and rewritten.";
+    PROBE_UP: Gauge "millrace_probe_up" ["probe"] "Whether the host that the probe asks works; none while nobody has asked.";
+    PROBE_CHECKS: Counter "millrace_probe_checks" ["probe", "result"] "Checks that were good and that were bad.";
+    PROBE_LATENCY: Gauge "millrace_probe_latency_seconds" ["probe"] "How long the last good check took.";
     LATENCY: Histogram "millrace_chain_latency_seconds" ["chain"] "Time from when a burst was received to when what became of it was given to ports.";
 }
 

@@ -8,6 +8,7 @@ use millrace_dataplane::timing::HistogramReport;
 use millrace_dataplane::worker::{PortReport, WorkerReport};
 use millrace_nf::chain::ChainCounters;
 
+use crate::host::probe::Status;
 use crate::instance::thread::Seat;
 use crate::instance::{Control, InstanceError, NfWorker};
 
@@ -51,6 +52,8 @@ pub struct Reading {
     pub bursts: Vec<HistogramReport>,
     /// Latency by chain.
     pub latency: Vec<(String, HistogramReport)>,
+    /// What is known by each probe.
+    pub probes: Vec<Status>,
 }
 
 impl Reading {
@@ -71,6 +74,7 @@ impl Reading {
         let seats = control.seats();
         let timings = control.timings();
         let (bursts, latency) = (timings.bursts(), timings.latency());
+        let probes = control.hosts().board().all();
         let mut reports = shares.iter().map(|share| &share.report);
         let mut all = reports.next().cloned().ok_or(InstanceError::WorkerGone)?;
         reports.for_each(|report| all.add(report.clone()));
@@ -81,7 +85,7 @@ impl Reading {
                 None => chains.push((name.clone(), *counters)),
             }
         }
-        Ok(Self { seats, shares, ports: all.ports, chains, bursts, latency })
+        Ok(Self { seats, shares, ports: all.ports, chains, bursts, latency, probes })
     }
 }
 

@@ -9,6 +9,7 @@ use millrace_dataplane::worker::{PortReport, WorkerCounters};
 use super::exposition::{Exposition, Format};
 use super::families::{self, Family};
 use super::reading::{Reading, ShareReading};
+use crate::host::probe::{State, Status};
 use crate::instance::thread::Seat;
 use crate::logging;
 
@@ -27,6 +28,7 @@ pub fn tell(reading: &Reading, start: SystemTime, format: Format) -> String {
     tell_workers(&mut text, reading);
     tell_shares(&mut text, reading);
     tell_chains(&mut text, reading);
+    tell_probes(&mut text, &reading.probes);
     text.finish()
 }
 
@@ -133,6 +135,22 @@ fn tell_shares(text: &mut Exposition, reading: &Reading) {
         .iter()
         .enumerate()
         .for_each(|(at, report)| bursts.add_histogram(&[&at.to_string()], report));
+}
+
+fn tell_probes(text: &mut Exposition, probes: &[Status]) {
+    let mut up = text.family(&families::PROBE_UP);
+    for status in probes.iter().filter(|status| status.state() != State::Unknown) {
+        up.add(&[&status.probe.name], u64::from(status.state() == State::Up));
+    }
+    let mut checks = text.family(&families::PROBE_CHECKS);
+    for Status { probe, checks: (good, bad), .. } in probes {
+        checks.add(&[&probe.name, "good"], *good);
+        checks.add(&[&probe.name, "bad"], *bad);
+    }
+    let mut latency = text.family(&families::PROBE_LATENCY);
+    for (status, took) in probes.iter().filter_map(|status| Some((status, status.latency()?))) {
+        latency.add_nanos(&[&status.probe.name], u64::try_from(took.as_nanos()).unwrap_or(u64::MAX));
+    }
 }
 
 fn tell_chains(text: &mut Exposition, reading: &Reading) {
