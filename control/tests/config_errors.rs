@@ -24,7 +24,6 @@ const EXPECTED: &[Expected] = &[
     ("gateway-not-connected", "error", 38, "functions.router.routes[0].via", "the gateway 192.0.2.1 is on no connected network", "\"192.0.2.1\"", "10.0.0.0/24, 198.51.100.0/24", ""),
     ("generator-flows", "error", 42, "ports.made.flows", "there are not so many addresses and ports", "100000", "at most 64512", "widen `source`, `destination`, `source_ports` or `destination_ports`"),
     ("generator-frames-too-short", "error", 44, "ports.made.frame_bytes", "no such frames are possible", "64", "bytes from 74 to 9014, a range \"74-1514\", or \"imix\"", ""),
-    ("hairpins-of-workers", "error", 26, "functions.nat.hairpinning", "several shares don't hand hairpins to each other in this version", "true", "hairpinning = false, or workers.shares = 1", ""),
     ("header-mistyped", "error", 18, "functions.firewall.kind", "`kind` is missing", "no key `kind` in this table", "\"firewall\", \"nat\", \"inspect\", \"router\"", "there is also [functions.firwall]: are the two meant to be one?"),
     ("host-bits", "error", 22, "functions.firewall.rules[0].source", "`10.0.0.5/24` has bits set beyond its prefix length", "\"10.0.0.5/24\"", "a network, as \"10.0.0.0/8\" or \"2001:db8::/32\", or a single address", "did you mean the network \"10.0.0.0/24\" or the host \"10.0.0.5/32\"?"),
     ("host-services", "error", 41, "host.chains[1]", "there is no chain `edgy`", "\"edgy\"", "`edge`", "did you mean \"edge\"?"),

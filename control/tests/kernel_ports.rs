@@ -188,7 +188,7 @@ fn two_workers_carry_streams() {
         let port =
             |interface: &str| format!("kind = \"af_packet\"\ninterface = \"{interface}\"\nqueues = {queues}");
         let workers = format!("[workers]\ncores = [0, 1]\nio = \"{io}\"");
-        let nat = "[functions.nat]\nkind = \"nat\"\npool = [\"10.2.0.100\"]\nhairpinning = false";
+        let nat = "[functions.nat]\nkind = \"nat\"\npool = [\"10.2.0.100\"]";
         let running = edge.start_with(&port("mr-lan"), &port("mr-wan"), &workers, nat);
         edge.traffic();
         let workers = edge.site.show("workers").unwrap();

@@ -511,6 +511,10 @@ impl Chain {
                     return end;
                 }
             }
+            if let Some(port) = walk.record.handed_over {
+                let first_frame = walk.record.frames.len();
+                return WalkEnd { verdict: Verdict::Forward(port), by: last, first_frame };
+            }
             way = (walk.direction, walk.hairpin);
             let next = if walk.direction == Direction::Forward { behind } else { before };
             if let Some(boundary) = next {

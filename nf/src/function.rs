@@ -95,6 +95,11 @@ pub trait FlowFunction: Send + 'static {
         false
     }
 
+    /// True if there may be hairpins at this function: packets of other workers turn round there, too.
+    fn may_hairpin(&self) -> bool {
+        false
+    }
+
     /// Timers: at most about `tick.budget` objects are looked at.
     fn tick(&mut self, tick: &mut Tick<'_>) {
         let _ = tick;

@@ -14,6 +14,7 @@ pub mod function;
 pub mod headers;
 pub mod inspect;
 pub mod nat;
+pub mod owners;
 pub mod placing;
 pub mod router;
 pub mod slices;

@@ -27,6 +27,7 @@ pub(crate) trait Stage: Send {
     fn consumed(&mut self);
     fn discard(&mut self);
     fn hairpins(&self, walk: &mut Walk<'_>) -> bool;
+    fn may_hairpin(&self) -> bool;
     fn tick(&mut self, tick: &mut Tick<'_>);
     fn events(&mut self, events: &[Event], now: Time, sessions: &SessionTable);
     fn as_any(&mut self) -> &mut dyn Any;
@@ -131,6 +132,10 @@ impl<F: FlowFunction> Stage for FunctionSlot<F> {
     fn hairpins(&self, walk: &mut Walk<'_>) -> bool {
         walk.part = self.part;
         self.function.hairpins(walk)
+    }
+
+    fn may_hairpin(&self) -> bool {
+        self.function.may_hairpin()
     }
 
     fn tick(&mut self, tick: &mut Tick<'_>) {

@@ -71,6 +71,8 @@ pub struct Record {
     pub(crate) tracks_tcp: bool,
     pub(crate) uncached: bool,
     pub(crate) length_max: u16,
+    /// Where the packet goes on, past the forwarder.
+    pub(crate) handed_over: Option<PortId>,
     /// The zone that the headers lead to, with the number of edits that they had then.
     pub(crate) zone: Option<(u16, Option<ZoneId>)>,
     /// The destination whose route the watches name, the last one if there were several.
@@ -85,6 +87,7 @@ impl Record {
         self.tracks_tcp = false;
         self.uncached = false;
         self.length_max = u16::MAX;
+        self.handed_over = None;
         self.zone = None;
         self.routed = None;
     }
@@ -177,6 +180,18 @@ impl Walk<'_> {
         if frame.bytes.try_extend_from_slice(&bytes[..take]).is_ok() {
             self.record.frames.push(frame);
         }
+    }
+
+    /// Another worker goes on with the packet: it leaves by this port as it is when all functions let it pass, and is not forwarded
+    /// here.
+    pub fn hand_over(&mut self, port: PortId) {
+        self.depend(port_watch(port));
+        self.record.handed_over = Some(port);
+    }
+
+    /// True if another worker goes on with it.
+    pub fn is_handed_over(&self) -> bool {
+        self.record.handed_over.is_some()
     }
 
     /// Adds a port for [`Verdict::Flood`].

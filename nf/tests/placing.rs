@@ -13,10 +13,10 @@ use millrace_dataplane::packet::Burst;
 use millrace_dataplane::port::{MacAddress, PortId};
 use millrace_nf::chain::ChainBuilder;
 use millrace_nf::firewall::rule_set::RuleSet;
-use millrace_nf::firewall::rules::Action;
+use millrace_nf::firewall::rules::{Action, Rule, RuleId};
 use millrace_nf::firewall::{Firewall, Policy};
 use millrace_nf::nat::{
-    Capacity, Forward, Nat, NatConfig, NatPlan, NatSettings, PoolRange, PortShare, Protocol, Secret,
+    Capacity, Forward, Hairpins, Nat, NatConfig, NatPlan, NatSettings, PoolRange, PortShare, Protocol, Secret,
 };
 use millrace_nf::placing::{Owners, Placing, PortRule, Translation};
 use millrace_nf::router::icmp_limit::IcmpLimitConfig;
@@ -35,6 +35,8 @@ const HOST: u16 = 3;
 const STATIONS: [MacAddress; 4] = [OWN, [2, 0, 0, 0, 0, 3], [2, 0, 0, 0, 0, 4], [2, 0, 0, 0, 0, 5]];
 /// What the host stack serves, over TCP and UDP.
 const SERVICE: u16 = 8_000;
+/// The port by which hairpins go from worker to worker.
+const HAIRPINS: u16 = 4;
 const UDP: u8 = 17;
 const TCP: u8 = 6;
 const ECHO: u8 = 1;
@@ -85,6 +87,7 @@ fn router_config() -> RouterConfig {
     }
     let services = [TCP, UDP].map(|protocol| HostService { protocol, port: SERVICE, address: None });
     config.host = Some(HostSide { port: PortId(HOST), mtu: 1500, services: services.into() });
+    config.hairpins = Some(PortId(HAIRPINS));
     // What is answered here is no limit's business.
     config.errors = IcmpLimitConfig::default();
     config
@@ -109,14 +112,16 @@ fn nat_config(share: PortShare) -> NatConfig {
         ..NatSettings::default()
     };
     let plan = Arc::new(NatPlan::new(settings).unwrap());
-    NatConfig { outside: Some(ZoneId(OUTSIDE as u8)), hairpinning: false, ..NatConfig::new(plan) }
+    NatConfig { outside: Some(ZoneId(OUTSIDE as u8)), ..NatConfig::new(plan) }
 }
 
-fn engine(share: PortShare) -> Harness {
-    let policy = Policy::new(&RuleSet::new(Vec::new()).unwrap(), Action::Allow).unwrap();
+fn engine(hairpins: Hairpins, rules: &[Rule]) -> Harness {
+    let share = hairpins.owners.share(hairpins.worker).unwrap();
+    let policy = Policy::new(&RuleSet::new(rules.to_vec()).unwrap(), Action::Allow).unwrap();
     let capacity = Capacity { mappings: 2048, mappings_static: 16, subscribers: 256, contacts: 256 };
     let arena = Arena::anonymous(8 << 20).unwrap();
-    let nat = Nat::new(nat_config(share), &capacity, &Secret::from_key([1, 2]), &arena).unwrap();
+    let config = NatConfig { hairpins: Some(hairpins), ..nat_config(share) };
+    let nat = Nat::new(config, &capacity, &Secret::from_key([1, 2]), &arena).unwrap();
     let chain = ChainBuilder::new("edge", &["inside", "outside", "dmz"])
         .function("firewall", Firewall::new(policy, IcmpLimitConfig::default()))
         .function("nat", nat)
@@ -126,6 +131,9 @@ fn engine(share: PortShare) -> Harness {
     harness.engine.compile_schema(PortId(DMZ));
     harness.engine.slow.attach(PortId(HOST), 0, ZoneId::LOCAL);
     harness.engine.compile_schema(PortId(HOST));
+    harness.engine.slow.attach_turned(PortId(HAIRPINS), 0);
+    harness.engine.compile_schema(PortId(HAIRPINS));
+    harness.engine.outputs.grow(usize::from(HAIRPINS) + 1);
     harness
 }
 
@@ -150,18 +158,29 @@ struct Became {
 impl World {
     /// `first` is the number of the first worker that owns connections.
     fn new(first: u8, count: u8, queues: usize, seed: u64) -> Self {
+        Self::with_rules(first, count, queues, seed, &[])
+    }
+
+    fn with_rules(first: u8, count: u8, queues: usize, seed: u64, rules: &[Rule]) -> Self {
         let owners = Owners { first: WorkerId(first), count };
         let translation =
             Arc::new(Translation::new(&nat_config(PortShare::default()), &router_config()).unwrap());
         let rule = |port: u16| PortRule {
             port: PortId(port),
-            zone: Some(if port == HOST { ZoneId::LOCAL } else { ZoneId(port as u8) }),
+            zone: Some(match port {
+                HOST => ZoneId::LOCAL,
+                // Hairpins find the external end's owner as if they came from outside.
+                HAIRPINS => ZoneId(OUTSIDE as u8),
+                _ => ZoneId(port as u8),
+            }),
             translation: Some(Arc::clone(&translation)),
         };
         let place = |port| Placing::new(rule(port), owners, KeyedHash::seeded(seed));
         let places = |port| (0..queues).map(|_| place(port)).collect();
-        let workers = owners.iter().map(|worker| engine(owners.share(worker).unwrap())).collect();
-        let ports = [INSIDE, OUTSIDE, DMZ, HOST].map(places).into();
+        let hash = KeyedHash::seeded(seed);
+        let hairpins = |worker| Hairpins { owners, hash: hash.clone(), worker, port: PortId(HAIRPINS) };
+        let workers = owners.iter().map(|worker| engine(hairpins(worker), rules)).collect();
+        let ports = [INSIDE, OUTSIDE, DMZ, HOST, HAIRPINS].map(places).into();
         Self { workers, ports, first, waiting: Vec::new(), random: seed }
     }
 
@@ -215,6 +234,13 @@ impl World {
             let burst = engine.outputs.burst(PortId(port)).unwrap();
             became.sent.extend(burst.iter().map(|packet| (port, packet.bytes().to_vec())));
             pool.put_all(burst);
+        }
+        let burst = engine.outputs.burst(PortId(HAIRPINS)).unwrap();
+        let hairpins: Vec<_> = burst.iter().map(|packet| packet.bytes().to_vec()).collect();
+        pool.put_all(burst);
+        for frame in hairpins {
+            assert!(became.by.len() < 8, "hairpins go once from worker to worker");
+            self.place(HAIRPINS, 0, 0, &frame, became);
         }
     }
 
@@ -389,6 +415,183 @@ fn call() -> impl Strategy<Value = Call> {
             Call { protocol, port, from: (from, ports.0), to: (to, ports.1), shuffle }
         },
     )
+}
+
+/// What of a hairpin's packet does not depend on a choice of external ports: where it went, its length, TTL, stations, addresses, and
+/// the inside port of who gets it.
+type Hairpin = (u16, usize, u8, Vec<u8>, IpAddr, IpAddr, u16);
+
+fn seen(sent: &Sent) -> Vec<Hairpin> {
+    let of = |(port, frame): &(u16, Vec<u8>)| {
+        let (_, (source, _), (destination, inside_port)) = ends(frame);
+        (*port, frame.len(), frame[22], frame[..12].to_vec(), source, destination, inside_port)
+    };
+    sent.iter().map(of).collect()
+}
+
+/// `caller` calls `callee` by the external end under which it is known, and is answered. What left, step by step.
+fn hairpin(
+    world: &mut World,
+    protocol: u8,
+    caller: End,
+    callee: End,
+    external: End,
+    id: u16,
+) -> Vec<Vec<Hairpin>> {
+    let mut all = Vec::new();
+    let called = world.deliver(INSIDE, &packet(protocol, caller, external, 0, INSIDE)).sent;
+    all.push(seen(&called));
+    let [(INSIDE, call)] = &called[..] else { return all };
+    let (_, as_seen, to) = ends(call);
+    assert_eq!(to, callee);
+    assert_ne!(as_seen.0, caller.0, "it hides behind an external address");
+    let answered = world.deliver(INSIDE, &packet(protocol, callee, as_seen, 1, INSIDE)).sent;
+    all.push(seen(&answered));
+    let [(INSIDE, answer)] = &answered[..] else { panic!("no answer") };
+    assert_eq!(ends(answer), (protocol, external, caller));
+    let again = world.deliver(INSIDE, &packet(protocol, caller, external, 2, INSIDE)).sent;
+    all.push(seen(&again));
+    assert_eq!(again.len(), 1);
+    // The same with entries of the flow cache.
+    if protocol == UDP {
+        all.push(seen(&world.deliver(INSIDE, &packet(protocol, callee, as_seen, 3, INSIDE)).sent));
+        let whole = |from: End, to: End| {
+            let mut frame = udp(&from.0.to_string(), &to.0.to_string(), (from.1, to.1), &[5; 130]);
+            frame[..6].copy_from_slice(&STATIONS[0]);
+            frame
+        };
+        for (from, to) in [(caller, external), (callee, as_seen)] {
+            let mut sent = Sent::new();
+            let mut pieces = fragments(&whole(from, to), id);
+            pieces.rotate_left(usize::from(id % 3));
+            pieces.iter().for_each(|piece| sent.extend(world.deliver(INSIDE, piece).sent));
+            assert_eq!(sent.len(), 3, "fragments");
+            sent.sort();
+            all.push(
+                sent.iter()
+                    .map(|(port, frame)| (*port, frame.len(), frame[22], Vec::new(), from.0, to.0, 0))
+                    .collect(),
+            );
+        }
+    }
+    // Each is told of what became of its packets, in terms that it knows.
+    let about = |of: &[u8]| error(of, INSIDE);
+    let told = world.deliver(INSIDE, &about(call)).sent;
+    assert_eq!(told.len(), 1, "error about the call");
+    assert_eq!(quoted(&told[0].1), (protocol, caller, external));
+    let told = world.deliver(INSIDE, &about(answer)).sent;
+    assert_eq!(told.len(), 1, "error about the answer");
+    assert_eq!(quoted(&told[0].1), (protocol, callee, as_seen));
+    // One that would run out on the way is reported by the router, once.
+    let mut last = packet(protocol, caller, external, 2, INSIDE);
+    last[22] = 1;
+    let ip = etherparse::Ipv4HeaderSlice::from_slice(&last[14..34]).unwrap().to_header();
+    last[24..26].copy_from_slice(&ip.calc_header_checksum().to_be_bytes());
+    let told = world.deliver(INSIDE, &last).sent;
+    assert_eq!(told.len(), 1, "TTL");
+    assert_eq!((told[0].0, quoted(&told[0].1)), (INSIDE, (protocol, caller, external)));
+    all
+}
+
+/// RFC 4787 section 6 REQ-9, whoever owns the two.
+#[test]
+fn inside_hosts_call_each_other_by_external_addresses() {
+    let inside = |host: u8, port| (IpAddr::from([10, 0, 0, host]), port);
+    let hosts = [5u8, 6, 7, 8, 9, 10];
+    let results = (1..=5).map(|count| {
+        let mut world = World::new(count % 3, count, 1 + usize::from(count % 2), u64::from(count) * 7);
+        let mut all = Vec::new();
+        let mut both = [0; 2];
+        let mut id = 0;
+        for &callee in &hosts {
+            // It is known by whom it called.
+            let known = world.deliver(
+                INSIDE,
+                &packet(UDP, inside(callee, 5_000), ([198, 51, 100, 7].into(), 53), 0, INSIDE),
+            );
+            let [(OUTSIDE, frame)] = &known.sent[..] else { panic!("{known:?}") };
+            let external = ends(frame).1;
+            for &caller in hosts.iter().filter(|caller| **caller != callee) {
+                id += 1;
+                let from = inside(caller, 6_000 + u16::from(callee));
+                all.push(hairpin(&mut world, UDP, from, inside(callee, 5_000), external, id));
+                let owners: Vec<_> = [caller, callee]
+                    .map(|host| {
+                        world
+                            .deliver(
+                                INSIDE,
+                                &packet(UDP, inside(host, 9), ([198, 51, 100, 7].into(), 9), 0, INSIDE),
+                            )
+                            .by
+                    })
+                    .into();
+                both[usize::from(owners[0] != owners[1])] += 1;
+            }
+        }
+        // By forwards, which lead to 10.0.0.80 and 10.0.0.81.
+        for &caller in &hosts {
+            let external = (IpAddr::from([192, 0, 2, 100]), 8_080);
+            all.push(hairpin(&mut world, TCP, inside(caller, 7_000), inside(80, 80), external, 0));
+            let external = (IpAddr::from([192, 0, 2, 100]), 5_353);
+            all.push(hairpin(
+                &mut world,
+                UDP,
+                inside(caller, 7_000),
+                inside(81, 53),
+                external,
+                900 + u16::from(caller),
+            ));
+            // Nobody is there.
+            let nobody = (IpAddr::from([192, 0, 2, 101]), 60_001);
+            let sent = world.deliver(INSIDE, &packet(UDP, inside(caller, 7_001), nobody, 0, INSIDE)).sent;
+            assert!(sent.is_empty(), "{sent:?}");
+            // A forward to a host of another zone.
+            let external = (IpAddr::from([192, 0, 2, 100]), 8_443);
+            let sent = world.deliver(INSIDE, &packet(TCP, inside(caller, 7_002), external, 0, INSIDE)).sent;
+            let [(DMZ, call)] = &sent[..] else { panic!("{sent:?}") };
+            let (_, as_seen, server) = ends(call);
+            let sent = world.deliver(DMZ, &packet(TCP, server, as_seen, 1, DMZ)).sent;
+            let [(INSIDE, answer)] = &sent[..] else { panic!("{sent:?}") };
+            assert_eq!(ends(answer), (TCP, external, inside(caller, 7_002)));
+        }
+        assert!(count == 1 || both[0] > 0 && both[1] > 0, "{count} owners: {both:?}");
+        world.finish();
+        all
+    });
+    let results: Vec<_> = results.collect();
+    assert!(results[0].iter().all(|steps| steps.len() >= 3));
+    for result in &results[1..] {
+        assert_eq!(*result, results[0]);
+    }
+}
+
+/// The rules see a hairpin twice, with one owner or with two: as it came, for the outside, and translated, from the inside to it.
+#[test]
+fn rules_see_a_hairpin_whoever_owns_its_ends() {
+    let zone = |zone: u16| Some(ZoneId(zone as u8));
+    let denied = |from, to| Rule {
+        from_zone: zone(from),
+        to_zone: zone(to),
+        ..Rule::any(RuleId(1), 1, "no", Action::Deny)
+    };
+    let inside = |host: u8, port| (IpAddr::from([10, 0, 0, host]), port);
+    for (rule, passes) in [
+        (denied(INSIDE, INSIDE), false),
+        (denied(INSIDE, OUTSIDE), false),
+        (denied(OUTSIDE, INSIDE), true),
+        (denied(DMZ, INSIDE), true),
+    ] {
+        for count in 1..=4 {
+            let mut world = World::with_rules(0, count, 1, 99, std::slice::from_ref(&rule));
+            for caller in 5..15 {
+                let external = (IpAddr::from([192, 0, 2, 100]), 8_080);
+                let call = packet(TCP, inside(caller, 7_000), external, 0, INSIDE);
+                let sent = world.deliver(INSIDE, &call).sent;
+                assert_eq!(sent.len(), usize::from(passes), "{rule:?} with {count} owners");
+            }
+            world.finish();
+        }
+    }
 }
 
 /// A connection from its first packet on; what became of each packet, for the comparison. `datagram` identifies fragments.

@@ -25,11 +25,6 @@ pub(crate) fn check(context: &Context<'_>, config: &Config) {
                 let finding = Finding::error(&path, message).at_key();
                 context.push(finding.valid("one NAT in each chain, or workers.shares = 1"));
             }
-            if nat.hairpinning {
-                let message = "several shares don't hand hairpins to each other in this version";
-                let finding = Finding::error(join(&path, "hairpinning"), message);
-                context.push(finding.found("true").valid("hairpinning = false, or workers.shares = 1"));
-            }
             let (first, last) = (*nat.port_range.start(), *nat.port_range.end());
             let has_ports = |share| PortShare::new(share as u8, owners as u8).has_any(first, last);
             if !(0..owners).all(has_ports) {

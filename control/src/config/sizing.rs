@@ -5,6 +5,7 @@ use millrace_dataplane::flow::session::{PARTS_MAX, SessionTable};
 use millrace_dataplane::handoff::{WAITING_MAX, ring_packets};
 use millrace_dataplane::limits::{BURST_PACKETS_MAX, DATA_OFFSET};
 use millrace_dataplane::memory::PoolConfig;
+use millrace_dataplane::port::loopback::PACKETS_MAX as LOOPBACK_PACKETS;
 use millrace_nf::nat::{Capacity, NatState};
 
 use super::context::{Context, Finding};
@@ -153,8 +154,19 @@ fn frames_needed(config: &Config, worker: usize) -> u64 {
         let shares = worker < pollers && workers > 1;
         if shares { 2 * ring_packets(pollers) as u64 * (workers - 1) + WAITING_MAX as u64 } else { 0 }
     };
-    let between = config.ports.iter().map(between).sum::<u64>();
+    let between = config.ports.iter().map(between).sum::<u64>() + hairpins(config);
     ring_frames(config, worker) + between + workers * (bursts + HELD_FRAMES_MAX)
+}
+
+/// Frames on their way between shares as hairpins: one port for each NAT, at which each share has a queue.
+fn hairpins(config: &Config) -> u64 {
+    let shares = config.workers.count() as u64;
+    let rings = 2 * ring_packets(config.workers.count()) as u64 * (shares - 1);
+    if config.workers.owners() > 1 {
+        nats(config).count() as u64 * (rings + LOOPBACK_PACKETS as u64)
+    } else {
+        0
+    }
 }
 
 /// Workers that poll.

@@ -15,7 +15,8 @@ use millrace_nf::chain::Chains;
 use millrace_nf::firewall::Policy;
 
 use super::control::{Control, Running};
-use super::functions::{self, Context, Part, PortFacts, firewall};
+use super::functions::{self, Context, Others, Part, PortFacts, firewall};
+use super::hairpins;
 use super::handle::{NfWorker, WorkerHandle};
 use super::hosts::Hosts;
 use super::numbers::PortNumbers;
@@ -72,6 +73,7 @@ impl Instance {
         let mut pools = pools.collect::<Result<Vec<_>, _>>()?;
         let hosts = Hosts::default();
         let opener = Opener::new(&config.workers, &pools, options.captures_ahead_ns, hosts.clone());
+        let sharing = Sharing::of(&config, options.seed)?;
         let numbers = PortNumbers::of(&config);
         let mut open = Vec::new();
         for port in &config.ports {
@@ -85,11 +87,17 @@ impl Instance {
             }
         }
         let logs = RuleLogs::default();
-        let making =
-            Making { config: &config, options: &options, arena: &arena, numbers: &numbers, logs: &logs };
+        let making = Making {
+            config: &config,
+            options: &options,
+            arena: &arena,
+            numbers: &numbers,
+            logs: &logs,
+            sharing: sharing.as_ref(),
+        };
         let facts: Vec<PortFacts> = open.iter().map(OpenPort::facts).collect();
         let made = making.all(&facts);
-        let Made { sharing, engines, policies } = match made {
+        let Made { engines, policies } = match made {
             Ok(made) => made,
             Err(error) => {
                 open.iter_mut().for_each(|port| port.close(&mut pools));
@@ -117,6 +125,12 @@ impl Instance {
                 None => queues,
             };
             workers.iter_mut().zip(shares).for_each(|(worker, share)| worker.add_port(id, share));
+        }
+        for (_, name) in hairpins::ports(&config) {
+            if let (Some(sharing), Some(id)) = (&sharing, numbers.get(&name)) {
+                let shares = sharing.share(id, hairpins::open(&config, &name));
+                workers.iter_mut().zip(shares).for_each(|(worker, share)| worker.add_port(id, share));
+            }
         }
         let timings = Timings::of(&workers);
         for (at, worker) in workers.iter_mut().enumerate() {
@@ -169,11 +183,11 @@ struct Making<'a> {
     arena: &'a Arena,
     numbers: &'a PortNumbers,
     logs: &'a RuleLogs,
+    sharing: Option<&'a Sharing>,
 }
 
 /// What they are made of, beside their ports and pools.
 struct Made {
-    sharing: Option<Sharing>,
     engines: Vec<Engine<Chains>>,
     /// The rules of the firewalls, to compare changes with.
     policies: HashMap<String, Policy>,
@@ -181,7 +195,6 @@ struct Made {
 
 impl Making<'_> {
     fn all(&self, facts: &[PortFacts]) -> Result<Made, InstanceError> {
-        let sharing = Sharing::of(self.config, self.options.seed)?;
         let mut policies = HashMap::new();
         let mut engines = Vec::new();
         for worker in 0..self.config.workers.count() {
@@ -198,15 +211,16 @@ impl Making<'_> {
             };
             engines.push(Engine::new(chains, state, self.numbers.span(), engine_config));
         }
-        if let (Some(sharing), Some(chain)) = (&sharing, self.config.chains.first()) {
+        if let (Some(sharing), Some(chain)) = (self.sharing, self.config.chains.first()) {
             sharing.publish(rules(&self.context(chain, facts, Part::WHOLE))?);
         }
-        Ok(Made { sharing, engines, policies })
+        Ok(Made { engines, policies })
     }
 
     fn context<'a>(&'a self, chain: &'a config::Chain, ports: &'a [PortFacts], part: Part) -> Context<'a> {
         let Self { config, arena, options, logs, .. } = self;
-        Context { config, chain, ports, arena, seed: options.seed, logs: Some(logs), part }
+        let others = self.sharing.map(|sharing| Others { sharing, numbers: self.numbers });
+        Context { config, chain, ports, arena, seed: options.seed, logs: Some(logs), part, others }
     }
 
     /// Builds all chains of a worker and attaches their ports.
@@ -221,6 +235,10 @@ impl Making<'_> {
             let context = self.context(chain, facts, part);
             let at = chains.insert(functions::build_chain(&context, &[])?);
             context.attached().for_each(|(port, zone)| chains.attach(port, at, zone));
+            if let Some(port) = hairpins::nat_of(self.config, chain).and_then(|nat| context.hairpin_port(nat))
+            {
+                chains.attach_turned(port, at);
+            }
             for name in &chain.functions {
                 let kind = self.config.function(name).map(|found| &found.kind);
                 if let (Some(FunctionKind::Firewall(settings)), 0) = (kind, part.at) {

@@ -69,6 +69,7 @@ pub fn of(config: &Config) -> Result<Vec<ChainKeys>, InstanceError> {
                 seed: Some(0),
                 logs: None,
                 part: Part::WHOLE,
+                others: None,
             };
             of_chain(&context)
         })

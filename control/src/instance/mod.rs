@@ -12,6 +12,7 @@ pub mod clock;
 pub mod control;
 mod error;
 pub mod functions;
+mod hairpins;
 pub mod handle;
 pub mod hosts;
 pub mod keys;

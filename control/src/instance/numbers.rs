@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use millrace_dataplane::limits::PORTS_MAX;
 use millrace_dataplane::port::PortId;
 
+use super::hairpins;
 use crate::config::Config;
 
 /// The numbers of an instance's ports, by name. A port keeps its number for as long as it is open.
@@ -12,10 +13,11 @@ use crate::config::Config;
 pub struct PortNumbers(BTreeMap<String, PortId>);
 
 impl PortNumbers {
-    /// Numbers the ports of `config` in its order.
+    /// Numbers the ports of `config` in its order, and then those for hairpins.
     pub fn of(config: &Config) -> Self {
-        let ports = config.ports.iter().enumerate();
-        Self(ports.map(|(at, port)| (port.name.clone(), PortId(at as u16))).collect())
+        let ports = config.ports.iter().map(|port| port.name.clone());
+        let ports = ports.chain(hairpins::ports(config).map(|(_, name)| name));
+        Self(ports.enumerate().map(|(at, name)| (name, PortId(at as u16))).collect())
     }
 
     /// The number of a port.

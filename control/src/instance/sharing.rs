@@ -7,6 +7,7 @@ use millrace_dataplane::flow::hash::KeyedHash;
 use millrace_dataplane::handoff::{Datagram, Member, Place, Placed, Queue, Told, Waker, WorkerId, share};
 use millrace_dataplane::port::{Port, PortId};
 use millrace_dataplane::time::Time;
+use millrace_nf::nat::Hairpins;
 use millrace_nf::placing::{Owners, Placing, PortRule, Translation};
 
 use super::InstanceError;
@@ -137,6 +138,12 @@ impl Sharing {
         parts.into_iter().map(|part| Box::new(part) as Box<dyn Port>).collect()
     }
 
+    /// What the NAT of a part of the connections knows of the others, with the port that leads to them.
+    pub(crate) fn hairpins(&self, part: u8, port: PortId) -> Hairpins {
+        let (owners, hash) = (self.owners, self.hash.clone());
+        Hairpins { owners, hash, worker: WorkerId(owners.first.0 + part), port }
+    }
+
     /// Packets are placed by these rules from now on.
     pub(crate) fn publish(&self, rules: Vec<PortRule>) {
         self.rules.replace(rules);
@@ -170,6 +177,15 @@ pub(crate) fn rules(context: &Context<'_>) -> Result<Vec<PortRule>, InstanceErro
         let attached = Context { chain, ..*context };
         let rule = |(port, zone)| PortRule { port, zone: Some(zone), translation: translation.clone() };
         rules.extend(attached.attached().map(rule));
+        let Some(nat) = super::hairpins::nat_of(context.config, chain) else { continue };
+        if let Some(port) = context.hairpin_port(nat) {
+            // To who has the external end, as if it came from outside.
+            let zone = context.config.function(nat).and_then(|function| match &function.kind {
+                FunctionKind::Nat(nat) => Context { chain, ..*context }.zone(&nat.outside),
+                _ => None,
+            });
+            rules.push(PortRule { port, zone, translation });
+        }
     }
     Ok(rules)
 }

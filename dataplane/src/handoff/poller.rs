@@ -146,7 +146,7 @@ impl Poller {
         if self.waiting.has_ready() {
             self.give_ready(burst, pool, account);
         }
-        if self.receives && self.device.exhausted() && !self.waiting.has_ready() {
+        if self.receives && self.device.is_source() && self.device.exhausted() && !self.waiting.has_ready() {
             self.finish(account);
         }
         if !self.receives && !self.is_closed && !self.waiting.has_ready() && self.others_are_over() {

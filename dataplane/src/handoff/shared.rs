@@ -172,6 +172,10 @@ impl Port for SharedPort {
         self.poller.as_ref().is_none_or(|poller| poller.device.exhausted()) && self.is_over()
     }
 
+    fn is_source(&self) -> bool {
+        self.poller.as_ref().is_none_or(|poller| poller.device.is_source())
+    }
+
     fn next_timestamp(&self) -> Option<Time> {
         self.poller.as_ref()?.device.next_timestamp()
     }

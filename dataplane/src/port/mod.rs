@@ -6,6 +6,7 @@ pub mod fault;
 pub mod generator;
 pub mod host;
 mod kernel;
+pub mod loopback;
 pub mod offload;
 pub mod pcap;
 mod random;
@@ -139,6 +140,11 @@ pub trait Port: Send {
     /// True when the port will deliver nothing more (the end of a capture, a finished generator).
     fn exhausted(&self) -> bool {
         false
+    }
+
+    /// Whether packets come here from elsewhere: what only comes back does not keep a worker from ending.
+    fn is_source(&self) -> bool {
+        true
     }
 
     /// When the next packet was captured, for ports that replay a capture: what a clock that follows the captures

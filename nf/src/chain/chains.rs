@@ -31,7 +31,7 @@ pub struct Attachment {
     pub domain: u16,
     /// The port that received them: itself, unless it is a logical one.
     pub ingress: PortId,
-    /// They turned round in a later segment (a hairpin) and walk back.
+    /// They turned round in a later segment (a hairpin) and walk back; or another worker walked them forwards.
     pub turned: bool,
 }
 
@@ -244,6 +244,15 @@ impl Chains {
         moved
     }
 
+    /// As [`Self::attach_turned`] while packets flow.
+    pub fn reattach_turned(&mut self, port: PortId, chain: usize, validity: &mut Validity) {
+        let before = self.attachment(port);
+        self.attach_turned(port, chain);
+        if let Some(before) = before.filter(|before| Some(*before) != self.attachment(port)) {
+            validity.within(before.chain as u8).change(port_watch(port));
+        }
+    }
+
     /// Packets from `port` walk `chain` from `zone`.
     pub fn attach(&mut self, port: PortId, chain: usize, zone: ZoneId) {
         let before = self.attachment(port).map(|to| to.chain);
@@ -251,6 +260,13 @@ impl Chains {
         let (segment, domain) = (0, domain_of(chain, 0));
         self.attach_segment(port, Attachment { chain, zone, segment, domain, ingress: port, turned: false });
         before.into_iter().filter(|before| *before != chain).for_each(|before| self.connect(before));
+        self.connect(chain);
+    }
+
+    /// From `port` come hairpins that another worker walked forwards: they walk `chain` backwards, from where they turn.
+    pub fn attach_turned(&mut self, port: PortId, chain: usize) {
+        let (zone, segment, domain) = (ZoneId(0), 0, domain_of(chain, 0));
+        self.attach_segment(port, Attachment { chain, zone, segment, domain, ingress: port, turned: true });
         self.connect(chain);
     }
 

@@ -51,6 +51,9 @@ impl Stage for Kept {
     fn hairpins(&self, _: &mut Walk<'_>) -> bool {
         false
     }
+    fn may_hairpin(&self) -> bool {
+        false
+    }
     fn tick(&mut self, _: &mut Tick<'_>) {}
     fn events(&mut self, _: &[Event], _: Time, _: &SessionTable) {}
     fn as_any(&mut self) -> &mut dyn Any {

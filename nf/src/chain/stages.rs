@@ -142,6 +142,9 @@ impl Chains {
             .map(|to| (to.ingress, to.zone))
             .collect();
         let last = boundaries.len();
+        // Where packets turn round.
+        let turn = chain.functions.iter().position(|function| function.may_hairpin()).unwrap_or(0);
+        let turn = boundaries.iter().filter(|boundary| boundary.functions <= turn).count();
         for (segment, boundary) in boundaries.iter_mut().enumerate() {
             let wanted: Vec<(PortId, ZoneId, bool)> = (received.iter())
                 .flat_map(|&(ingress, zone)| [(ingress, zone, false), (ingress, zone, true)])
@@ -170,7 +173,11 @@ impl Chains {
         }
         // Where a port's packets enter depends on how many segments there are.
         for to in self.ports.iter_mut().take(FIRST).flatten().filter(|to| to.chain == at) {
-            to.segment = if to.zone == ZoneId(0) { 0 } else { last };
+            to.segment = match to.zone {
+                ZoneId(0) if to.turned => turn,
+                ZoneId(0) => 0,
+                _ => last,
+            };
             to.domain = domains.get(to.segment).copied().unwrap_or(0);
         }
         if let Some(chain) = self.chains.get_mut(at).and_then(Option::as_mut) {

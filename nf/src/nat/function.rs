@@ -351,6 +351,10 @@ impl FlowFunction for Nat {
         }
     }
 
+    fn may_hairpin(&self) -> bool {
+        true
+    }
+
     fn tick(&mut self, tick: &mut Tick<'_>) {
         self.settle();
         self.state.advance(tick.now, 1);

@@ -95,6 +95,15 @@ impl Default for NatSettings {
     }
 }
 
+/// What an external address stands for, with a port.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ExternalEnd {
+    /// An inside host, by a static translation.
+    Host(Ipv4Addr),
+    /// Who has this port, if anybody.
+    Port(u16),
+}
+
 /// The checked configuration.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct NatPlan {
@@ -161,6 +170,18 @@ impl NatPlan {
         self.in_pool(address)
             || self.rules.one_to_one_inside(address).is_some()
             || self.rules.forwards().iter().any(|rule| *rule.external.ip() == address)
+    }
+
+    /// Whose a packet to an external address is; none if that needs its port, or if it has none that a NAT knows.
+    pub fn external_end(&self, protocol: u8, external: Ipv4Addr, port: Option<u16>) -> Option<ExternalEnd> {
+        if let Some(inside) = self.rules.one_to_one_inside(external) {
+            return Some(ExternalEnd::Host(inside));
+        }
+        let (protocol, port) = (Protocol::from_ip(protocol)?, port?);
+        Some(match self.rules.inside_of(protocol, SocketAddrV4::new(external, port)) {
+            Some(inside) => ExternalEnd::Host(*inside.endpoint.ip()),
+            None => ExternalEnd::Port(port),
+        })
     }
 
     /// Is this port or query identifier kept from dynamic mappings?

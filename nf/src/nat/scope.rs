@@ -1,5 +1,6 @@
 //! Which packets the NAT has to do with: the configuration beside the plan, compiled for look-up.
 
+use super::hairpin::Hairpins;
 use super::mss::MssClamp;
 use super::plan::NatPlan;
 use crate::zone::ZoneId;
@@ -21,12 +22,14 @@ pub struct NatConfig {
     pub hairpinning: bool,
     /// What happens to TCP's maximum segment size option.
     pub mss_clamp: Option<MssClamp>,
+    /// Where hairpins go whose other end is another worker's; none if there are no others.
+    pub hairpins: Option<Hairpins>,
 }
 
 impl NatConfig {
     /// The recommended behaviour for a plan: everything from inside is translated, with hairpinning.
     pub fn new(plan: Arc<NatPlan>) -> Self {
-        Self { plan, sources: Vec::new(), outside: None, hairpinning: true, mss_clamp: None }
+        Self { plan, sources: Vec::new(), outside: None, hairpinning: true, mss_clamp: None, hairpins: None }
     }
 }
 
@@ -41,7 +44,7 @@ pub(crate) struct Scope {
     everything: bool,
     /// First and last of the ranges of external addresses: of the pool, of forwards, translated 1:1. Sorted, apart.
     external: Vec<(u32, u32)>,
-    outside: Option<ZoneId>,
+    pub(crate) outside: Option<ZoneId>,
     pub(super) hairpinning: bool,
 }
 

@@ -2,6 +2,7 @@
 
 use super::function::{Nat, Staged};
 use super::mapping::Faces;
+use super::plan::ExternalEnd;
 use super::refusal::Refusal;
 use super::scope::SCOPE;
 use super::state::{Inbound, Outbound};
@@ -12,6 +13,7 @@ use crate::headers::{Headers, Network, icmpv4, ipv4};
 use crate::walk::{Direction, Walk};
 use crate::zone::ZoneId;
 use millrace_dataplane::drops::DropReason;
+use millrace_dataplane::port::PortId;
 use std::net::{IpAddr, Ipv4Addr, SocketAddrV4};
 
 type Answer = (Verdict, Option<Staged>);
@@ -44,7 +46,48 @@ impl Nat {
                 None => return Verdict::Drop(DropReason::NatFiltered),
             }
         }
+        self.hand_over(walk);
         Verdict::Continue
+    }
+
+    /// What is now for an external endpoint that another worker has goes there. True if it does.
+    fn hand_over(&self, walk: &mut Walk<'_>) -> bool {
+        let port = self.elsewhere(walk);
+        if let Some(port) = port {
+            walk.hand_over(port);
+        }
+        port.is_some()
+    }
+
+    /// The way to the worker that has the external endpoint which the packet is for, if that is another.
+    fn elsewhere(&self, walk: &mut Walk<'_>) -> Option<PortId> {
+        let hairpins = self.config().hairpins.as_ref().filter(|_| self.scope.hairpinning)?;
+        // It came from another worker: no packet goes round and round.
+        if walk.port == hairpins.port {
+            return None;
+        }
+        let Some(IpAddr::V4(destination)) = walk.headers.destination() else { return None };
+        if !self.scope.is_external(destination) {
+            return None;
+        }
+        // An error goes where the packet came from that it quotes.
+        let (protocol, port) = match walk.headers.embedded() {
+            Some(embedded) => {
+                let Network::V4(ip) = &embedded.network else { return None };
+                (ip.protocol, embedded.ports().map(|(source, _)| source))
+            }
+            None => (walk.headers.protocol()?, endpoint(walk.headers, false).map(|(_, port)| port)),
+        };
+        // A query has one identifier for both ends: only whole addresses hairpin those, as with one worker.
+        let port =
+            port.filter(|_| matches!(Protocol::from_ip(protocol), Some(Protocol::Tcp | Protocol::Udp)));
+        let end = self.plan().external_end(protocol, destination, port)?;
+        let (first, last) = self.plan().settings().ports;
+        let is_one = match end {
+            ExternalEnd::Host(_) => true,
+            ExternalEnd::Port(port) => (first..=last).contains(&port),
+        };
+        (is_one && hairpins.is_elsewhere(end)).then_some(hairpins.port)
     }
 
     fn faces(&self, share: Share) -> Option<Faces> {
@@ -69,7 +112,7 @@ impl Nat {
             return (Verdict::Continue, None);
         }
         let is_external = self.scope.is_external(destination);
-        if !(is_external && self.is_mapped(walk, destination)) {
+        if !(is_external && (self.hand_over(walk) || self.is_mapped(walk, destination))) {
             let to = walk.to_zone();
             if !self.scope.crosses(walk.from_zone, to) {
                 walk.depend(SCOPE);
@@ -111,6 +154,10 @@ impl Nat {
     fn open_inbound(&self, walk: &mut Walk<'_>, source: Ipv4Addr, destination: Ipv4Addr) -> Answer {
         if !self.scope.is_external(destination) {
             walk.depend(SCOPE);
+            return (Verdict::Continue, None);
+        }
+        // A host that a forward leads to, in another zone than the inside, calls one of another worker.
+        if self.hand_over(walk) {
             return (Verdict::Continue, None);
         }
         let Some((protocol, port)) = endpoint(walk.headers, false) else {
@@ -157,7 +204,7 @@ impl Nat {
     /// Is an inside host calling an external endpoint of the inside?
     pub(super) fn is_hairpin(&self, walk: &mut Walk<'_>) -> bool {
         let Some(IpAddr::V4(destination)) = walk.headers.destination() else { return false };
-        self.scope.is_external(destination) && self.is_mapped(walk, destination)
+        !walk.is_handed_over() && self.scope.is_external(destination) && self.is_mapped(walk, destination)
     }
 
     /// Does this external address, with the packet's destination port, lead to an inside host that others inside may call?
@@ -206,6 +253,7 @@ impl Nat {
             walk.headers.set_embedded_source(inside.into(), port.unwrap_or(0));
             walk.headers.set_destination(inside.into());
         }
+        self.hand_over(walk);
         Verdict::Continue
     }
 

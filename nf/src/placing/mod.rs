@@ -6,7 +6,7 @@
 //!
 //! - Where nothing is translated: by a keyed hash of addresses, protocol and ports that is the same for both directions.
 //! - What a NAT translates is placed by its inside address: on the way out that is the source, and what comes back to an
-//!   external address is placed by the port, whose block belongs to the worker that gave it out ([`PortShare`]). Static
+//!   external address is placed by the port, whose block belongs to the worker that gave it out ([`crate::nat::PortShare`]). Static
 //!   translations lead to an inside address, which places. So all of a host's connections, its mappings and its limits have
 //!   one owner (RFC 4787 sections 4.1 and 5).
 //! - What the data plane itself sends is placed as its answer will be.
@@ -23,7 +23,8 @@ mod ends;
 mod link;
 
 use crate::nat::scope::Scope;
-use crate::nat::{Inside, NatConfig, NatPlan, PortShare, Protocol};
+use crate::nat::{ExternalEnd, Inside, NatConfig, NatPlan, Protocol};
+pub use crate::owners::Owners;
 use crate::router::{RouterConfig, RouterError, Ways};
 use crate::zone::ZoneId;
 use datagrams::Datagrams;
@@ -35,40 +36,6 @@ use millrace_dataplane::port::PortId;
 use millrace_dataplane::time::Time;
 use std::net::{IpAddr, Ipv4Addr, SocketAddrV4};
 use std::sync::Arc;
-
-/// The workers that own connections: so many from the first one on.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Owners {
-    /// The first of them. It also has what belongs to no connection.
-    pub first: WorkerId,
-    /// How many; at least one.
-    pub count: u8,
-}
-
-impl Owners {
-    /// One of them, by a hash.
-    #[inline]
-    fn by_hash(self, hash: u64) -> WorkerId {
-        WorkerId(self.first.0 + ((u128::from(hash) * u128::from(self.count)) >> 64) as u8)
-    }
-
-    /// The owner of an external port.
-    #[inline]
-    fn by_port(self, port: u16) -> WorkerId {
-        WorkerId(self.first.0 + PortShare::owner(port, self.count))
-    }
-
-    /// The share of external ports of a worker; none if it owns no connections.
-    pub fn share(self, worker: WorkerId) -> Option<PortShare> {
-        let at = worker.0.checked_sub(self.first.0).filter(|at| *at < self.count)?;
-        Some(PortShare::new(at, self.count))
-    }
-
-    /// All of them.
-    pub fn iter(self) -> impl Iterator<Item = WorkerId> {
-        (0..self.count).map(move |at| WorkerId(self.first.0 + at))
-    }
-}
 
 /// What translates in a chain.
 #[derive(Debug)]
@@ -102,7 +69,16 @@ impl Translation {
             return if is_external || !stays_inside() { By::Host(source) } else { By::Connection };
         }
         if is_external {
-            return self.by_external(ends, destination);
+            // The answer of a host that a forward leads to, and that is not inside, to an inside host that called it by that.
+            // From where only the external addresses are known, none comes.
+            if self.scope.outside == Some(zone) {
+                return self.by_external(ends, destination);
+            }
+            return match self.static_ends(ends, source, destination) {
+                Statics::Ends(true, _) => By::Host(source),
+                Statics::Ports => By::Ports,
+                Statics::Ends(false, _) => self.by_external(ends, destination),
+            };
         }
         if stays_inside() {
             return By::Host(destination);
@@ -124,46 +100,56 @@ impl Translation {
 
     /// Between zones that are not the inside: a forward may lead to such a host, too, and places all of its connections there.
     fn by_static_end(&self, ends: &Ends, source: Ipv4Addr, destination: Ipv4Addr) -> By {
+        match self.static_ends(ends, source, destination) {
+            Statics::Ports => By::Ports,
+            Statics::Ends(true, true) => By::Host(source.min(destination)),
+            Statics::Ends(true, false) => By::Host(source),
+            Statics::Ends(false, true) => By::Host(destination),
+            Statics::Ends(false, false) => By::Connection,
+        }
+    }
+
+    /// Whether static translations lead to source and destination.
+    fn static_ends(&self, ends: &Ends, source: Ipv4Addr, destination: Ipv4Addr) -> Statics {
         let rules = self.plan.rules();
         if rules.is_empty() {
-            return By::Connection;
+            return Statics::Ends(false, false);
         }
         let is_whole = |address| rules.one_to_one_external(address).is_some();
-        let wholes = (is_whole(source), is_whole(destination));
-        let protocol = Protocol::from_ip(ends.protocol);
-        let statics = match (wholes, protocol, ends.ports) {
+        let (from, to) = (is_whole(source), is_whole(destination));
+        match (Protocol::from_ip(ends.protocol), ends.ports) {
+            (None, _) => Statics::Ends(from, to),
             // No port tells more.
-            ((true, true), ..) | (_, None, _) => wholes,
-            (_, Some(_), None) => return By::Ports,
-            (_, Some(protocol), Some((source_port, destination_port))) => {
+            (Some(_), _) if from && to => Statics::Ends(from, to),
+            (Some(_), None) => Statics::Ports,
+            (Some(protocol), Some((source_port, destination_port))) => {
                 let is_static = |address, port| {
                     let inside = Inside { protocol, endpoint: SocketAddrV4::new(address, port) };
                     rules.external_of(&inside).is_some()
                 };
-                (is_static(source, source_port), is_static(destination, destination_port))
+                Statics::Ends(is_static(source, source_port), is_static(destination, destination_port))
             }
-        };
-        match statics {
-            (true, true) => By::Host(source.min(destination)),
-            (true, false) => By::Host(source),
-            (false, true) => By::Host(destination),
-            (false, false) => By::Connection,
         }
     }
 
     /// What places a packet to one of the external addresses.
     fn by_external(&self, ends: &Ends, destination: Ipv4Addr) -> By {
-        let rules = self.plan.rules();
-        if let Some(inside) = rules.one_to_one_inside(destination) {
-            return By::Host(inside);
-        }
-        let Some(protocol) = Protocol::from_ip(ends.protocol) else { return By::Connection };
-        let Some((_, port)) = ends.ports else { return By::Ports };
-        match rules.inside_of(protocol, SocketAddrV4::new(destination, port)) {
-            Some(inside) => By::Host(*inside.endpoint.ip()),
-            None => By::Block(port),
+        let port = ends.ports.map(|(_, port)| port);
+        match self.plan.external_end(ends.protocol, destination, port) {
+            Some(ExternalEnd::Host(inside)) => By::Host(inside),
+            Some(ExternalEnd::Port(port)) => By::Block(port),
+            None if Protocol::from_ip(ends.protocol).is_none() => By::Connection,
+            None => By::Ports,
         }
     }
+}
+
+/// To which ends of a packet static translations lead.
+enum Statics {
+    /// The source, the destination.
+    Ends(bool, bool),
+    /// Its ports would tell.
+    Ports,
 }
 
 /// What a packet is placed by.
@@ -225,15 +211,11 @@ impl Placing {
             _ => By::Connection,
         };
         match by {
-            By::Host(address) => Some(self.by_host(address)),
+            By::Host(address) => Some(self.owners.by_host(&self.hash, address)),
             By::Block(port) => Some(self.owners.by_port(port)),
             By::Connection => self.by_connection(ends),
             By::Ports => None,
         }
-    }
-
-    fn by_host(&self, address: Ipv4Addr) -> WorkerId {
-        self.owners.by_hash(self.hash.hash(&[u64::from(address.to_bits()), u64::MAX]))
     }
 
     /// By its addresses where these suffice. Else the first fragment tells by its ports where all go.

@@ -72,6 +72,9 @@ pub struct RouterConfig {
     pub echoes: IcmpLimitConfig,
     /// Where the host stack is; without one, whatever is for our addresses is refused.
     pub host: Option<HostSide>,
+    /// The port by which hairpins come that other workers walked forwards: they are treated as if they came by the first
+    /// interface of the inside, and answers to them leave by that port.
+    pub hairpins: Option<PortId>,
     /// Whether it answers ARP and neighbour solicitations. Of the workers that hear the same questions one does; the others
     /// learn from them alike.
     pub answers: bool,
@@ -96,6 +99,7 @@ impl RouterConfig {
             errors: IcmpLimitConfig::default(),
             echoes,
             host: None,
+            hairpins: None,
             answers: true,
         }
     }

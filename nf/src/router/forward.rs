@@ -22,7 +22,7 @@ impl Router {
         let Some((source, _)) = walk.headers.original().addresses() else {
             return dropped(DropReason::UnsupportedProtocol);
         };
-        if self.is_martian_source(ingress, source) {
+        if self.is_martian_source(ingress, source, self.is_handed_over(walk.port)) {
             return dropped(DropReason::MartianAddress);
         }
         let Some(destination) = walk.headers.destination() else {
@@ -57,9 +57,10 @@ impl Router {
     }
 
     /// Whether no packet from elsewhere may have this source. Our own addresses are among those (RFC 1812 section 5.3.7).
-    fn is_martian_source(&self, ingress: InterfaceId, source: IpAddr) -> bool {
+    /// A hairpin has an external one, which may be our own, too.
+    fn is_martian_source(&self, ingress: InterfaceId, source: IpAddr, is_hairpin: bool) -> bool {
         let class = self.interfaces.classify(ingress, source);
-        class.is_martian_source() || matches!(class, AddressClass::Own(_))
+        class.is_martian_source() || (matches!(class, AddressClass::Own(_)) && !is_hairpin)
     }
 
     pub(super) fn route(
@@ -151,7 +152,7 @@ impl Router {
         let to = parsed.addresses().map(|(source, _)| source);
         let frame = self.interfaces.get(ingress).and_then(|it| {
             let from = self.interfaces.source_for(ingress, to?)?;
-            Some((it.port, icmp_error(parsed, walk.frame, error, it.mac, from)?))
+            Some((self.answer_port(walk, it), icmp_error(parsed, walk.frame, error, it.mac, from)?))
         });
         self.speak(walk, to, frame, reason)
     }

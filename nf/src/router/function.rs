@@ -20,7 +20,7 @@
 use super::config::{RouterConfig, Tables, check_and_build};
 use super::effects::{OnFail, Staged, carry_out};
 use super::icmp_limit::IcmpLimit;
-use super::interface::{AddressClass, InterfaceId, Interfaces};
+use super::interface::{AddressClass, Interface, InterfaceId, Interfaces};
 use super::lpm::{NextHop, Route, RouteId, RouteKind, RouteTable};
 use super::neighbour::{Action, NeighbourInfo, NeighbourTable};
 use super::{RouterError, neighbour};
@@ -35,6 +35,7 @@ use millrace_dataplane::drops::DropReason;
 use millrace_dataplane::flow::field::{Field, Reads};
 use millrace_dataplane::flow::hash::KeyedHash;
 use millrace_dataplane::flow::validity::{ObjectKind, Watch};
+use millrace_dataplane::port::PortId;
 use std::any::Any;
 use std::cell::Cell;
 use std::net::IpAddr;
@@ -197,9 +198,30 @@ impl Router {
         if !walk.headers.original().tags.is_empty() {
             return None;
         }
-        let id = self.interfaces.by_port(walk.port, None)?;
+        let id = self.interface_of(walk.port)?;
+        if self.is_handed_over(walk.port) {
+            return Some(id);
+        }
         let to = walk.headers.ethernet_destination();
         (to == self.interfaces.get(id)?.mac || ethernet::is_group(to)).then_some(id)
+    }
+
+    /// The interface that packets of a port come in by.
+    pub(super) fn interface_of(&self, port: PortId) -> Option<InterfaceId> {
+        if self.is_handed_over(port) {
+            return self.interfaces.first_of(ZoneId(0));
+        }
+        self.interfaces.by_port(port, None)
+    }
+
+    /// Do packets of this port come from another worker?
+    pub(super) fn is_handed_over(&self, port: PortId) -> bool {
+        self.config.hairpins == Some(port)
+    }
+
+    /// Where the sender of the packet is told something.
+    pub(super) fn answer_port(&self, walk: &Walk<'_>, interface: &Interface) -> PortId {
+        if self.is_handed_over(walk.port) { walk.port } else { interface.port }
     }
 
     /// Chooses among the next hops of a route: see [`Self::path_hash`].

@@ -24,7 +24,7 @@ impl Router {
 
     /// Where addresses are looked at from: the interface of the port.
     pub(super) fn view_from(&self, port: PortId) -> Option<InterfaceId> {
-        self.interfaces.by_port(port, None).or_else(|| self.host_behind(port).map(|_| NO_INTERFACE))
+        self.interface_of(port).or_else(|| self.host_behind(port).map(|_| NO_INTERFACE))
     }
 
     /// The host stack, if it takes this packet for one of our addresses.

@@ -351,6 +351,11 @@ impl Interfaces {
         Some(self.by_port[at].1)
     }
 
+    /// The first interface of a zone.
+    pub fn first_of(&self, zone: ZoneId) -> Option<InterfaceId> {
+        numbered(&self.interfaces).find(|(_, interface)| interface.zone == zone).map(|(id, _)| id)
+    }
+
     /// What an address of a packet on `interface` is to the router.
     #[inline]
     pub fn classify(&self, interface: InterfaceId, address: IpAddr) -> AddressClass {

@@ -64,7 +64,7 @@ impl Router {
         }
         let from = if to_group { self.interfaces.source_for(ingress, source) } else { Some(destination) };
         let reply = self.interfaces.get(ingress).zip(from).and_then(|(it, from)| {
-            Some((it.port, echo_reply::<FRAME_BYTES>(parsed, walk.frame, it.mac, from)?))
+            Some((self.answer_port(walk, it), echo_reply::<FRAME_BYTES>(parsed, walk.frame, it.mac, from)?))
         });
         match reply {
             Some((port, frame)) => {
@@ -83,7 +83,8 @@ impl Router {
         let Some(it) = self.interfaces.get(ingress) else { return dropped(reason) };
         let reset = tcp_reset(parsed, walk.frame, it.mac);
         let to = parsed.addresses().map(|(source, _)| source);
-        self.speak(walk, to, reset.map(|frame| (it.port, frame)), reason)
+        let port = self.answer_port(walk, it);
+        self.speak(walk, to, reset.map(|frame| (port, frame)), reason)
     }
 
     /// Sends a frame about a packet that is dropped, within the limits on errors.

@@ -54,6 +54,12 @@ pub(super) fn commit(worker: &mut NfWorker, plan: Plan) -> Done {
         worker.add_port(id, port);
     }
     attach(worker, &plan.attachments, &plan.detached, &mut touched);
+    for (port, chain) in &plan.turned {
+        if let Some(at) = worker.engine.slow.place_of(chain) {
+            worker.engine.slow.reattach_turned(*port, at, &mut worker.engine.state.validity);
+            worker.engine.compile_schema(*port);
+        }
+    }
     for id in plan.closed {
         worker.retire_port(id);
     }
@@ -89,7 +95,7 @@ fn bring(
         FunctionChange::Nat(config) => {
             let Some(nat) = chain.function::<Nat>(name) else { return };
             // No change is under way: all of an earlier one has settled, and changes come one by one.
-            if let Err(error) = nat.reconfigure(config) {
+            if let Err(error) = nat.reconfigure(*config) {
                 tracing::error!(function = name, ?error, "the NAT kept its configuration");
             }
             if let Some(watch) = nat.take_scope_change() {

@@ -17,16 +17,17 @@ use super::said::{Change, Said};
 use crate::config::rule_set::action;
 use crate::config::{self, Config, FunctionKind, Problem};
 use crate::instance::control::{Control, Running};
-use crate::instance::functions::{self, Context, Part, PortFacts, firewall, nat, router};
+use crate::instance::functions::{self, Context, Others, Part, PortFacts, firewall, nat, router};
+use crate::instance::hairpins;
 use crate::instance::memory;
 use crate::instance::numbers::PortNumbers;
 use crate::instance::ports::OpenPort;
-use crate::instance::sharing::{part_of, rules};
+use crate::instance::sharing::{Shares, part_of, rules};
 
 /// A change of one function that stays.
 pub(super) enum FunctionChange {
     Firewall(Box<nf_firewall::Change>),
-    Nat(NatConfig),
+    Nat(Box<NatConfig>),
     Inspect(inspect::Change),
     Router(Box<RouterChange>),
 }
@@ -51,6 +52,8 @@ pub(super) struct Plan {
     /// By chain and function.
     pub(super) changes: Vec<(String, String, FunctionChange)>,
     pub(super) attachments: Vec<(PortId, String, ZoneId)>,
+    /// Ports of hairpins, with their chains.
+    pub(super) turned: Vec<(PortId, String)>,
     pub(super) detached: Vec<PortId>,
     pub(super) timeouts: Option<Timeouts>,
 }
@@ -61,6 +64,8 @@ pub(super) struct Planned {
     pub(super) plans: Vec<Plan>,
     /// By which packets find their worker, where there are several.
     pub(super) rules: Option<Vec<PortRule>>,
+    /// New ports of hairpins, as each worker has them.
+    hairpins: Vec<(PortId, Shares)>,
     /// That of the worker at hand.
     plan: Plan,
     pub(super) numbers: PortNumbers,
@@ -77,6 +82,7 @@ pub(super) fn make(control: &Control, running: &Running, new: &Config) -> Result
     let mut planned = Planned {
         plans: Vec::new(),
         rules: None,
+        hairpins: Vec::new(),
         plan: Plan::default(),
         numbers: running.numbers.clone(),
         facts: running.facts.clone(),
@@ -116,7 +122,8 @@ pub(super) fn make(control: &Control, running: &Running, new: &Config) -> Result
     if let (Some(_), Some(chain)) = (&control.sharing, new.chains.first()) {
         let Control { arena, seed, logs, .. } = control;
         let (part, logs) = (Part::WHOLE, Some(logs));
-        let context = Context { config: new, chain, ports: &facts, arena, seed: *seed, logs, part };
+        let others = control.sharing.as_ref().map(|sharing| Others { sharing, numbers: &planned.numbers });
+        let context = Context { config: new, chain, ports: &facts, arena, seed: *seed, logs, part, others };
         planned.rules = Some(rules(&context).map_err(|error| vec![error.problem()])?);
     }
     for port in opened {
@@ -125,6 +132,9 @@ pub(super) fn make(control: &Control, running: &Running, new: &Config) -> Result
             None => port.queues,
         };
         planned.plans.iter_mut().zip(shares).for_each(|(plan, share)| plan.opened.push((port.id, share)));
+    }
+    for (id, shares) in std::mem::take(&mut planned.hairpins) {
+        planned.plans.iter_mut().zip(shares).for_each(|(plan, share)| plan.opened.push((id, share)));
     }
     if timeouts.is_some() {
         planned.said.note(
@@ -160,6 +170,7 @@ fn plan_ports(
             Err(error) => problems.push(error.problem()),
         }
     }
+    plan_hairpins(control, running, new, planned, &mut problems);
     for port in running.config.ports.iter().filter(|port| new.port(&port.name).is_none()) {
         if let Some(id) = planned.numbers.remove(&port.name) {
             planned.said.note("ports", &port.name, Change::Removed, device(port));
@@ -174,6 +185,31 @@ fn plan_ports(
 fn device(port: &config::Port) -> String {
     let kind = port.kind.name();
     port.kind.interface().map_or_else(|| kind.to_owned(), |(_, interface)| format!("{kind} {interface}"))
+}
+
+/// The ports of hairpins that come and go with NATs.
+fn plan_hairpins(
+    control: &Control,
+    running: &Running,
+    new: &Config,
+    planned: &mut Planned,
+    problems: &mut Vec<Problem>,
+) {
+    let names = |config| hairpins::ports(config).map(|(_, name)| name).collect::<Vec<_>>();
+    let (before, after) = (names(&running.config), names(new));
+    let Some(sharing) = &control.sharing else { return };
+    for name in after.iter().filter(|name| !before.contains(name)) {
+        match planned.numbers.add(name) {
+            Some(id) => {
+                planned.hairpins.push((id, sharing.share(id, hairpins::open(new, name))));
+            }
+            None => {
+                problems.push(Problem::new("chains", "a worker serves no more ports, and a NAT needs one"));
+            }
+        }
+    }
+    let gone = before.iter().filter(|name| !after.contains(name));
+    planned.plan.closed.extend(gone.filter_map(|name| planned.numbers.remove(name)).collect::<Vec<_>>());
 }
 
 struct Planner<'a> {
@@ -249,8 +285,17 @@ impl<'a> Planner<'a> {
         }
     }
 
+    fn others<'b>(&self, numbers: &'b PortNumbers) -> Option<Others<'b>>
+    where
+        'a: 'b,
+    {
+        self.control.sharing.as_ref().map(|sharing| Others { sharing, numbers })
+    }
+
     fn chain(&mut self, chain: &'a config::Chain) {
         let Control { arena, seed, logs, .. } = self.control;
+        // Ports have their numbers since they were planned.
+        let numbers = self.planned.numbers.clone();
         let context = Context {
             config: self.new,
             chain,
@@ -259,6 +304,7 @@ impl<'a> Planner<'a> {
             seed: *seed,
             logs: Some(logs),
             part: self.part,
+            others: self.others(&numbers),
         };
         let old = self.predecessor(chain);
         let kind = |config: &Config, name: &str| config.function(name).map(|function| function.kind.name());
@@ -279,6 +325,9 @@ impl<'a> Planner<'a> {
         self.shape(&context, old, kept);
         let led = context.attached().map(|(port, zone)| (port, chain.name.clone(), zone));
         self.planned.plan.attachments.extend(led);
+        if let Some(port) = hairpins::nat_of(self.new, chain).and_then(|nat| context.hairpin_port(nat)) {
+            self.planned.plan.turned.push((port, chain.name.clone()));
+        }
     }
 
     /// Builds the chain anew, unless all of it stays.
@@ -373,7 +422,15 @@ impl<'a> Planner<'a> {
     fn change(&mut self, context: &Context<'_>, old: &config::Chain, name: &str) {
         let running = &self.running.config;
         let (Some(before), Some(after)) = (running.function(name), self.new.function(name)) else { return };
-        let was = Context { config: running, chain: old, ports: &self.running.facts, logs: None, ..*context };
+        let others = self.others(&self.running.numbers);
+        let was = Context {
+            config: running,
+            chain: old,
+            ports: &self.running.facts,
+            logs: None,
+            others,
+            ..*context
+        };
         let change = match (&before.kind, &after.kind) {
             (FunctionKind::Firewall(old), FunctionKind::Firewall(new)) => {
                 self.firewall(context, name, new, old == new)
@@ -448,5 +505,5 @@ fn nat_change(
     };
     let (before, after) = (build(was, old)?, build(context, new)?);
     // Also the MTU of what is outside is in it, and the number of that zone.
-    Ok((before != after).then_some(FunctionChange::Nat(after)))
+    Ok((before != after).then_some(FunctionChange::Nat(Box::new(after))))
 }

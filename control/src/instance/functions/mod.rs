@@ -12,8 +12,10 @@ use millrace_nf::nat::{Nat, NatUse};
 use millrace_nf::zone::ZoneId;
 use serde_json::Value;
 
+use super::numbers::PortNumbers;
 use super::rule_logs::RuleLogs;
-use super::{InstanceError, NfWorker};
+use super::sharing::Sharing;
+use super::{InstanceError, NfWorker, hairpins};
 use crate::config::{self, Config, FunctionKind};
 use crate::listing::{Listing, SLICE, Slice, show_mac};
 
@@ -61,9 +63,25 @@ pub struct Context<'a> {
     pub logs: Option<&'a RuleLogs>,
     /// Which part of the connections they are for.
     pub part: Part,
+    /// The other parts, if there are any and packets may go between them.
+    pub others: Option<Others<'a>>,
+}
+
+/// What functions know of others of their kind in other parts.
+#[derive(Clone, Copy, Debug)]
+pub struct Others<'a> {
+    /// How packets are shared out.
+    pub(crate) sharing: &'a Sharing,
+    /// The ports by which hairpins change over are among them.
+    pub(crate) numbers: &'a PortNumbers,
 }
 
 impl Context<'_> {
+    /// The port by which hairpins of this NAT change over.
+    pub fn hairpin_port(&self, nat: &str) -> Option<PortId> {
+        self.others?.numbers.get(&hairpins::port_name(nat))
+    }
+
     /// The number of a zone of the chain.
     pub fn zone(&self, name: &str) -> Option<ZoneId> {
         self.chain.zones.iter().position(|zone| zone.name == name).map(|at| ZoneId(at as u8))

@@ -82,6 +82,10 @@ pub fn config(
             settings::MssClamp::Auto => Some(MssClamp::Auto { mtu: mtu_outside(context, settings) }),
             settings::MssClamp::Bytes(bytes) => Some(MssClamp::Fixed(bytes)),
         },
+        hairpins: context
+            .others
+            .zip(context.hairpin_port(name))
+            .map(|(others, port)| others.sharing.hairpins(context.part.at, port)),
         ..NatConfig::new(Arc::new(plan))
     })
 }

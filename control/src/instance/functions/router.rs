@@ -15,6 +15,7 @@ use millrace_nf::router::{HostSide, Router, RouterChange, RouterConfig, StaticNe
 use super::{Context, Counter};
 use crate::config::FunctionKind;
 use crate::config::router::{self as settings, Target};
+use crate::instance::hairpins;
 use crate::instance::{InstanceError, NfWorker};
 use crate::listing::SLICE;
 
@@ -107,6 +108,8 @@ pub fn config(context: &Context<'_>, settings: &settings::Router) -> RouterConfi
     // All workers together say as much as one would; of one source each may hear.
     let all = settings.icmp_errors_per_second.div_ceil(u32::from(context.part.of));
     config.answers = context.part.at == 0;
+    config.hairpins =
+        hairpins::nat_of(context.config, context.chain).and_then(|nat| context.hairpin_port(nat));
     config.errors = IcmpLimitConfig {
         router: rate(all, 20),
         source: rate(settings.icmp_source_errors_per_second, 20),
