@@ -95,8 +95,10 @@ drop_reasons! {
     PuntRingFull = "punt_ring_full",
     /// The output's transmit queue is full.
     TxQueueFull = "tx_queue_full",
-    /// The output can't send this frame (too long, or the link is down).
+    /// The output can't send this frame: it is too long, or the device refuses it.
     TxFailed = "tx_failed",
+    /// The output's link is down, or its interface is gone.
+    LinkDown = "link_down",
     /// No room in front of the packet for what the program pushes.
     NoHeadroom = "no_headroom",
     /// The chain ended without an output.

@@ -19,7 +19,7 @@ use crate::config::{Config, Host, Management, Metrics, PortKind};
 use crate::host;
 use crate::instance::accounting::Accounting;
 use crate::instance::thread::WorkerThreads;
-use crate::instance::{Control, Instance, InstanceError, Options};
+use crate::instance::{Control, Instance, InstanceError, Options, links};
 use crate::live::screen::restore;
 use crate::management::server::Server;
 use crate::management::socket::Socket;
@@ -131,6 +131,8 @@ fn serve(config: Config, arguments: &Arguments) -> Result<Accounting, InstanceEr
         rule_log::start(Arc::clone(&control)).map_err(system("start the thread of the rules' log"))?;
     let mut host =
         host::thread::start(Arc::clone(&control)).map_err(system("start the thread of the host stack"))?;
+    let mut links =
+        links::start(Arc::clone(&control)).map_err(system("start the thread that looks at links"))?;
     tracing::info!("running");
     notifier.ready(&status);
     let mut watchdog = Watchdog::from_environment();
@@ -142,9 +144,11 @@ fn serve(config: Config, arguments: &Arguments) -> Result<Accounting, InstanceEr
         shown.iter_mut().for_each(Supervised::look);
         rule_log.look();
         host.look();
+        links.look();
         let serving = server.iter_mut().map(|server| server.thread().is_alive());
         let serving = serving.chain(metrics.iter_mut().map(|server| server.thread().is_alive()));
-        let alive = serving.fold(rule_log.is_alive() && host.is_alive(), |all, alive| all && alive);
+        let others = [rule_log.is_alive(), host.is_alive(), links.is_alive()];
+        let alive = serving.chain(others).fold(true, |all, alive| all && alive);
         watchdog.look(&notifier, Instant::now(), control.timings().turns(), alive);
         std::thread::sleep(LOOK_EVERY);
     }
@@ -153,6 +157,7 @@ fn serve(config: Config, arguments: &Arguments) -> Result<Accounting, InstanceEr
     drop(shown);
     restore();
     drop(host);
+    drop(links);
     let accounting = workers.finish();
     drop(rule_log);
     while rule_log::print(&control) {}

@@ -247,6 +247,11 @@ impl Problem {
         Self { key: key.into(), message: message.into(), valid: None, help: None }
     }
 
+    /// What is wrong, without its place.
+    pub fn message(&self) -> &str {
+        &self.message
+    }
+
     /// Says what may stand there.
     #[must_use]
     pub fn valid(self, valid: impl Into<String>) -> Self {

@@ -16,6 +16,7 @@ mod hairpins;
 pub mod handle;
 pub mod hosts;
 pub mod keys;
+pub mod links;
 pub mod memory;
 pub mod numbers;
 pub mod ports;

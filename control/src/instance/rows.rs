@@ -27,12 +27,13 @@ pub fn ports(report: &WorkerReport) -> Listing {
         "mac",
         "mtu",
         "link",
+        "link_losses",
         "description",
     ]);
     for port in &report.ports {
         let counters = &port.counters;
         let PortCounters { rx_packets, rx_bytes, rx_drops, rx_copied, .. } = counters;
-        let PortCounters { tx_packets, tx_bytes, tx_drops, tx_copied, rx_missed, .. } = counters;
+        let PortCounters { tx_packets, tx_bytes, tx_drops, tx_copied, rx_missed, link_losses, .. } = counters;
         listing.push([
             port.info.name.clone().into(),
             (*rx_packets).into(),
@@ -48,6 +49,7 @@ pub fn ports(report: &WorkerReport) -> Listing {
             show_mac(port.info.mac).into(),
             port.info.mtu.into(),
             if port.info.link_up { "up" } else { "down" }.into(),
+            (*link_losses).into(),
             port.info.description.clone().into(),
         ]);
     }

@@ -85,6 +85,7 @@ families! {
     PORT_MISSED: Counter "millrace_port_missed_packets" ["port"] "Packets lost before Millrace saw them, as the kernel counts.";
     PORT_BUFFERED: Gauge "millrace_port_buffered_packets" ["port"] "Packets given to the port and not sent yet.";
     PORT_LINK: Gauge "millrace_port_link_up" ["port"] "Whether the link is up.";
+    PORT_LINK_LOSSES: Counter "millrace_port_link_losses" ["port"] "Times that the link went down or the interface went away.";
     RECEIVED: Counter "millrace_received_packets" ["share"] "Packets taken from ports.";
     ORIGINATED: Counter "millrace_originated_packets" ["share"] "Packets that functions made.";
     COPIED: Counter "millrace_copied_packets" ["share"] "Copies for further outputs of one packet.";

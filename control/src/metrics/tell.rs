@@ -59,6 +59,7 @@ fn tell_ports(text: &mut Exposition, reports: &[PortReport]) {
     each(&families::PORT_MISSED, &|port| port.counters.rx_missed);
     each(&families::PORT_BUFFERED, &|port| port.buffered);
     each(&families::PORT_LINK, &|port| u64::from(port.link_up));
+    each(&families::PORT_LINK_LOSSES, &|port| port.counters.link_losses);
     let mut drops = text.family(&families::PORT_DROPS);
     for (name, Port { counters, .. }) in &ports {
         for (direction, reasons) in [("rx", &counters.rx_drops), ("tx", &counters.tx_drops)] {

@@ -63,6 +63,8 @@ pub struct PortCounters {
     pub tx_copied: u64,
     /// Frames lost outside (the kernel's or device's own counters): not part of our sums.
     pub rx_missed: u64,
+    /// Times that the link went down or the interface went away. Of several queues, as often as one saw it.
+    pub link_losses: u64,
 }
 
 impl PortCounters {
@@ -77,6 +79,7 @@ impl PortCounters {
         self.rx_copied += other.rx_copied;
         self.tx_copied += other.tx_copied;
         self.rx_missed += other.rx_missed;
+        self.link_losses = self.link_losses.max(other.link_losses);
     }
 }
 

@@ -452,8 +452,10 @@ fn a_link_that_goes_down_and_comes_back_is_noticed() {
         bench.send(1, &mut burst);
         let counters = bench.finish();
         assert_eq!(counters[0].tx_packets, 1_000);
-        assert_eq!(dropped(&counters[0], DropReason::TxFailed), 10);
-        assert_eq!(dropped(&counters[1], DropReason::TxFailed), 11);
+        assert_eq!(dropped(&counters[0], DropReason::LinkDown), 10);
+        assert_eq!(dropped(&counters[1], DropReason::LinkDown), 10);
+        assert_eq!(dropped(&counters[1], DropReason::TxFailed), 1);
+        assert_eq!((counters[0].link_losses, counters[1].link_losses), (1, 1));
     });
 }
 
@@ -503,7 +505,7 @@ fn a_port_whose_interface_vanishes_comes_back_with_it() {
         bench.transfer(1, 0, 1_000, 60);
         let counters = bench.finish();
         assert_eq!((counters[0].tx_packets, counters[1].rx_packets), (2_000, 2_000));
-        assert_eq!(dropped(&counters[0], DropReason::TxFailed), 5);
+        assert_eq!((dropped(&counters[0], DropReason::LinkDown), counters[0].link_losses), (5, 1));
         assert!(loses_program("p0"), "a port that came back takes its program with it, too");
     });
 }

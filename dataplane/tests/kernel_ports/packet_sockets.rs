@@ -143,7 +143,8 @@ fn a_port_whose_interface_went_comes_back_with_it() {
         assert!(output("ip -d link show dev pa").contains("promiscuity 2"));
         bench.transfer(0, 2, 100, |number| frame(number, 100, None));
         let counters = bench.finish();
-        assert_eq!(counters[0].tx_drops.get(DropReason::TxFailed), 2);
+        assert_eq!(counters[0].tx_drops.get(DropReason::LinkDown), 2);
+        assert_eq!(counters[0].link_losses, 2);
         assert_eq!((counters[0].tx_packets, counters[2].rx_packets), (300, 300));
     });
 }

@@ -13,6 +13,7 @@ use super::neighbour::Action;
 use crate::slices;
 use ipnet::IpNet;
 use millrace_dataplane::flow::validity::{ObjectKind, Watch};
+use millrace_dataplane::port::PortId;
 use millrace_dataplane::time::Time;
 use std::collections::HashSet;
 use std::net::IpAddr;
@@ -145,6 +146,25 @@ impl Router {
         let mut old = std::mem::replace(&mut self.config, config);
         old.routes = given;
         (watches, Replaced { _config: old, _interfaces: interfaces, _routes: routes })
+    }
+
+    /// Forgets the neighbours behind a port whose link was down: others may be there when it is up again. Configured ones stay.
+    /// Returns the objects that changed, as [`Self::bring`] does.
+    pub fn forget_behind(&mut self, port: PortId) -> Vec<Watch> {
+        let mut actions = std::mem::take(&mut self.pending);
+        for (id, _) in self.interfaces.iter().filter(|(_, it)| it.port == port) {
+            self.neighbours.remove_interface(id, false, &mut actions);
+        }
+        let mut watches = Vec::new();
+        actions.retain(|action| match action {
+            Action::Invalidate(id) => {
+                watches.push(neighbour_watch(*id));
+                false
+            }
+            _ => true,
+        });
+        self.pending = actions;
+        watches
     }
 
     /// True while neighbours that are none any more are being forgotten.

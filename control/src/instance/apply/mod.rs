@@ -22,6 +22,7 @@ use millrace_nf::router::Router;
 pub use self::said::Applied;
 
 use super::control::{Control, Running};
+use super::functions::PortFacts;
 use super::{InstanceError, NfWorker, thread};
 use crate::config::{self, Config, Host, Problem, host_stack};
 
@@ -40,7 +41,11 @@ impl Control {
     /// changed then.
     pub fn apply(&self, path: &Path, text: &str) -> Result<Applied, InstanceError> {
         let shares = self.running.lock().unwrap_or_else(PoisonError::into_inner).config.workers.shares;
-        let host = Host { shares: Some(shares), ..Host::probe().running_now() };
+        let mut host = Host { shares: Some(shares), ..Host::probe().running_now() };
+        if let Some(interfaces) = &mut host.interfaces {
+            // A port that waits for its interface to come back does not hold up other changes.
+            interfaces.extend(self.interfaces());
+        }
         let checked = config::parse(path, text, &host);
         let Some(new) = checked.config else {
             return Err(InstanceError::Invalid(checked.report));
@@ -48,8 +53,7 @@ impl Control {
         let refused = |problems: &[Problem]| InstanceError::Invalid(config::report(path, text, problems));
         // A change that panicked left nothing half done in `Running`: it is replaced at the end.
         let _one_at_a_time = self.changing.lock().unwrap_or_else(PoisonError::into_inner);
-        let in_force = || self.running.lock().unwrap_or_else(PoisonError::into_inner);
-        let running = Arc::clone(&in_force());
+        let running = Arc::clone(&self.running.lock().unwrap_or_else(PoisonError::into_inner));
         if running.config == new {
             return Ok(said::Said::default().finish(Duration::ZERO));
         }
@@ -58,8 +62,38 @@ impl Control {
             return Err(refused(&problems));
         }
         let _reloading = self.notifier.get().map(|notifier| notifier.reloading());
+        self.bring(&running, new, running.facts.clone(), refused)
+    }
+
+    /// Lets functions know ports by other facts than they were told: their MTU may change while they are open.
+    ///
+    /// # Errors
+    /// Functions can't work with these facts, all that is wrong in a line; or a worker is gone.
+    pub(super) fn tell_ports(&self, change: impl Fn(&mut PortFacts)) -> Result<(), InstanceError> {
+        let _one_at_a_time = self.changing.lock().unwrap_or_else(PoisonError::into_inner);
+        let running = Arc::clone(&self.running.lock().unwrap_or_else(PoisonError::into_inner));
+        let mut facts = running.facts.clone();
+        facts.iter_mut().for_each(change);
+        if facts == running.facts {
+            return Ok(());
+        }
+        let refused = |problems: &[Problem]| {
+            let texts: Vec<_> = problems.iter().map(Problem::message).collect();
+            InstanceError::unsupported("ports", texts.join("; "))
+        };
+        self.bring(&running, running.config.clone(), facts, refused).map(drop)
+    }
+
+    /// Plans the change from what runs to `new`, with what is known of the ports that stay, and brings it into force.
+    fn bring(
+        &self,
+        running: &Running,
+        new: Config,
+        facts: Vec<PortFacts>,
+        refused: impl Fn(&[Problem]) -> InstanceError,
+    ) -> Result<Applied, InstanceError> {
         self.settle()?;
-        let planned = plan::make(self, &running, &new).map_err(|problems| refused(&problems))?;
+        let planned = plan::make(self, running, &new, facts).map_err(|problems| refused(&problems))?;
         let plan::Planned { plans, rules, numbers, facts, policies, mut said, .. } = planned;
         self.check_room(&plans).map_err(|problem| match problem {
             Ok(problem) => refused(&[problem]),
@@ -83,9 +117,9 @@ impl Control {
             })?);
         }
         self.timings.keep(&new);
-        let running = Arc::new(Running { config: new, numbers, facts, policies });
-        *in_force() = Arc::clone(&running);
-        self.hosts.keep(|chain| running.config.port(&host_stack::port_name(chain)).is_some());
+        let now = Arc::new(Running { config: new, numbers, facts, policies });
+        *self.running.lock().unwrap_or_else(PoisonError::into_inner) = Arc::clone(&now);
+        self.hosts.keep(|chain| now.config.port(&host_stack::port_name(chain)).is_some());
         self.close_retired()?;
         let mut worker_time = all.iter().map(|done| done.time).max().unwrap_or_default();
         if let Some(prepared) = prepared {
@@ -110,6 +144,13 @@ impl Control {
         }
         let threads = self.threads.get().ok_or(InstanceError::WorkerGone)?;
         threads.prepare(&new.workers, &cores).map(Some)
+    }
+
+    /// Interfaces of the ports that are open.
+    fn interfaces(&self) -> Vec<String> {
+        let running = Arc::clone(&self.running.lock().unwrap_or_else(PoisonError::into_inner));
+        let names = running.config.ports.iter().filter_map(|port| port.kind.interface());
+        names.map(|(_, interface)| interface.to_owned()).collect()
     }
 
     /// Waits until the worker is through with what earlier changes left it to do.

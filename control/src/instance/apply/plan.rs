@@ -74,18 +74,23 @@ pub(super) struct Planned {
     pub(super) said: Said,
 }
 
-/// Plans the change from what runs to `new`.
+/// Plans the change from what runs to `new`. `facts` are what is known of the open ports from now on.
 ///
 /// # Errors
 /// Everything that is wrong. Ports that were opened are closed again.
-pub(super) fn make(control: &Control, running: &Running, new: &Config) -> Result<Planned, Vec<Problem>> {
+pub(super) fn make(
+    control: &Control,
+    running: &Running,
+    new: &Config,
+    facts: Vec<PortFacts>,
+) -> Result<Planned, Vec<Problem>> {
     let mut planned = Planned {
         plans: Vec::new(),
         rules: None,
         hairpins: Vec::new(),
         plan: Plan::default(),
         numbers: running.numbers.clone(),
-        facts: running.facts.clone(),
+        facts,
         policies: HashMap::new(),
         said: Said::default(),
     };

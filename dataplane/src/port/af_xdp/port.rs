@@ -16,10 +16,10 @@ use crate::drops::DropReason;
 use crate::limits::DATA_OFFSET;
 use crate::memory::Pool;
 use crate::packet::{Burst, Packet};
-use crate::port::kernel::interface::LINK_HEADER_BYTES;
+use crate::port::kernel::interface::{LINK_HEADER_BYTES, Promiscuous, keep_address};
 use crate::port::kernel::netlink::{Link, LinkNews, LinkWatch, RouteSocket};
 use crate::port::kernel::{self, Failure};
-use crate::port::{Port, PortCounters, PortInfo};
+use crate::port::{MacAddress, Port, PortCounters, PortInfo};
 use crate::time::Time;
 
 /// How often the port looks for news about its link.
@@ -55,6 +55,9 @@ pub struct AfXdpPort {
     is_closed: bool,
     /// What sockets before the present one missed.
     missed_before: u64,
+    /// The interface's own address, which may change while the port keeps its own.
+    link_mac: MacAddress,
+    promiscuous: Option<Promiscuous>,
 }
 
 /// What became of a try to come back.
@@ -98,6 +101,8 @@ impl AfXdpPort {
             said: None,
             is_closed: false,
             missed_before: 0,
+            link_mac: link.mac,
+            promiscuous: None,
         };
         port.set_mtu(link.mtu);
         port
@@ -127,21 +132,34 @@ impl AfXdpPort {
         live.next_look = now + LOOK_INTERVAL;
         match live.watch.news() {
             Ok(None) => {}
-            Ok(Some(LinkNews::Changed(link))) => self.link_changed(&link),
+            Ok(Some(LinkNews::Changed(link, was_down))) => self.link_changed(&link, was_down),
             Ok(Some(LinkNews::Gone)) => self.fail(pool),
             Err(error) => tracing::warn!(port = self.info.name, %error, "can't read news about the link"),
         }
     }
 
-    fn link_changed(&mut self, link: &Link) {
+    fn link_changed(&mut self, link: &Link, was_down: bool) {
         if link.is_up() != self.info.link_up {
             tracing::info!(port = self.info.name, interface = link.name, up = link.is_up(), "link changed");
         }
-        self.info.link_up = link.is_up();
-        if self.live.as_ref().is_some_and(|live| live.promiscuous.is_none()) {
-            self.info.mac = link.mac;
-        }
+        self.set_link(link.is_up(), was_down);
+        let before = self.info.mtu;
         self.set_mtu(link.mtu);
+        if self.info.mtu != before {
+            let (interface, mtu) = (&link.name, self.info.mtu);
+            tracing::info!(port = self.info.name, interface, before, mtu, "the MTU changed");
+        }
+        if link.mac != self.link_mac {
+            self.link_mac = link.mac;
+            let keeps = link.mac != self.info.mac;
+            self.promiscuous = keeps.then(|| keep_address(&self.info.name, link));
+        }
+    }
+
+    /// Takes note of the link's state; `was_down` says that it was down since the last look.
+    fn set_link(&mut self, up: bool, was_down: bool) {
+        self.counters.link_losses += u64::from(self.info.link_up && (was_down || !up));
+        self.info.link_up = up;
     }
 
     /// Comes back when the interface does. A thread of its own waits for the kernel, so that no packet of other ports does.
@@ -185,6 +203,7 @@ impl AfXdpPort {
             Ok((link, live)) => {
                 self.said = None;
                 self.info.link_up = link.is_up();
+                self.link_mac = link.mac;
                 self.info.description = describe(&link, &live);
                 self.set_mtu(link.mtu);
                 self.live = Some(live);
@@ -213,14 +232,18 @@ impl AfXdpPort {
             device = self.info.description,
             "the interface is gone; the port waits for it to come back"
         );
-        self.shut(Some(pool), DropReason::TxFailed);
+        self.shut(Some(pool), DropReason::LinkDown);
     }
 
     /// Closes the socket and brings all frames back.
     fn shut(&mut self, pool: Option<&mut Pool>, reason: DropReason) {
         self.update_missed();
         self.missed_before = self.counters.rx_missed;
+        if reason == DropReason::LinkDown {
+            self.set_link(false, false);
+        }
         self.info.link_up = false;
+        self.promiscuous = None;
         let Some(live) = self.live.take() else { return };
         let Live { socket, frames, umem, device, queue, .. } = live;
         self.counters.tx_drops.count_many(reason, u64::from(frames.sending()));
@@ -244,7 +267,7 @@ impl AfXdpPort {
         match kick {
             Kick::Done => {}
             // Packets go on being dropped until the news say that the link is back.
-            Kick::Down => self.info.link_up = false,
+            Kick::Down => self.set_link(false, false),
             Kick::Gone => self.fail(pool),
         }
     }
@@ -310,8 +333,10 @@ impl AfXdpPort {
     }
 
     fn discard(&mut self, pool: &mut Pool, burst: &mut Burst) {
-        self.counters.tx_drops.count_many(DropReason::TxFailed, burst.len() as u64);
-        pool.discard_all(burst, DropReason::TxFailed);
+        let sends = self.live.is_some() && self.info.link_up;
+        let reason = if sends { DropReason::TxFailed } else { DropReason::LinkDown };
+        self.counters.tx_drops.count_many(reason, burst.len() as u64);
+        pool.discard_all(burst, reason);
     }
 
     /// Lets the kernel finish what it has to send, for a bounded time.

@@ -1,9 +1,12 @@
 //! The interface under a port: found, and checked for what ports need.
 
 use std::io;
+use std::os::fd::{AsFd, OwnedFd};
+use std::sync::mpsc::{Receiver, channel};
+use std::thread;
 
-use super::Failure;
 use super::netlink::{Link, RouteSocket};
+use super::{Failure, sys};
 use crate::limits::DATA_OFFSET;
 
 /// Ethernet header and one 802.1Q tag, without FCS: what comes on top of the MTU.
@@ -48,6 +51,41 @@ pub(in crate::port) fn check_mtu(interface: &str, mtu: u32, frame_bytes: usize) 
          lower it with: ip link set dev {interface} mtu {room}"
     );
     Err((format!("use the interface {interface}"), io::Error::new(io::ErrorKind::InvalidInput, text)))
+}
+
+/// An interface that is promiscuous, or soon will be, for as long as this lives.
+pub(in crate::port) type Promiscuous = Receiver<OwnedFd>;
+
+/// What to do when the interface of `port` gets another address: chains and neighbours know the port by the one that it had, so
+/// it keeps that, and the interface receives all frames. A thread of its own waits for the kernel.
+pub(in crate::port) fn keep_address(port: &str, link: &Link) -> Promiscuous {
+    let (sender, promiscuous) = channel();
+    let (port, interface, index) = (port.to_owned(), link.name.clone(), link.index);
+    let join = move || {
+        // Protocol 0: the socket receives nothing.
+        let socket = sys::socket(libc::AF_PACKET, libc::SOCK_RAW, 0);
+        match socket.and_then(|socket| sys::join_promiscuous(socket.as_fd(), index).map(|()| socket)) {
+            Ok(socket) => {
+                tracing::warn!(
+                    port,
+                    interface,
+                    "the interface got another address; the port keeps the one it had, and receives all frames"
+                );
+                // If the port is gone, so is its need.
+                let _ = sender.send(socket);
+            }
+            Err(error) => tracing::error!(
+                port,
+                interface,
+                %error,
+                "the interface got another address, and can't be made to receive frames for the one it had"
+            ),
+        }
+    };
+    if let Err(error) = thread::Builder::new().name("port-address".to_owned()).spawn(join) {
+        tracing::error!(%error, "the interface got another address; no thread can be started for it");
+    }
+    promiscuous
 }
 
 #[cfg(test)]

@@ -92,11 +92,14 @@ impl Link {
     }
 }
 
+/// Whether a link was down in between.
+pub(in crate::port) type WasDown = bool;
+
 /// What happened to a watched link.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(in crate::port) enum LinkNews {
-    /// Something of it changed; this is how it is now.
-    Changed(Link),
+    /// Something of it changed; this is how it is now, and whether it was down since the last look.
+    Changed(Link, WasDown),
     /// It is gone from this namespace.
     Gone,
 }
@@ -201,12 +204,13 @@ impl LinkWatch {
     /// The last news of the link since the last look, if any. Never blocks; reads a bounded number of
     /// messages.
     pub(in crate::port) fn news(&mut self) -> io::Result<Option<LinkNews>> {
-        let mut news = None;
+        let (mut news, mut was_down) = (None, false);
         for _ in 0..NEWS_MESSAGES_MAX {
             match sys::receive(self.socket.fd.as_fd(), &mut self.buffer, libc::MSG_DONTWAIT) {
                 Ok(length) => {
                     for message in messages(&self.buffer[..length]) {
                         news = self.interpret(&message).or(news);
+                        was_down |= matches!(news, Some(LinkNews::Changed(_, true)));
                     }
                 }
                 Err(error) => match error.raw_os_error() {
@@ -218,12 +222,15 @@ impl LinkWatch {
                 },
             }
         }
-        Ok(news)
+        Ok(match news {
+            Some(LinkNews::Changed(link, _)) => Some(LinkNews::Changed(link, was_down)),
+            other => other,
+        })
     }
 
     fn ask(&self) -> io::Result<LinkNews> {
         match RouteSocket::open()?.link_by_index(self.index) {
-            Ok(link) => Ok(LinkNews::Changed(link)),
+            Ok(link) => Ok(changed(link)),
             Err(error) if error.raw_os_error() == Some(libc::ENODEV) => Ok(LinkNews::Gone),
             Err(error) => Err(error),
         }
@@ -232,12 +239,17 @@ impl LinkWatch {
     fn interpret(&self, message: &Message<'_>) -> Option<LinkNews> {
         let link = parse_link(message.payload).filter(|link| link.index == self.index)?;
         match message.kind {
-            libc::RTM_NEWLINK => Some(LinkNews::Changed(link)),
+            libc::RTM_NEWLINK => Some(changed(link)),
             // A bridge also says DELLINK (of family AF_BRIDGE) when a port leaves it.
             libc::RTM_DELLINK if message.payload.first() == Some(&0) => Some(LinkNews::Gone),
             _ => None,
         }
     }
+}
+
+fn changed(link: Link) -> LinkNews {
+    let was_down = !link.is_up();
+    LinkNews::Changed(link, was_down)
 }
 
 fn link_request(kind: u16, flags: u16, sequence: u32, index: u32, attributes: &[u8]) -> Vec<u8> {

@@ -9,14 +9,14 @@ use std::time::Duration;
 
 use super::device::{Device, Opened};
 use super::inbox::Inbox;
-use super::interface::{LINK_HEADER_BYTES, check_mtu};
+use super::interface::{LINK_HEADER_BYTES, Promiscuous, check_mtu, keep_address};
 use super::netlink::{Link, LinkNews};
 use super::{Failure, sys};
 use crate::drops::DropReason;
 use crate::limits::DATA_OFFSET;
 use crate::memory::Pool;
 use crate::packet::Burst;
-use crate::port::{Port, PortCounters, PortError, PortInfo};
+use crate::port::{MacAddress, Port, PortCounters, PortError, PortInfo};
 use crate::time::Time;
 
 /// How often the port looks for news about its link.
@@ -40,6 +40,9 @@ pub(in crate::port) struct KernelPort<D> {
     said: Option<String>,
     next_look: Time,
     inbox: Inbox,
+    /// The interface's own address, which may change while the port keeps its own.
+    link_mac: MacAddress,
+    promiscuous: Option<Promiscuous>,
 }
 
 impl<D: Device> KernelPort<D> {
@@ -65,6 +68,8 @@ impl<D: Device> KernelPort<D> {
             said: None,
             next_look: Time(0),
             inbox: Inbox::new(),
+            link_mac: opened.link.mac,
+            promiscuous: None,
         };
         port.set_mtu(opened.link.mtu);
         port.live = Some(opened);
@@ -88,9 +93,9 @@ impl<D: Device> KernelPort<D> {
         self.next_look = now + LOOK_INTERVAL;
         match live.watch.news() {
             Ok(None) => {}
-            Ok(Some(LinkNews::Changed(link))) => self.link_changed(&link),
+            Ok(Some(LinkNews::Changed(link, was_down))) => self.link_changed(&link, was_down),
             Ok(Some(LinkNews::Gone)) if self.device.is_elsewhere(live.fd.as_fd()) => {
-                self.info.link_up = true;
+                self.set_link(true, false);
                 let interface = self.device.interface();
                 tracing::info!(
                     port = self.info.name,
@@ -103,13 +108,28 @@ impl<D: Device> KernelPort<D> {
         }
     }
 
-    fn link_changed(&mut self, link: &Link) {
+    fn link_changed(&mut self, link: &Link, was_down: bool) {
         if link.is_up() != self.info.link_up {
             tracing::info!(port = self.info.name, interface = link.name, up = link.is_up(), "link changed");
         }
-        self.info.link_up = link.is_up();
-        self.info.mac = self.device.mac(link);
+        self.set_link(link.is_up(), was_down);
+        let before = self.info.mtu;
         self.set_mtu(link.mtu);
+        if self.info.mtu != before {
+            let (interface, mtu) = (&link.name, self.info.mtu);
+            tracing::info!(port = self.info.name, interface, before, mtu, "the MTU changed");
+        }
+        if link.mac != self.link_mac {
+            self.link_mac = link.mac;
+            let keeps = self.device.mac(link) != self.info.mac;
+            self.promiscuous = keeps.then(|| keep_address(&self.info.name, link));
+        }
+    }
+
+    /// Takes note of the link's state; `was_down` says that it was down since the last look.
+    fn set_link(&mut self, up: bool, was_down: bool) {
+        self.counters.link_losses += u64::from(self.info.link_up && (was_down || !up));
+        self.info.link_up = up;
     }
 
     /// Goes quiet: the interface is gone.
@@ -133,6 +153,7 @@ impl<D: Device> KernelPort<D> {
             Ok(opened) => {
                 self.said = None;
                 self.info.link_up = opened.link.is_up();
+                self.link_mac = opened.link.mac;
                 self.set_mtu(opened.link.mtu);
                 tracing::info!(
                     port = self.info.name,
@@ -156,7 +177,8 @@ impl<D: Device> KernelPort<D> {
     fn shut(&mut self, pool: Option<&mut Pool>) {
         self.update_missed();
         self.live = None;
-        self.info.link_up = false;
+        self.promiscuous = None;
+        self.set_link(false, false);
         self.inbox.close(pool);
     }
 
@@ -192,6 +214,9 @@ impl<D: Device> KernelPort<D> {
                         // The kernel's queue refused this one; the next may fit.
                         Some(libc::ENOBUFS) => (DropReason::TxQueueFull, 1),
                         Some(libc::EMSGSIZE | libc::EINVAL) => (DropReason::TxFailed, 1),
+                        Some(libc::ENETDOWN | libc::ENXIO | libc::ENODEV | libc::EBADFD | libc::EBADF) => {
+                            (DropReason::LinkDown, burst.len())
+                        }
                         _ => (DropReason::TxFailed, burst.len()),
                     };
                     self.counters.tx_drops.count_many(reason, count as u64);
@@ -245,8 +270,8 @@ impl<D: Device> Port for KernelPort<D> {
             self.sort_out(pool, burst);
             self.send(pool, burst);
         }
-        self.counters.tx_drops.count_many(DropReason::TxFailed, burst.len() as u64);
-        pool.discard_all(burst, DropReason::TxFailed);
+        self.counters.tx_drops.count_many(DropReason::LinkDown, burst.len() as u64);
+        pool.discard_all(burst, DropReason::LinkDown);
     }
 
     fn info(&self) -> &PortInfo {
