@@ -73,7 +73,7 @@ impl Logging {
     ) -> io::Result<Self> {
         let stop = Arc::new(AtomicBool::new(false));
         let told = Arc::clone(&stop);
-        let mut writer = Writer { ring, format, colours, to, lost: 0 };
+        let mut writer = Writer { ring, format, colours, to, lost: 0, is_torn: false };
         let work = move || {
             loop {
                 // Asked first: what is there then is all that will come.
@@ -109,36 +109,46 @@ struct Writer {
     to: Box<dyn Write + Send>,
     /// Lost lines that were told of.
     lost: u64,
+    /// A part of a line may have been written: the next begins a line of its own.
+    is_torn: bool,
 }
 
 impl Writer {
     /// Writes what waits.
     fn write(&mut self) {
         while let Ok(line) = self.ring.try_recv() {
-            self.write_line(&line);
+            if self.write_line(&line).is_err() {
+                LOST.fetch_add(1, Ordering::Relaxed);
+            }
         }
         let lost = LOST.load(Ordering::Relaxed);
         if lost > self.lost {
             let line = Line::about_lost(lost - self.lost, SystemTime::now(), self.format);
-            self.lost = lost;
-            self.write_line(&line);
+            if self.write_line(&line).is_ok() {
+                self.lost = lost;
+            }
         }
         // Nobody may be reading any more; what then?
         let _ = self.to.flush();
     }
 
-    fn write_line(&mut self, line: &Line) {
+    /// Writes a line, or fails: the disk is full, or nobody holds the other end any more.
+    fn write_line(&mut self, line: &Line) -> io::Result<()> {
         let text = line.text();
         if let Some(held) = held().as_mut() {
             if held.len() >= HELD_MAX {
                 held.pop_front();
             }
             held.push_back(text.to_owned());
-            return;
+            return Ok(());
         }
         let coloured = if self.colours { coloured(text, line.level) } else { None };
+        let start = if self.is_torn { "\n" } else { "" };
         // One call, so that no other writer's text comes in between.
-        let _ = self.to.write_all(format!("{}\n", coloured.as_deref().unwrap_or(text)).as_bytes());
+        let written =
+            self.to.write_all(format!("{start}{}\n", coloured.as_deref().unwrap_or(text)).as_bytes());
+        self.is_torn = written.is_err();
+        written
     }
 }
 
