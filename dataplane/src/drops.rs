@@ -37,6 +37,8 @@ drop_reasons! {
     BadL4Checksum = "bad_l4_checksum",
     /// A source or destination address that may not appear on the wire (RFC 1812 section 5.3.7).
     MartianAddress = "martian_address",
+    /// An IPv4 option has it go a way that its sender chose (RFC 7126 sections 4.3 and 4.4).
+    SourceRoute = "source_route",
     /// The frame is addressed to another station.
     NotForUs = "not_for_us",
     /// The chain has no use for this kind of packet.

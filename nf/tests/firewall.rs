@@ -750,6 +750,21 @@ fn fragments_of_another_port_do_not_borrow_ports() {
     it.finish();
 }
 
+/// A redirect is for the link where it was sent: nobody behind a router may be told another gateway.
+#[test]
+fn redirects_go_no_further() {
+    let mut it = harness(&[dns()]);
+    assert!(it.passes(INSIDE, &query(1000)));
+    let redirect = etherparse::icmpv4::RedirectHeader {
+        code: etherparse::icmpv4::RedirectCode::RedirectForHost,
+        gateway_internet_address: [203, 0, 113, 66],
+    };
+    let message = etherparse::Icmpv4Type::Redirect(redirect);
+    assert_eq!(it.send_one(OUTSIDE, &icmpv4("203.0.113.1", CLIENT, message, &query(1000)[14..42])), []);
+    assert_eq!(it.drops(DropReason::IcmpUnrelated), 1);
+    it.finish();
+}
+
 /// An error goes to the host whose packet it quotes: a known session is no way in to others.
 #[test]
 fn an_error_about_a_session_reaches_nobody_else() {

@@ -348,6 +348,33 @@ fn a_packet_whose_hops_ran_out_is_reported_with_the_packet_as_it_came() {
     it.finish();
 }
 
+/// RFC 7126 sections 4.3 and 4.4: nobody chooses a way around the rules. Other options, and broken ones, are their receiver's.
+#[test]
+fn source_routes_are_dropped() {
+    let mut it = harness(known());
+    let with_options = |options: &[u8]| {
+        let mut frame = out4();
+        frame[14] = 0x45 + (options.len() / 4) as u8;
+        let total = (frame.len() - 14 + options.len()) as u16;
+        frame[16..18].copy_from_slice(&total.to_be_bytes());
+        frame.splice(34..34, options.iter().copied());
+        fix_ipv4(frame)
+    };
+    for route in [131, 137] {
+        assert_eq!(it.send_one(INSIDE, &with_options(&[route, 7, 4, 192, 0, 2, 99, 0])), []);
+        assert_eq!(
+            it.send_one(INSIDE, &with_options(&[1, 148, 4, 0, 0, route, 7, 4, 192, 0, 2, 99])),
+            [],
+            "behind others"
+        );
+    }
+    assert_eq!(it.drops(DropReason::SourceRoute), 4);
+    for other in [[1, 1, 1, 1], [0, 131, 7, 4], [7, 0, 131, 4], [148, 40, 131, 4]] {
+        assert!(it.passes(INSIDE, &with_options(&other)), "{other:?}");
+    }
+    it.finish();
+}
+
 #[test]
 fn packets_above_the_mtu_are_reported_with_it() {
     let mut it = harness(known());

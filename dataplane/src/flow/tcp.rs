@@ -93,7 +93,8 @@ struct Side {
     window_max: u32,
     /// Window scale (RFC 7323 section 2.2).
     scale: u8,
-    /// [`HAS_SCALE`], [`SENT_FIN`], [`SEEN`].
+    /// [`HAS_SCALE`], [`SENT_FIN`], [`SEEN`], [`CHALLENGED`]; of the initiator from [`LATE_SCALE`] on the window scale of its late SYN,
+    /// plus one.
     flags: u8,
     /// Bytes of data in its SYN (RFC 7413), which the answer need not acknowledge.
     syn_payload: u16,
@@ -104,6 +105,8 @@ const SENT_FIN: u8 = 2;
 const SEEN: u8 = 4;
 /// The responder took the SYN for one of an older connection, and acknowledged what that one sent.
 const CHALLENGED: u8 = 8;
+/// The bits above it are a number of their own.
+const LATE_SCALE: u32 = 4;
 /// In `state`: a reset went by that its receiver may not have believed.
 const DOUBTED: u8 = 0x80;
 /// An acknowledgment may lag this far behind at least, whatever the window (as in conntrack).
@@ -241,10 +244,7 @@ impl TcpTracker {
 
     /// Takes a segment into account. `reply`: it comes from the responder. `header` is its TCP header with options.
     pub fn segment(&mut self, reply: bool, segment: &Segment, header: &[u8]) -> TcpVerdict {
-        if segment.flags & (SYN | FIN | RST) == 0 && self.state == TcpState::Established as u8 {
-            return if self.usual(reply, segment) { TcpVerdict::Valid } else { TcpVerdict::Invalid };
-        }
-        self.control(reply, segment, header)
+        if self.usual(reply, segment) { TcpVerdict::Valid } else { self.control(reply, segment, header) }
     }
 
     fn control(&mut self, reply: bool, segment: &Segment, header: &[u8]) -> TcpVerdict {
@@ -254,7 +254,7 @@ impl TcpTracker {
             segment.flags & RST != 0,
             segment.flags & ACK != 0,
         );
-        if syn && (fin || rst) || !(syn || rst || ack) {
+        if syn && (fin || rst) || fin && rst || !(syn || rst || ack) {
             return TcpVerdict::Invalid;
         }
         if rst {
@@ -266,19 +266,26 @@ impl TcpTracker {
         if self.state() == TcpState::SynSent && reply && !fin && self.sides[1].flags & SEEN == 0 {
             // The responder has an older connection on these ports: the initiator must see that, to reset it (RFC 9293
             // section 3.5.1).
-            self.acknowledged[1] = segment.acknowledgment;
-            self.sides[1].flags |= CHALLENGED;
-            return TcpVerdict::Valid;
+            return self.challenge(segment);
         }
-        if self.state() == TcpState::None || self.state() == TcpState::SynSent {
+        // Of a connection that was refused at once, one side is unknown.
+        let both = self.sides[0].flags & self.sides[1].flags & SEEN != 0;
+        if !both || self.state() == TcpState::SynSent {
             return TcpVerdict::Invalid;
         }
-        if !self.in_window(reply, segment) {
+        if !self.fits(reply, segment) {
             return TcpVerdict::Invalid;
         }
         self.state &= !DOUBTED;
         self.advance(reply, segment);
         self.close(reply, segment, fin);
+        TcpVerdict::Valid
+    }
+
+    /// The responder acknowledges what the initiator's SYN did not send: that one may reset exactly there.
+    fn challenge(&mut self, segment: &Segment) -> TcpVerdict {
+        self.acknowledged[1] = segment.acknowledgment;
+        self.sides[1].flags |= CHALLENGED;
         TcpVerdict::Valid
     }
 
@@ -298,6 +305,8 @@ impl TcpTracker {
                     self.state = TcpState::SynSent as u8;
                 } else {
                     self.late_syn = segment.end() as u16;
+                    let scale = window_scale(header).map_or(0, |scale| scale + 1);
+                    self.sides[0].flags = self.sides[0].flags & ((1 << LATE_SCALE) - 1) | scale << LATE_SCALE;
                 }
                 TcpVerdict::Valid
             }
@@ -308,34 +317,77 @@ impl TcpTracker {
                 TcpVerdict::Valid
             }
             (true, _) => {
-                let me = usize::from(reply);
-                let other = self.sides[1 - me];
-                let opening = state == TcpState::SynSent && (reply || self.sides[1].flags & SEEN != 0);
-                if state >= TcpState::Established && !ended && self.in_window(reply, segment) {
+                if state >= TcpState::Established && !ended && self.fits(reply, segment) {
                     // It is repeated if the last part of the handshake was lost behind us.
                     return TcpVerdict::Valid;
                 }
-                let again = state == TcpState::SynReceived && segment.end() == self.sides[me].end;
+                let me = usize::from(reply);
+                let other = self.sides[1 - me];
                 let unacknowledged = other.end.wrapping_sub(segment.acknowledgment);
-                if !(opening || again) || unacknowledged > u32::from(other.syn_payload) {
-                    return TcpVerdict::Invalid;
+                let acknowledges = unacknowledged <= u32::from(other.syn_payload);
+                let mine = self.sides[me];
+                let first = mine.end.wrapping_sub(u32::from(mine.syn_payload)).wrapping_sub(1);
+                // In a simultaneous open it has the number of the SYN before (RFC 9293 section 3.5).
+                let begins = if mine.flags & SEEN != 0 { segment.sequence == first } else { reply };
+                let opening = state == TcpState::SynSent && begins;
+                let again = state == TcpState::SynReceived && segment.end() == mine.end;
+                if acknowledges && again {
+                    self.allow(1 - me, segment);
+                    return TcpVerdict::Valid;
                 }
-                if opening {
-                    self.open(me, segment, header);
-                    self.state = TcpState::SynReceived as u8;
-                    self.agree_on_scale();
-                    self.acknowledged[me] = segment.acknowledgment;
+                if acknowledges && opening && (reply || self.sides[1].flags & SEEN != 0) {
+                    return self.accept(me, segment, header);
                 }
-                self.allow(1 - me, segment);
-                TcpVerdict::Valid
+                if reply && opening && self.sides[1].flags & SEEN == 0 {
+                    // It answers an older SYN: the initiator must see that, to reset it (RFC 9293 section 3.5.1).
+                    return self.challenge(segment);
+                }
+                if reply && !ended && self.is_about_late_syn(segment) {
+                    // The responder knows nothing of the connection that was, or it would have challenged.
+                    self.begin_anew(segment);
+                    return self.accept(1, segment, header);
+                }
+                TcpVerdict::Invalid
             }
             _ => TcpVerdict::Invalid,
         }
     }
 
+    /// SYN and ACK of `side`, which acknowledges the other side's SYN.
+    fn accept(&mut self, side: usize, segment: &Segment, header: &[u8]) -> TcpVerdict {
+        self.open(side, segment, header);
+        self.state = TcpState::SynReceived as u8;
+        self.agree_on_scale();
+        self.acknowledged[side] = segment.acknowledgment;
+        self.allow(1 - side, segment);
+        TcpVerdict::Valid
+    }
+
+    /// Whether it acknowledges the SYN that passed an established connection last.
+    fn is_about_late_syn(&self, segment: &Segment) -> bool {
+        self.late_syn != 0 && segment.acknowledgment as u16 == self.late_syn
+    }
+
+    /// The initiator's late SYN, which `answer` acknowledges, begins the connection. Its window was not kept: it is taken for the
+    /// largest.
+    fn begin_anew(&mut self, answer: &Segment) {
+        let scale = (self.sides[0].flags >> LATE_SCALE).checked_sub(1);
+        let end = answer.acknowledgment;
+        let initiator = Side {
+            end,
+            end_max: end,
+            window_max: u32::from(u16::MAX),
+            scale: scale.unwrap_or(0),
+            flags: SEEN | if scale.is_some() { HAS_SCALE } else { 0 },
+            syn_payload: 0,
+        };
+        *self =
+            Self { sides: [initiator, Side::default()], state: TcpState::SynSent as u8, ..Self::default() };
+    }
+
     fn open(&mut self, side: usize, segment: &Segment, header: &[u8]) {
         let scale = window_scale(header);
-        let window = u32::from(segment.window).max(1);
+        let window = u32::from(segment.window);
         if self.sides[1 - side].flags & CHALLENGED == 0 {
             // The least that the other side can acknowledge.
             self.acknowledged[1 - side] = segment.sequence;
@@ -348,10 +400,7 @@ impl TcpTracker {
             flags: SEEN | if scale.is_some() { HAS_SCALE } else { 0 },
             syn_payload: segment.payload_bytes.min(0xffff) as u16,
         };
-        if self.sides[1 - side].flags & SEEN == 0 {
-            // Nothing is known of the other side's window until it answers.
-            self.sides[side].end_max = segment.end().wrapping_add(window);
-        } else {
+        if self.sides[1 - side].flags & SEEN != 0 {
             self.sides[side].end_max = segment.end().wrapping_add(self.sides[1 - side].window_max);
         }
     }
@@ -370,7 +419,7 @@ impl TcpTracker {
         let ack = segment.flags & ACK != 0;
         // Who has nothing left of the connection refuses a new one like this (RFC 9293 section 3.10.7.1).
         let refuses = reply && ack && segment.sequence == 0;
-        let refuses = refuses && self.late_syn != 0 && segment.acknowledgment as u16 == self.late_syn;
+        let refuses = refuses && self.is_about_late_syn(segment);
         let acceptable = match state {
             TcpState::None => false,
             TcpState::SynSent if reply => {
@@ -408,7 +457,19 @@ impl TcpTracker {
     fn reset_in_window(&self, me: usize, segment: &Segment) -> bool {
         let ignored = segment.flags & ACK == 0 || segment.acknowledgment == 0;
         let acknowledgment = if ignored { self.sides[1 - me].end } else { segment.acknowledgment };
-        self.sides[me].flags & SEEN != 0 && self.in_window(me == 1, &Segment { acknowledgment, ..*segment })
+        self.sides[me].flags & SEEN != 0 && self.fits(me == 1, &Segment { acknowledgment, ..*segment })
+    }
+
+    /// As [`Self::in_window`], but that what was not acknowledged yet may always come again: who sent more than the window may
+    /// have to repeat it.
+    fn fits(&self, reply: bool, segment: &Segment) -> bool {
+        let me = usize::from(reply);
+        let acknowledged = self.acknowledged[1 - me];
+        self.in_window(reply, segment)
+            || self.sides[1 - me].flags & SEEN != 0
+                && !after(segment.end(), acknowledged.wrapping_sub(1))
+                && self.is_allowed(me, segment)
+                && self.acknowledges(me, segment)
     }
 
     /// The four checks: data not beyond what was allowed nor long past; acknowledgment not of what was not sent, nor
@@ -417,12 +478,23 @@ impl TcpTracker {
     fn in_window(&self, reply: bool, segment: &Segment) -> bool {
         let me = usize::from(reply);
         let (mine, other) = (&self.sides[me], &self.sides[1 - me]);
+        let recent = !after(segment.end(), mine.end.wrapping_sub(other.window_max).wrapping_sub(1));
+        recent & self.is_allowed(me, segment) & self.acknowledges(me, segment)
+    }
+
+    /// The data begins within what the other side allowed.
+    #[inline(always)]
+    fn is_allowed(&self, me: usize, segment: &Segment) -> bool {
+        !after(self.sides[me].end_max, segment.sequence)
+    }
+
+    /// The acknowledgment is of what the other side sent, and not long past.
+    #[inline(always)]
+    fn acknowledges(&self, me: usize, segment: &Segment) -> bool {
+        let (mine, other) = (&self.sides[me], &self.sides[1 - me]);
         let ack_window = mine.window_max.max(ACK_WINDOW_MIN);
-        let data = !after(mine.end_max, segment.sequence)
-            & !after(segment.end(), mine.end.wrapping_sub(other.window_max).wrapping_sub(1));
-        let ack = !after(other.end, segment.acknowledgment)
-            & !after(segment.acknowledgment, other.end.wrapping_sub(ack_window));
-        data & ack
+        !after(other.end, segment.acknowledgment)
+            & !after(segment.acknowledgment, other.end.wrapping_sub(ack_window))
     }
 
     #[inline(always)]
@@ -443,7 +515,7 @@ impl TcpTracker {
     fn allow(&mut self, to: usize, segment: &Segment) {
         let from = &mut self.sides[1 - to];
         let scale = if segment.flags & SYN != 0 { 0 } else { from.scale };
-        let window = (u32::from(segment.window) << scale).max(1);
+        let window = u32::from(segment.window) << scale;
         if window > from.window_max {
             from.window_max = window;
         }
@@ -520,6 +592,7 @@ mod tests {
             segment(ACK, 101, 501u32.wrapping_sub(200_000), 0),
             segment(0, 101, 501, 10),
             segment(SYN | FIN, 101, 501, 0),
+            segment(FIN | RST | ACK, 101, 501, 0),
             segment(RST, 101 + 5_000_000, 0, 0),
         ] {
             let before = tracker;
@@ -536,7 +609,126 @@ mod tests {
         assert_eq!(tracker.segment(false, &segment(ACK, 1, 1, 0), &[]), TcpVerdict::Invalid);
         assert_eq!(tracker.segment(true, &segment(SYN | ACK, 1, 1, 0), &[]), TcpVerdict::Invalid);
         assert_eq!(tracker.segment(false, &segment(SYN, 1, 0, 0), &[]), TcpVerdict::Valid);
-        assert_eq!(tracker.segment(true, &segment(SYN | ACK, 1, 99, 0), &[]), TcpVerdict::Invalid);
+        assert_eq!(tracker.segment(false, &segment(ACK, 2, 1, 0), &[]), TcpVerdict::Invalid);
+    }
+
+    /// RFC 9293 section 3.5.1, figure 9: the responder answers an old SYN, and the initiator resets what that began.
+    #[test]
+    fn an_answer_to_an_older_syn_is_reset() {
+        let mut tracker = TcpTracker::default();
+        assert_eq!(tracker.segment(false, &segment(SYN, 100, 0, 0), &[]), TcpVerdict::Valid);
+        assert_eq!(tracker.segment(true, &segment(SYN | ACK, 300, 91, 0), &[]), TcpVerdict::Valid);
+        assert_eq!(tracker.state(), TcpState::SynSent);
+        // Neither does it begin the connection nor does any reset end it.
+        assert_eq!(tracker.segment(false, &segment(ACK, 91, 301, 0), &[]), TcpVerdict::Invalid);
+        assert_eq!(tracker.segment(false, &segment(RST, 92, 0, 0), &[]), TcpVerdict::Invalid);
+        assert_eq!(tracker.segment(false, &segment(RST, 91, 0, 0), &[]), TcpVerdict::Valid);
+        assert_eq!(tracker.state(), TcpState::SynSent);
+        assert_eq!(tracker.segment(true, &segment(SYN | ACK, 400, 101, 0), &[]), TcpVerdict::Valid);
+        assert_eq!(tracker.state(), TcpState::SynReceived);
+        // Once it is answered, another answer is none.
+        assert_eq!(tracker.segment(true, &segment(SYN | ACK, 300, 91, 0), &[]), TcpVerdict::Invalid);
+    }
+
+    /// Both lost the connection, or the answer to the first SYN never came: the next SYN on its ports is answered as a first one.
+    #[test]
+    fn an_answered_late_syn_begins_the_connection_anew() {
+        let mut header = vec![0u8; 24];
+        header[12] = 6 << 4;
+        header[20..24].copy_from_slice(&[1, 3, 3, 7]);
+        let mut received = TcpTracker::default();
+        assert_eq!(received.segment(false, &segment(SYN, 100, 0, 0), &[]), TcpVerdict::Valid);
+        assert_eq!(received.segment(true, &segment(SYN | ACK, 500, 101, 0), &[]), TcpVerdict::Valid);
+        let mut closing = established();
+        assert_eq!(closing.segment(true, &segment(FIN | ACK, 501, 101, 0), &[]), TcpVerdict::Valid);
+        for mut tracker in [received, established(), closing] {
+            let answer = segment(SYN | ACK, 40_000_000, 70_000_001, 0);
+            assert_eq!(tracker.segment(true, &answer, &header), TcpVerdict::Invalid, "no SYN passed");
+            assert_eq!(tracker.segment(false, &segment(SYN, 70_000_000, 0, 0), &header), TcpVerdict::Valid);
+            let other = segment(SYN | ACK, 40_000_000, 70_000_002, 0);
+            assert_eq!(tracker.segment(true, &other, &header), TcpVerdict::Invalid);
+            assert_eq!(tracker.segment(true, &answer, &header), TcpVerdict::Valid);
+            assert_eq!(tracker.state(), TcpState::SynReceived);
+            assert_eq!(
+                tracker.segment(false, &segment(ACK, 70_000_001, 40_000_001, 0), &[]),
+                TcpVerdict::Valid
+            );
+            assert_eq!(tracker.state(), TcpState::Established);
+            // The new SYN's scale counts.
+            assert_eq!(
+                tracker.segment(true, &segment(ACK, 40_100_000, 70_000_001, 10), &[]),
+                TcpVerdict::Valid
+            );
+            assert_eq!(
+                tracker.segment(true, &segment(ACK, 40_200_000, 70_000_001, 10), &[]),
+                TcpVerdict::Invalid
+            );
+            assert_eq!(tracker.segment(false, &segment(ACK, 101, 501, 0), &[]), TcpVerdict::Invalid);
+        }
+    }
+
+    /// Who sends more than it may must be able to repeat all of it, piece by piece.
+    #[test]
+    fn what_was_not_acknowledged_may_come_again() {
+        let mut tracker = established();
+        assert_eq!(tracker.segment(false, &segment(ACK, 1101, 501, 1400), &[]), TcpVerdict::Valid);
+        for sequence in [101, 600, 1101] {
+            assert_eq!(
+                tracker.segment(false, &segment(ACK, sequence, 501, 100), &[]),
+                TcpVerdict::Valid,
+                "{sequence}"
+            );
+        }
+        assert_eq!(tracker.segment(true, &segment(ACK, 501, 2501, 0), &[]), TcpVerdict::Valid);
+        assert_eq!(tracker.segment(false, &segment(ACK, 101, 501, 100), &[]), TcpVerdict::Invalid);
+    }
+
+    /// RFC 9293 section 3.5, figure 8: both begin at once, and both answer with the SYN that they sent.
+    #[test]
+    fn both_sides_open_at_once() {
+        let mut tracker = TcpTracker::default();
+        assert_eq!(tracker.segment(false, &segment(SYN, 100, 0, 0), &[]), TcpVerdict::Valid);
+        let early = segment(SYN | ACK, 100, 301, 0);
+        assert_eq!(tracker.segment(false, &early, &[]), TcpVerdict::Invalid, "nobody sent that");
+        assert_eq!(tracker.segment(true, &segment(SYN, 300, 0, 0), &[]), TcpVerdict::Valid);
+        assert_eq!(tracker.segment(false, &segment(SYN | ACK, 70, 301, 0), &[]), TcpVerdict::Invalid);
+        assert_eq!(tracker.segment(true, &segment(SYN | ACK, 70, 101, 0), &[]), TcpVerdict::Invalid);
+        assert_eq!(tracker.segment(false, &early, &[]), TcpVerdict::Valid);
+        assert_eq!(tracker.segment(true, &segment(SYN | ACK, 300, 101, 0), &[]), TcpVerdict::Valid);
+        assert_eq!(tracker.segment(false, &segment(ACK, 101, 301, 10), &[]), TcpVerdict::Valid);
+        assert_eq!(tracker.state(), TcpState::Established);
+    }
+
+    /// Of the responder nothing is known, whatever numbers would suit.
+    #[test]
+    fn a_refused_connection_takes_no_segments() {
+        let mut tracker = TcpTracker::default();
+        assert_eq!(tracker.segment(false, &segment(SYN, 100, 0, 0), &[]), TcpVerdict::Valid);
+        assert_eq!(tracker.segment(true, &segment(RST | ACK, 0, 101, 0), &[]), TcpVerdict::Valid);
+        assert_eq!(tracker.state(), TcpState::Closed);
+        for acknowledgment in [0, u32::MAX, 1u32.wrapping_sub(1000)] {
+            let data = segment(ACK, 101, acknowledgment, 10);
+            assert_eq!(tracker.segment(false, &data, &[]), TcpVerdict::Invalid, "{acknowledgment}");
+        }
+        assert_eq!(tracker.segment(true, &segment(ACK, 0, 101, 0), &[]), TcpVerdict::Invalid);
+        assert_eq!(tracker.segment(false, &segment(SYN, 900, 0, 0), &[]), TcpVerdict::Reopens);
+    }
+
+    /// The initiator's own window allows it nothing, and a closed one no byte but the probe (RFC 9293 section 3.8.6.1).
+    #[test]
+    fn nobody_sends_before_the_other_side_offers_a_window() {
+        let mut tracker = TcpTracker::default();
+        let closed = |segment: Segment| Segment { window: 0, ..segment };
+        assert_eq!(tracker.segment(false, &segment(SYN, 100, 0, 0), &[]), TcpVerdict::Valid);
+        assert_eq!(tracker.segment(true, &closed(segment(SYN | ACK, 500, 101, 0)), &[]), TcpVerdict::Valid);
+        assert_eq!(tracker.segment(false, &segment(ACK, 102, 501, 10), &[]), TcpVerdict::Invalid);
+        assert_eq!(tracker.segment(false, &segment(ACK, 101, 501, 1), &[]), TcpVerdict::Valid);
+        assert_eq!(tracker.segment(false, &segment(ACK, 102, 501, 1), &[]), TcpVerdict::Invalid);
+        let mut tracker = TcpTracker::default();
+        assert_eq!(tracker.segment(false, &closed(segment(SYN, 100, 0, 0)), &[]), TcpVerdict::Valid);
+        assert_eq!(tracker.segment(true, &segment(SYN | ACK, 500, 101, 0), &[]), TcpVerdict::Valid);
+        assert_eq!(tracker.segment(true, &segment(ACK, 502, 101, 10), &[]), TcpVerdict::Invalid);
+        assert_eq!(tracker.segment(true, &segment(ACK, 501, 101, 1), &[]), TcpVerdict::Valid);
     }
 
     #[test]
@@ -607,26 +799,26 @@ mod tests {
         let mut tracker = TcpTracker::default();
         assert_eq!(tracker.segment(false, &segment(SYN, 100, 0, 0), &[]), TcpVerdict::Valid);
         assert_eq!(tracker.segment(false, &segment(SYN, 9_000_000, 0, 0), &[]), TcpVerdict::Valid);
-        assert_eq!(tracker.segment(true, &segment(SYN | ACK, 500, 101, 0), &[]), TcpVerdict::Invalid);
+        assert_eq!(tracker.segment(true, &segment(SYN | ACK, 500, 101, 0), &[]), TcpVerdict::Valid);
+        assert_eq!(tracker.state(), TcpState::SynSent, "an answer to the attempt before");
         assert_eq!(tracker.segment(true, &segment(SYN | ACK, 500, 9_000_001, 0), &[]), TcpVerdict::Valid);
+        assert_eq!(tracker.state(), TcpState::SynReceived);
     }
 
     /// RFC 7413: the data of a SYN may be left unacknowledged.
     #[test]
     fn data_in_a_syn_may_be_refused() {
-        for (acknowledgment, verdict) in [
-            (101, TcpVerdict::Valid),
-            (111, TcpVerdict::Valid),
-            (100, TcpVerdict::Invalid),
-            (112, TcpVerdict::Invalid),
+        for (acknowledgment, state) in [
+            (101, TcpState::SynReceived),
+            (111, TcpState::SynReceived),
+            (100, TcpState::SynSent),
+            (112, TcpState::SynSent),
         ] {
             let mut tracker = TcpTracker::default();
             assert_eq!(tracker.segment(false, &segment(SYN, 100, 0, 10), &[]), TcpVerdict::Valid);
-            assert_eq!(
-                tracker.segment(true, &segment(SYN | ACK, 500, acknowledgment, 0), &[]),
-                verdict,
-                "{acknowledgment}"
-            );
+            let answer = segment(SYN | ACK, 500, acknowledgment, 0);
+            assert_eq!(tracker.segment(true, &answer, &[]), TcpVerdict::Valid);
+            assert_eq!(tracker.state(), state, "{acknowledgment}");
         }
     }
 

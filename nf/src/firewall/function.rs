@@ -229,9 +229,10 @@ impl Firewall {
         self.conclude(walk, judgement, Word { version: self.version, ..word }, turned, Some(id), None)
     }
 
-    /// An ICMP error goes with the session that it is about.
-    fn admit_error(walk: &Walk<'_>) -> (Verdict, Option<Staged>) {
-        let admitted = walk.related_part().and_then(Word::unpack).is_some();
+    /// An ICMP error goes with the session that it is about. A redirect is for the link where it was sent (RFC 1122 section 3.2.2.2).
+    fn admit_error(walk: &mut Walk<'_>) -> (Verdict, Option<Staged>) {
+        let redirects = walk.headers.icmpv4().is_some_and(|icmp| icmp.icmp_type == icmpv4::REDIRECT);
+        let admitted = !redirects && walk.related_part().and_then(Word::unpack).is_some();
         (if admitted { Verdict::Continue } else { Verdict::Drop(DropReason::IcmpUnrelated) }, None)
     }
 

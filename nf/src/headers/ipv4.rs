@@ -146,6 +146,22 @@ impl Ipv4 {
     }
 }
 
+/// Loose and strict source route (RFC 791 section 3.1).
+const SOURCE_ROUTES: [u8; 2] = [131, 137];
+
+/// Whether these options have the packet go a way that its sender chose.
+pub fn has_source_route(mut options: &[u8]) -> bool {
+    loop {
+        match options {
+            [] | [0, ..] => return false,
+            [1, rest @ ..] => options = rest,
+            [kind, ..] if SOURCE_ROUTES.contains(kind) => return true,
+            [_, length, ..] => options = options.get(usize::from(*length).max(2)..).unwrap_or_default(),
+            [_] => return false,
+        }
+    }
+}
+
 /// Whether the checksum of the IPv4 header in `header` (options included) is right (RFC 791 section 3.1).
 #[inline]
 pub fn checksum_is_valid(header: &[u8]) -> bool {

@@ -9,7 +9,7 @@ use super::lpm::{NextHop, Route, RouteKind};
 use super::neighbour::{Event, Needs};
 use crate::function::Verdict;
 use crate::headers::answer::{IcmpError, icmp_error, may_answer_with_error};
-use crate::headers::{Network, ethernet};
+use crate::headers::{Network, ethernet, ipv4};
 use crate::walk::{HoldKind, Walk, hold_token};
 use millrace_dataplane::drops::DropReason;
 use std::net::IpAddr;
@@ -24,6 +24,11 @@ impl Router {
         };
         if self.is_martian_source(ingress, source, self.is_handed_over(walk.port)) {
             return dropped(DropReason::MartianAddress);
+        }
+        if let Network::V4(ip) = &walk.headers.original().network
+            && ipv4::has_source_route(ip.options.of(walk.frame))
+        {
+            return dropped(DropReason::SourceRoute);
         }
         let Some(destination) = walk.headers.destination() else {
             return dropped(DropReason::UnsupportedProtocol);

@@ -1,0 +1,150 @@
+//! What the hosts of a TCP connection know of each other, from the segments that reached them: whether a receiver would take a
+//! segment at all (RFC 9293 section 3.10.7).
+
+use super::packet::{ACK, Body, Damage, FIN, RST, SYN};
+use super::script::Step;
+
+/// One host's side, as its own segments tell.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Side {
+    /// Its initial sequence number, once its SYN went by.
+    pub first: Option<u32>,
+    /// The end of all that it sent.
+    pub end: Option<u32>,
+    /// What it acknowledged last.
+    pub acknowledged: Option<u32>,
+    /// The right edge of what it allowed.
+    pub edge: Option<u32>,
+    scale: Option<u8>,
+}
+
+/// Both sides, first who sent the segment in question, then who is to receive it.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct View {
+    pub sender: Side,
+    pub receiver: Side,
+    /// A reset went by, and no SYN since.
+    pub is_over: bool,
+    /// A FIN went by at any time.
+    pub closes: bool,
+    /// A SYN-ACK went by that acknowledges the other side's SYN.
+    pub is_answered: bool,
+    /// SYNs of one side with different numbers went by.
+    pub began_anew: bool,
+}
+
+/// The fields of a segment that matter.
+#[derive(Clone, Copy, Debug)]
+pub struct Segment {
+    pub flags: u8,
+    pub sequence: u32,
+    pub end: u32,
+    pub acknowledgment: u32,
+    window: u16,
+    scale: Option<u8>,
+}
+
+/// True if `b` comes after `a`.
+pub fn after(a: u32, b: u32) -> bool {
+    b.wrapping_sub(a) as i32 > 0
+}
+
+fn later(a: Option<u32>, b: u32) -> Option<u32> {
+    Some(a.map_or(b, |a| if after(a, b) { b } else { a }))
+}
+
+impl Segment {
+    pub fn of(step: &Step) -> Option<Self> {
+        let Body::Tcp { sequence, acknowledgment, flags, window, options, payload, .. } = &step.packet.body
+        else {
+            return None;
+        };
+        let missing = match step.packet.damage {
+            Damage::Length(words) => 4 * usize::from(words),
+            Damage::CutOff(bytes) => usize::from(bytes),
+            _ => 0,
+        };
+        let bytes = payload.len().saturating_sub(missing) as u32;
+        let length = bytes + u32::from(flags & SYN != 0) + u32::from(flags & FIN != 0);
+        let scale = options.windows(3).find(|it| it[..2] == [3, 3]).map(|it| it[2].min(14));
+        let (flags, window) = (*flags, *window);
+        Some(Self {
+            flags,
+            sequence: *sequence,
+            end: sequence.wrapping_add(length),
+            acknowledgment: *acknowledgment,
+            window,
+            scale,
+        })
+    }
+
+    pub fn has(&self, flags: u8) -> bool {
+        self.flags & flags == flags
+    }
+}
+
+impl View {
+    /// By what reached its receiver before this step.
+    pub fn of(step: &Step, before: &[(&Step, bool)]) -> Self {
+        let mut view = Self::default();
+        for (earlier, passed) in before {
+            let same_flow = earlier.flow == step.flow && earlier.packet.v6 == step.packet.v6;
+            let Some(segment) = Segment::of(earlier).filter(|_| *passed && same_flow) else { continue };
+            let is_sender = earlier.packet.source == step.packet.source && earlier.from == step.from;
+            view.is_over |= segment.has(RST);
+            view.closes |= segment.has(FIN);
+            let (side, other) = if is_sender {
+                (&mut view.sender, &view.receiver)
+            } else {
+                (&mut view.receiver, &view.sender)
+            };
+            let syn = other.first.is_some_and(|first| after(first, segment.acknowledgment));
+            view.is_answered = !segment.has(RST) && (view.is_answered || segment.has(SYN | ACK) && syn);
+            view.began_anew |= segment.has(SYN) && side.first.is_some_and(|first| first != segment.sequence);
+            side.take(&segment, other.first.is_none() || other.scale.is_some());
+            if segment.has(SYN) {
+                view.is_over = false;
+            }
+        }
+        view
+    }
+
+    /// The segment's bytes lie outside the window that its receiver allowed, or were acknowledged long ago.
+    pub fn is_outside(&self, segment: &Segment) -> bool {
+        let beyond =
+            self.receiver.edge.is_none_or(|edge| !after(segment.sequence, edge) && segment.sequence != edge);
+        let known = self.receiver.acknowledged.or(self.sender.first);
+        let before = known.is_some_and(|known| !after(known, segment.end));
+        beyond || before
+    }
+
+    /// The segment acknowledges what its receiver never sent, or what is long acknowledged.
+    pub fn acknowledges_else(&self, segment: &Segment) -> bool {
+        if segment.flags & ACK == 0 {
+            return false;
+        }
+        let unsent = self.receiver.end.is_none_or(|end| after(end, segment.acknowledgment));
+        let old = self.sender.acknowledged.is_some_and(|it| after(segment.acknowledgment, it))
+            || self.receiver.first.is_some_and(|first| !after(first, segment.acknowledgment));
+        unsent || old
+    }
+}
+
+impl Side {
+    /// Takes a segment of this side; `scales`: the other side scales windows, too.
+    fn take(&mut self, segment: &Segment, scales: bool) {
+        if segment.has(RST) {
+            return;
+        }
+        if segment.has(SYN) {
+            *self = Self { first: Some(segment.sequence), scale: segment.scale, ..Self::default() };
+        }
+        self.end = later(self.end, segment.end);
+        if segment.has(ACK) {
+            self.acknowledged = later(self.acknowledged, segment.acknowledgment);
+            let scale = self.scale.filter(|_| scales && !segment.has(SYN)).unwrap_or(0);
+            let window = u32::from(segment.window) << scale;
+            self.edge = later(self.edge, segment.acknowledgment.wrapping_add(window));
+        }
+    }
+}
