@@ -759,7 +759,7 @@ fn redirects_go_no_further() {
         code: etherparse::icmpv4::RedirectCode::RedirectForHost,
         gateway_internet_address: [203, 0, 113, 66],
     };
-    let message = etherparse::Icmpv4Type::Redirect(redirect);
+    let message = Icmpv4Type::Redirect(redirect);
     assert_eq!(it.send_one(OUTSIDE, &icmpv4("203.0.113.1", CLIENT, message, &query(1000)[14..42])), []);
     assert_eq!(it.drops(DropReason::IcmpUnrelated), 1);
     it.finish();

@@ -9,6 +9,7 @@ use millrace_nf::chain::ChainBuilder;
 use millrace_nf::firewall::rule_set::RuleSet;
 use millrace_nf::firewall::rules::{Action, Rule, RuleId};
 use millrace_nf::firewall::{Firewall, Policy};
+use millrace_nf::fragments::DATAGRAMS_MAX;
 use millrace_nf::router::icmp_limit::IcmpLimitConfig;
 use millrace_nf::zone::ZoneId;
 
@@ -161,6 +162,89 @@ fn overlapping_fragments_are_dropped() {
         }
         it.finish();
     }
+}
+
+/// RFC 1858 section 3, RFC 3128: no first fragment ends within the TCP header, and no other begins there.
+#[test]
+fn tiny_fragments_are_dropped() {
+    for (client, server) in ENDS {
+        let mut it = connected((client, server));
+        let whole = tcp(client, server, (1000, 80), Segment { payload: &[7; 64], ..segment("A", 101, 501) });
+        for (from, to) in [(0, 8), (0, 16), (8, 24)] {
+            assert_eq!(it.send_one(INSIDE, &cut(&whole, 1, from, to)), [], "{from} to {to}");
+        }
+        // What would have followed them finds no first.
+        assert_eq!(it.send_one(INSIDE, &cut(&whole, 1, 24, 9999)), []);
+        it.advance(3);
+        let invalid = it.drops(DropReason::FragmentInvalid);
+        assert!(
+            invalid + it.drops(DropReason::Truncated) + it.drops(DropReason::BadLength) >= 2,
+            "{invalid}"
+        );
+        assert_eq!(it.engine.buffered(), 0);
+        assert!(it.passes(INSIDE, &cut(&whole, 2, 0, 24)), "the header and nothing less");
+        it.finish();
+    }
+}
+
+/// Datagrams that never end are forgotten, and so are those that never begin.
+#[test]
+fn what_is_never_finished_is_forgotten() {
+    for (client, server) in ENDS {
+        let mut it = harness();
+        let whole = udp(client, server, (1000, 53), &[7; 192]);
+        assert!(it.passes(INSIDE, &cut(&whole, 1, 0, 80)));
+        assert_eq!(it.send_one(INSIDE, &cut(&whole, 2, 80, 9999)), []);
+        assert_eq!((datagrams(&it), it.engine.buffered()), (2, 1));
+        it.advance(3);
+        assert_eq!((datagrams(&it), it.engine.buffered()), (1, 0));
+        assert_eq!(it.drops(DropReason::FragmentUnmatched), 1);
+        assert!(it.passes(INSIDE, &cut(&whole, 1, 80, 120)), "the first is remembered");
+        it.advance(15);
+        assert_eq!(datagrams(&it), 0);
+        assert_eq!(it.send_one(INSIDE, &cut(&whole, 1, 120, 9999)), [], "nobody knows it any more");
+        it.finish();
+    }
+}
+
+fn datagrams(it: &Harness) -> usize {
+    it.engine.slow.get(0).unwrap().fragments().count()
+}
+
+/// However many datagrams begin and don't end, of each pool of memory there is only so much.
+#[test]
+fn a_flood_of_first_fragments_takes_no_more_memory() {
+    let (client, server) = ENDS[0];
+    let mut it = harness();
+    let whole = udp(client, server, (1000, 53), &[7; 192]);
+    for identification in 0..3 * DATAGRAMS_MAX as u16 {
+        assert!(it.passes(INSIDE, &cut(&whole, identification, 0, 80)));
+        assert!(datagrams(&it) <= DATAGRAMS_MAX);
+    }
+    assert_eq!(datagrams(&it), DATAGRAMS_MAX);
+    // The newest goes on, the oldest gave way.
+    assert!(it.passes(INSIDE, &cut(&whole, 3 * DATAGRAMS_MAX as u16 - 1, 80, 9999)));
+    assert_eq!(it.send_one(INSIDE, &cut(&whole, 0, 80, 9999)), []);
+    it.finish();
+}
+
+/// RFC 6946: a fragment that is a whole packet has nothing to do with others of the same identification.
+#[test]
+fn atomic_fragments_are_whole_packets() {
+    let (client, server) = ENDS[1];
+    let mut it = harness();
+    let whole = udp(client, server, (1000, 53), &[7; 192]);
+    let atomic = cut(&whole, 9, 0, 9999);
+    assert_eq!(atomic.len(), whole.len() + 8);
+    assert!(it.passes(INSIDE, &atomic) && it.passes(INSIDE, &atomic));
+    assert_eq!(datagrams(&it), 0, "nothing is remembered of it");
+    // In the middle of a datagram with its identification.
+    assert!(it.passes(INSIDE, &cut(&whole, 9, 0, 80)));
+    assert!(it.passes(INSIDE, &atomic));
+    assert!(it.passes(INSIDE, &cut(&whole, 9, 80, 120)));
+    assert!(it.passes(INSIDE, &cut(&whole, 9, 120, 9999)));
+    assert_eq!(it.drops(DropReason::FragmentInvalid), 0);
+    it.finish();
 }
 
 /// A flood of later fragments without a first one does not keep others from waiting for theirs.

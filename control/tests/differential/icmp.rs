@@ -1,6 +1,6 @@
 //! ICMP of scripts: errors about packets that were sent, and about others; queries that are no echoes.
 
-use super::packet::{Body, End, Host, Packet, Port};
+use super::packet::{Body, End, Host, ICMP, Packet, Port};
 use super::random::Random;
 use super::script::{Link, Step, Way, payload};
 
@@ -118,7 +118,9 @@ pub fn other_queries(random: &mut Random, flow: usize) -> Vec<Step> {
             End::Outside => (Host::Remote(0), if v6 { Host::Client(0) } else { Host::External }),
         };
         let payload = payload(random, 12);
-        let body = Body::Query { kind, code: 0, identifier: Port::Is(77), sequence, payload };
+        let mapped = Port::Mapped((ICMP, Host::Client(0), 77), Host::Remote(0), 0);
+        let identifier = if v6 || from == End::Inside { Port::Is(77) } else { mapped };
+        let body = Body::Query { kind, code: 0, identifier, sequence, payload };
         let packet = Packet::new(v6, source, destination, body);
         steps.push(Step { what: format!("ICMP query {kind}"), from, flow, packet, pieces: None });
     }

@@ -52,9 +52,11 @@ impl Case<'_> {
             Body::Tcp { ports, .. } | Body::Udp { ports, .. } => Some((packet.source, ports.0)),
             _ => None,
         };
+        let begins =
+            |packet: &Packet| matches!(packet.body, Body::Tcp { flags, .. } if flags & (SYN | ACK) == SYN);
         passed().enumerate().any(|(at, packet)| {
             let asked = passed().take(at).any(|it| it.source != Host::Server && remote(it) == remote(packet));
-            packet.source == Host::Server && remote(packet).is_some() && !asked
+            packet.source == Host::Server && remote(packet).is_some() && (!asked || begins(packet))
         })
     }
 
@@ -77,9 +79,35 @@ pub const KNOWN: &[Known] = &[
     Known {
         name: "Fragments pass one by one",
         is_it: |case| {
-            // What it takes for whole here, since the last piece of all is in place, is not what was cut.
-            let pieces = |seen: &Seen| seen.kind == Kind::Fragment || seen.text.ends_with("BAD checksum");
+            // What is whole here, since the last piece of all is in place, is not what was cut, or came beside a broken piece.
+            let broken =
+                |pieces: &Vec<Piece>| pieces.iter().any(|(start, end, more)| *more && (end - start) % 8 != 0);
+            let broken = case.step.pieces.as_ref().is_some_and(broken);
+            let pieces =
+                |seen: &Seen| broken || seen.kind == Kind::Fragment || seen.text.ends_with("BAD checksum");
             case.step.pieces.is_some() && case.linux_drops() && case.millrace.iter().all(pieces)
+        },
+    },
+    Known {
+        name: "A datagram has 128 pieces at most",
+        is_it: |case| {
+            let fewer = case.millrace.iter().all(|seen| seen.kind == Kind::Fragment);
+            case.step.pieces.as_ref().is_some_and(|pieces| pieces.len() > 128) && fewer
+        },
+    },
+    Known {
+        name: "Errors quote the first fragment",
+        is_it: |case| {
+            let error = |seen: &[Seen]| match seen {
+                [one] => one
+                    .text
+                    .split(" about ")
+                    .next()
+                    .and_then(|text| text.split(" error ").nth(1).map(str::to_owned)),
+                _ => None,
+            };
+            let pieces = case.step.pieces.as_ref().map_or(1, Vec::len);
+            pieces > 1 && error(case.kernel).is_some() && error(case.kernel) == error(case.millrace)
         },
     },
     Known {
@@ -111,10 +139,12 @@ pub const KNOWN: &[Known] = &[
         },
     },
     Known {
-        name: "ICMP errors come whole",
+        name: "ICMP messages that are no echoes come whole",
         is_it: |case| {
             let pieces = case.step.pieces.as_ref().map_or(1, Vec::len);
-            matches!(case.packet().body, Body::Error { .. }) && pieces > 1 && case.millrace_drops()
+            let other = matches!(case.packet().body, Body::Error { .. } | Body::Query { .. });
+            let other = other && !case.is_query(&[0, 8, 128, 129]);
+            other && pieces > 1 && case.millrace.iter().all(|seen| seen.kind == Kind::Fragment)
         },
     },
     Known {
@@ -146,6 +176,17 @@ pub const KNOWN: &[Known] = &[
     Known {
         name: "IPv6 datagrams over UDP have a checksum",
         is_it: |case| case.packet().v6 && case.packet().damage == Damage::NoChecksum && case.millrace_drops(),
+    },
+    Known {
+        name: "Options of pings to the router are not read",
+        is_it: |case| {
+            let own = matches!(case.packet().destination, Host::External | Host::Gateway);
+            let refused = case.kernel.iter().all(|seen| seen.kind == Kind::Answer(4, 2));
+            own && case.packet().v6
+                && !case.packet().extensions.is_empty()
+                && !case.kernel.is_empty()
+                && refused
+        },
     },
     Known {
         name: "Routers leave IP options alone",
@@ -321,7 +362,8 @@ pub const KNOWN: &[Known] = &[
         name: "A wrong answer to a SYN reaches who sent it",
         is_it: |case| {
             let Some((segment, view)) = case.segment() else { return false };
-            segment.has(SYN | ACK) && case.linux_drops() && !view.is_answered && view.receiver.first.is_some()
+            let waits = !view.is_answered && view.receiver.first.is_some();
+            segment.has(ACK) && !segment.has(RST) && case.linux_drops() && waits
         },
     },
     Known {
@@ -346,6 +388,32 @@ pub const KNOWN: &[Known] = &[
         },
     },
     Known {
+        name: "Only who was asked answers with a SYN-ACK",
+        is_it: |case| {
+            let Some((segment, view)) = case.segment() else { return false };
+            segment.has(SYN | ACK) && case.millrace_drops() && !view.receiver.asked
+        },
+    },
+    Known {
+        name: "What is refused changes nothing",
+        is_it: |case| {
+            // Linux forgot the connection by a SYN that it then refused.
+            let refused = |step: &Step, passed: bool| {
+                let syn = Segment::of(step).is_some_and(|segment| segment.has(SYN) && !segment.has(ACK));
+                !passed && syn && step.flow == case.step.flow
+            };
+            let forgot = case.before.iter().any(|(step, passed)| refused(step, *passed));
+            case.segment().is_some_and(|(_, view)| view.closes) && forgot && case.linux_drops()
+        },
+    },
+    Known {
+        name: "What lies at the edge of a window passes",
+        is_it: |case| {
+            let Some((segment, view)) = case.segment() else { return false };
+            case.linux_drops() && view.receiver.edge == Some(segment.sequence)
+        },
+    },
+    Known {
         name: "An unanswered SYN may be replaced",
         is_it: |case| case.segment().is_some_and(|(_, view)| view.began_anew) && case.linux_drops(),
     },
@@ -354,7 +422,7 @@ pub const KNOWN: &[Known] = &[
         is_it: |case| {
             let Some((segment, view)) = case.segment() else { return false };
             let another = view.sender.first.is_some_and(|first| first != segment.sequence);
-            let outside = if segment.has(SYN) { another } else { view.is_outside(&segment) };
+            let outside = view.is_outside(&segment) || segment.has(SYN) && another;
             let refused = outside || view.acknowledges_else(&segment);
             segment.flags & RST == 0 && case.millrace_drops() && refused
         },

@@ -333,7 +333,7 @@ impl Network {
         self.fence(step.from.other(), &mut seen);
         let cause =
             Cause { from: step.from, source: packet.source.address(packet.v6, run), inner: packet.inner() };
-        tell(run, seen, &cause, &mut self.names)
+        tell(run, &seen, &cause, &mut self.names)
     }
 
     fn send(&mut self, from: End, packet: &[u8]) {

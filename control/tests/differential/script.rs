@@ -141,7 +141,8 @@ fn link(random: &mut Random, flow: usize, protocol: u8) -> Link {
     let to = if random.chance(4) { 25 } else { random.pick(&[80u16, 443, 53, 7000]) };
     let remote = Host::Remote(random.below(2) as u8);
     // Some flows share one inside end, and some differ in the port of the outside end alone.
-    let begin = if random.chance(60) { 40_000 + own } else { 40_000 };
+    let shared = matches!(way, Way::Out | Way::Out6) && random.chance(40);
+    let begin = if shared { 40_000 } else { 40_000 + own };
     Link { way, protocol, client: Host::Client(random.below(2) as u8), remote, ports: (begin, to + own) }
 }
 

@@ -181,11 +181,13 @@ fn digest(bytes: &[u8]) -> String {
     format!("{}B/{:04x}", bytes.len(), sum as u16)
 }
 
+/// A fragment: start, end, whether more follow, and all of it.
+type Fragment = (usize, usize, bool, Vec<u8>);
+
 /// Puts complete datagrams together whose pieces do not overlap; everything else stays as it is.
 fn reassemble(packets: Vec<Vec<u8>>) -> Vec<Vec<u8>> {
     let mut whole = Vec::new();
-    let mut pieces: BTreeMap<(bool, IpAddr, IpAddr, u32, u8), Vec<(usize, usize, bool, Vec<u8>)>> =
-        BTreeMap::new();
+    let mut pieces: BTreeMap<(bool, IpAddr, IpAddr, u32, u8), Vec<Fragment>> = BTreeMap::new();
     for packet in packets {
         match parse(&packet, false) {
             Some(Parsed {
@@ -251,7 +253,7 @@ pub struct Cause {
 }
 
 /// All that came out after one step, in words. `frames` begin with the network header.
-pub fn tell(run: u16, frames: Vec<(End, Vec<u8>)>, cause: &Cause, names: &mut Names) -> Vec<Seen> {
+pub fn tell(run: u16, frames: &[(End, Vec<u8>)], cause: &Cause, names: &mut Names) -> Vec<Seen> {
     let mut all = Vec::new();
     for at in End::BOTH {
         let here = frames.iter().filter(|(end, _)| *end == at).map(|(_, bytes)| bytes.clone()).collect();

@@ -228,7 +228,7 @@ impl Connection {
             }
             12 => self.push(random, Segment { flags: RST | ACK, sequence: 0, ..fits }, "a refusal"),
             13 => {
-                self.push(random, Segment { sequence: fits.sequence.wrapping_sub(1), ..fits }, "keep-alive")
+                self.push(random, Segment { sequence: fits.sequence.wrapping_sub(1), ..fits }, "keep-alive");
             }
             14 => self.push(random, Segment { flags: ACK | URG, bytes: 5, ..fits }, "urgent data"),
             _ => {

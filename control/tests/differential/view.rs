@@ -13,6 +13,8 @@ pub struct Side {
     pub end: Option<u32>,
     /// What it acknowledged last.
     pub acknowledged: Option<u32>,
+    /// It sent a SYN without acknowledging another.
+    pub asked: bool,
     /// The right edge of what it allowed.
     pub edge: Option<u32>,
     scale: Option<u8>,
@@ -137,7 +139,8 @@ impl Side {
             return;
         }
         if segment.has(SYN) {
-            *self = Self { first: Some(segment.sequence), scale: segment.scale, ..Self::default() };
+            let asked = !segment.has(ACK) || self.asked;
+            *self = Self { first: Some(segment.sequence), scale: segment.scale, asked, ..Self::default() };
         }
         self.end = later(self.end, segment.end);
         if segment.has(ACK) {

@@ -330,7 +330,8 @@ impl TcpTracker {
                 // In a simultaneous open it has the number of the SYN before (RFC 9293 section 3.5).
                 let begins = if mine.flags & SEEN != 0 { segment.sequence == first } else { reply };
                 let opening = state == TcpState::SynSent && begins;
-                let again = state == TcpState::SynReceived && segment.end() == mine.end;
+                let again = segment.end() == mine.end || segment.sequence == first;
+                let again = state == TcpState::SynReceived && again;
                 if acknowledges && again {
                     self.allow(1 - me, segment);
                     return TcpVerdict::Valid;
@@ -339,7 +340,7 @@ impl TcpTracker {
                     return self.accept(me, segment, header);
                 }
                 if reply && opening && self.sides[1].flags & SEEN == 0 {
-                    // It answers an older SYN: the initiator must see that, to reset it (RFC 9293 section 3.5.1).
+                    // It answers an older SYN: the initiator must see that, to reset it (RFC 9293 section 3.5).
                     return self.challenge(segment);
                 }
                 if reply && !ended && self.is_about_late_syn(segment) {
@@ -612,7 +613,7 @@ mod tests {
         assert_eq!(tracker.segment(false, &segment(ACK, 2, 1, 0), &[]), TcpVerdict::Invalid);
     }
 
-    /// RFC 9293 section 3.5.1, figure 9: the responder answers an old SYN, and the initiator resets what that began.
+    /// RFC 9293 section 3.5: the responder answers an old SYN, and the initiator resets what that began.
     #[test]
     fn an_answer_to_an_older_syn_is_reset() {
         let mut tracker = TcpTracker::default();
@@ -683,7 +684,7 @@ mod tests {
         assert_eq!(tracker.segment(false, &segment(ACK, 101, 501, 100), &[]), TcpVerdict::Invalid);
     }
 
-    /// RFC 9293 section 3.5, figure 8: both begin at once, and both answer with the SYN that they sent.
+    /// RFC 9293 section 3.5: both begin at once, and both answer with the SYN that they sent.
     #[test]
     fn both_sides_open_at_once() {
         let mut tracker = TcpTracker::default();
@@ -697,6 +698,17 @@ mod tests {
         assert_eq!(tracker.segment(true, &segment(SYN | ACK, 300, 101, 0), &[]), TcpVerdict::Valid);
         assert_eq!(tracker.segment(false, &segment(ACK, 101, 301, 10), &[]), TcpVerdict::Valid);
         assert_eq!(tracker.state(), TcpState::Established);
+        // Data in a SYN need not come again with the answer.
+        let mut tracker = TcpTracker::default();
+        for (reply, opens) in [
+            (false, segment(SYN, 100, 0, 20)),
+            (true, segment(SYN, 300, 0, 40)),
+            (false, early),
+            (true, segment(SYN | ACK, 300, 101, 0)),
+        ] {
+            assert_eq!(tracker.segment(reply, &opens, &[]), TcpVerdict::Valid, "{opens:?}");
+        }
+        assert_eq!(tracker.state(), TcpState::SynReceived);
     }
 
     /// Of the responder nothing is known, whatever numbers would suit.

@@ -1,9 +1,14 @@
 //! Frames that broke other people's parsers, and frames of every kind of our own: whole, cut off at each of their first bytes, with
-//! bytes flipped; through the parsers, each function and the whole chain, from both sides, with and without a flow cache. Nothing panics,
+//! bytes flipped; through the parsers, each function and the whole chain, from both sides, with and without a flow cache, with one worker and
+//! with two. Nothing panics,
 //! everything is accounted for, and what leaves is right if what came was: by etherparse, and by tshark for what was whole.
 //!
 //! Captures are looked for in `MILLRACE_CAPTURES`, else in `../shared/captures` beside the repository.
 
+use millrace_control::config::{self, Host};
+use millrace_control::instance::thread::WorkerThreads;
+use millrace_control::instance::{Instance, Options};
+use millrace_dataplane::budget::BudgetConfig;
 use millrace_dataplane::port::pcap::{CaptureError, CaptureReader, CaptureWriter};
 use millrace_dataplane::time::Time;
 use millrace_fuzz::check::fault;
@@ -16,6 +21,7 @@ use std::collections::HashSet;
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::time::Duration;
 
 /// Frames are cut off at each of this many first bytes.
 const CUTS: usize = 128;
@@ -82,11 +88,8 @@ fn run(frames: &[Vec<u8>], totals: &mut Totals) -> Vec<(Vec<u8>, Vec<u8>)> {
     let mut seen = HashSet::new();
     totals.frames += frames.len();
     for frame in frames.iter().filter(|frame| frame.len() <= FRAME_BYTES_MAX) {
-        let flipped: Vec<Vec<u8>> = (0..FLIPS.min(frame.len())).map(|_| flip(&mut random, frame)).collect();
-        let cuts = (0..frame.len().min(CUTS + 1)).map(|length| frame[..length].to_vec());
-        // Frames of one host begin alike: each beginning is taken once.
-        let cuts: Vec<Vec<u8>> = cuts.filter(|cut| seen.insert(cut.clone())).collect();
-        for variant in std::iter::once(frame).chain(&cuts).chain(&flipped) {
+        let broken = variants(frame, &mut random, &mut seen);
+        for variant in std::iter::once(frame).chain(&broken) {
             parser::run(variant);
         }
         for (name, site) in &mut sites {
@@ -98,7 +101,7 @@ fn run(frames: &[Vec<u8>], totals: &mut Totals) -> Vec<(Vec<u8>, Vec<u8>)> {
                         pairs.push((readdressed.clone(), out));
                     }
                 }
-                for variant in cuts.iter().chain(&flipped) {
+                for variant in &broken {
                     pass(site, port, &to_router(variant, port), totals);
                 }
             }
@@ -107,6 +110,13 @@ fn run(frames: &[Vec<u8>], totals: &mut Totals) -> Vec<(Vec<u8>, Vec<u8>)> {
     }
     sites.into_iter().for_each(|(_, site)| site.finish());
     pairs
+}
+
+/// A frame cut off and damaged. Frames of one host begin alike: each beginning is taken once, as `seen` tells.
+fn variants(frame: &[u8], random: &mut Random, seen: &mut HashSet<Vec<u8>>) -> Vec<Vec<u8>> {
+    let flipped: Vec<Vec<u8>> = (0..FLIPS.min(frame.len())).map(|_| flip(random, frame)).collect();
+    let cuts = (0..frame.len().min(CUTS + 1)).map(|length| frame[..length].to_vec());
+    cuts.filter(|cut| seen.insert(cut.clone())).chain(flipped).collect()
 }
 
 fn flip(random: &mut Random, frame: &[u8]) -> Vec<u8> {
@@ -183,6 +193,147 @@ fn compare_by_tshark(pairs: &[(Vec<u8>, Vec<u8>)]) -> Option<usize> {
     Some(came.iter().filter(|line| !is_bad(line)).count())
 }
 
+/// Two captures with a chain between them. `{workers}` are its cores, `{functions}` the chain.
+const EDGE: &str = r#"
+[memory]
+hugepages = "off"
+[management]
+socket = "{socket}"
+[metrics]
+listen = "off"
+[workers]
+cores = {workers}
+[sessions]
+capacity = 4096
+[ports.inside]
+kind = "pcap"
+input = "inside"
+output = "inside-out"
+mac = "02:00:00:00:00:01"
+[ports.outside]
+kind = "pcap"
+input = "outside"
+output = "outside-out"
+mac = "02:00:00:00:00:02"
+[chains.edge]
+functions = {functions}
+zones.inside = ["inside"]
+zones.outside = ["outside"]
+[functions.router]
+kind = "router"
+routes = [
+    { prefix = "0.0.0.0/0", via = "192.0.2.9" },
+    { prefix = "::/0", via = "2001:db8:2::9" },
+    { prefix = "10.0.0.0/8", via = "10.255.0.5" },
+    { prefix = "192.168.0.0/16", via = "10.255.0.5" },
+]
+[functions.router.interfaces.inside]
+addresses = ["10.255.0.1/24", "2001:db8:1::1/64"]
+neighbours = [{ address = "10.255.0.5", mac = "02:00:00:00:01:05" }]
+[functions.router.interfaces.outside]
+addresses = ["192.0.2.1/24", "2001:db8:2::1/64"]
+neighbours = [
+    { address = "192.0.2.9", mac = "02:00:00:00:01:09" },
+    { address = "2001:db8:2::9", mac = "02:00:00:00:01:09" },
+]
+"#;
+
+/// What stands in front of the router.
+const FUNCTIONS: [(&str, &str); 3] = [
+    ("firewall", "kind = \"firewall\"\ndefault = \"allow\"\n"),
+    (
+        "inspect",
+        "kind = \"inspect\"\npatterns = [{ hex = \"00 00\", action = \"count\" }, { text = \"e\", action = \"drop\" }]\n",
+    ),
+    ("nat", "kind = \"nat\"\npool = [\"192.0.2.100\"]\nhairpinning = false\n"),
+];
+
+/// Each function alone, none, and all.
+const CHAINS: [&[usize]; 5] = [&[], &[0], &[1], &[2], &[0, 1, 2]];
+
+fn edge(chain: &[usize], workers: usize, socket: &Path) -> String {
+    let functions = chain.iter().map(|&at| FUNCTIONS[at]);
+    let names: Vec<&str> = functions.clone().map(|(name, _)| name).chain(["router"]).collect();
+    let tables: String = functions.map(|(name, table)| format!("[functions.{name}]\n{table}")).collect();
+    let text = EDGE.replace("{workers}", &format!("{:?}", (0..workers).collect::<Vec<_>>()));
+    text.replace("{functions}", &format!("{names:?}")).replace("{socket}", &socket.display().to_string())
+        + &tables
+}
+
+/// Frames from both sides through an instance with so many workers. Every packet and every frame is accounted for, on each worker
+/// and between them (R13). Returns what it received, and what left.
+fn through_workers(frames: &[Vec<u8>], chain: &[usize], workers: usize) -> (u64, Vec<Vec<u8>>) {
+    let directory = tempfile::tempdir().expect("a directory");
+    for (name, mac) in [("inside", [2, 0, 0, 0, 0, 1]), ("outside", [2, 0, 0, 0, 0, 2])] {
+        let to_port = frames.iter().filter(|frame| frame.len() <= FRAME_BYTES_MAX).map(|frame| {
+            let mut frame = frame.clone();
+            if let Some(destination) = frame.first_chunk_mut() {
+                *destination = mac;
+            }
+            frame
+        });
+        write(directory.path(), name, &to_port.collect::<Vec<_>>());
+    }
+    let text = edge(chain, workers, &directory.path().join("socket"));
+    let parsed = config::parse(&directory.path().join("edge.toml"), &text, &Host::default());
+    let config = parsed.config.unwrap_or_else(|| panic!("{:?}", parsed.report));
+    // The budget goes by real time: a slow machine would drop misses.
+    let options = Options { budget: BudgetConfig::UNLIMITED, ..Options::default() };
+    let Instance { workers, control } = Instance::build(config, options).expect("an instance");
+    let threads = WorkerThreads::start(workers, &control, true).expect("threads");
+    while !threads.has_ended() {
+        std::thread::sleep(Duration::from_millis(10));
+    }
+    let accounting = threads.finish().expect("no worker panicked");
+    assert_eq!(accounting.problems(), Vec::<String>::new());
+    let mut left = Vec::new();
+    for name in ["inside-out", "outside-out"] {
+        let file = File::open(directory.path().join(name)).expect("what left");
+        let mut reader = CaptureReader::new(file).expect("a capture");
+        let mut bytes = Vec::new();
+        while reader.next_record(&mut bytes).expect("a whole capture").is_some() {
+            left.push(bytes.clone());
+        }
+    }
+    (accounting.to_json()["sums"]["received"].as_u64().expect("a number"), left)
+}
+
+/// One and two workers: all that is broken leaves their accounts whole, and of what is right, what leaves is right.
+fn run_with_workers(what: &str, frames: &[Vec<u8>]) {
+    let (mut random, mut seen) = (Random::new(2), HashSet::new());
+    let broken: Vec<Vec<u8>> =
+        frames.iter().flat_map(|frame| variants(frame, &mut random, &mut seen)).collect();
+    let directory = tempfile::tempdir().expect("a directory");
+    let lines = dissect(&write(directory.path(), "came", frames));
+    let is_right = |at: usize, frame: &[u8]| {
+        fault(frame).is_none() && lines.as_ref().is_none_or(|lines| !is_bad(&lines[at]))
+    };
+    let right = frames.iter().enumerate().filter(|(at, frame)| is_right(*at, frame));
+    let right: Vec<Vec<u8>> = right.map(|(_, frame)| frame.clone()).collect();
+    for (chain, workers) in CHAINS.into_iter().flat_map(|chain| [(chain, 1), (chain, 2)]) {
+        let names: Vec<&str> = chain.iter().map(|&at| FUNCTIONS[at].0).chain(["router"]).collect();
+        let (received, left) = through_workers(&broken, chain, workers);
+        println!(
+            "{what}, {names:?}, {workers} workers: {received} broken frames received, {} left",
+            left.len()
+        );
+        assert!(received > broken.len() as u64, "from both sides");
+        let (received, left) = through_workers(&right, chain, workers);
+        for out in &left {
+            assert_eq!(fault(out), None, "{names:?} {out:02x?}");
+        }
+        let dissected = dissect(&write(directory.path(), "left", &left));
+        for (line, out) in dissected.iter().flatten().zip(&left) {
+            assert!(!is_bad(line), "{names:?} {line}: {out:02x?}");
+        }
+        println!(
+            "{what}, {names:?}, {workers} workers: {received} right frames received, {} left",
+            left.len()
+        );
+        assert!(!left.is_empty());
+    }
+}
+
 fn report(what: &str, totals: &Totals, pairs: &[(Vec<u8>, Vec<u8>)]) {
     let Totals { frames, sent_in, left, checked } = totals;
     println!("{what}: {frames} frames, {sent_in} sent into chains, {left} left, {checked} of them checked");
@@ -201,6 +352,7 @@ fn frames_of_every_kind_whole_cut_off_and_damaged() {
     let pairs = run(&frames, &mut totals);
     assert!(totals.checked > 300 && pairs.len() > 15, "{totals:?}, {} pairs", pairs.len());
     report("samples", &totals, &pairs);
+    run_with_workers("samples", &frames);
 }
 
 /// The check sees what is wrong: it is blind for the checksum of no protocol.
@@ -283,5 +435,6 @@ fn captures_that_broke_other_parsers() {
     let mut totals = Totals::default();
     let pairs = run(&frames, &mut totals);
     report("captures", &totals, &pairs);
+    run_with_workers("captures", &frames);
     assert!(frames.is_empty() || totals.checked > 0, "{totals:?}");
 }
