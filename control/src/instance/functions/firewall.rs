@@ -5,7 +5,7 @@ use millrace_nf::firewall::rule_set::RuleSet;
 use millrace_nf::firewall::{Firewall, Policy};
 use millrace_nf::router::icmp_limit::IcmpLimitConfig;
 
-use super::{Context, Counter};
+use super::{Context, Counter, Part};
 use crate::config::firewall as settings;
 use crate::config::rule_set::{action, rule_set};
 use crate::instance::InstanceError;
@@ -16,11 +16,17 @@ pub fn build(
     name: &str,
     settings: &settings::Firewall,
 ) -> Result<Firewall, InstanceError> {
-    let mut firewall = Firewall::new(policy(context, name, settings)?, IcmpLimitConfig::default());
+    let mut firewall = Firewall::new(policy(context, name, settings)?, refusals(context.part));
     if let Some(logs) = context.logs {
         logs.connect(name, &mut firewall);
     }
     Ok(firewall)
+}
+
+/// How many refusals are answered: all workers together say as much as one would, each to one source.
+fn refusals(part: Part) -> IcmpLimitConfig {
+    let whole = IcmpLimitConfig::default();
+    IcmpLimitConfig { router: part.share_rate(whole.router), ..whole }
 }
 
 /// The rules, ready to decide.
@@ -67,4 +73,18 @@ pub fn counters(chain: &mut Chain, name: &str) -> Vec<Counter> {
     let log = [("log lines", recorded), ("log lines left out", left_out)];
     let log = log.map(|(item, count)| (item.to_owned(), count, None, None));
     firewall.rules_report().into_iter().map(rule).chain(log).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn workers_answer_as_many_refusals_as_one() {
+        let whole = refusals(Part::WHOLE);
+        assert_eq!(whole, IcmpLimitConfig::default());
+        let third = refusals(Part { at: 1, of: 3 });
+        assert_eq!((third.router.per_second, third.router.burst), (334, 34));
+        assert_eq!(third.source, whole.source);
+    }
 }

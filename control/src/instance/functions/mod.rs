@@ -9,6 +9,7 @@ use millrace_dataplane::memory::Arena;
 use millrace_dataplane::port::{MacAddress, PortId};
 use millrace_nf::chain::{Chain, ChainBuilder};
 use millrace_nf::nat::{Nat, NatUse};
+use millrace_nf::router::icmp_limit::Rate;
 use millrace_nf::zone::ZoneId;
 use serde_json::Value;
 
@@ -44,6 +45,16 @@ pub struct Part {
 impl Part {
     /// All of them, where one worker owns all connections.
     pub const WHOLE: Self = Self { at: 0, of: 1 };
+
+    /// Its part of a limit that is for all of them together: an equal one, and at least 1 of what is not zero.
+    pub fn share(self, limit: u32) -> u32 {
+        limit.div_ceil(u32::from(self.of))
+    }
+
+    /// Its part of a rate that is for all of them together.
+    pub fn share_rate(self, rate: Rate) -> Rate {
+        Rate { per_second: self.share(rate.per_second), burst: self.share(rate.burst) }
+    }
 }
 
 /// What functions are made from beside their own settings.

@@ -103,13 +103,18 @@ pub fn config(context: &Context<'_>, settings: &settings::Router) -> RouterConfi
         services: context.config.host.services(),
     });
     let entries_max = settings.neighbour_capacity as usize;
-    config.neighbour_limits = NeighbourLimits { entries_max, ..NeighbourLimits::default() };
+    let part = context.part;
+    let unanswered = NeighbourLimits::default().incomplete_per_interface_max;
+    // All workers know all neighbours; each asks for those that it needs.
+    let incomplete_per_interface_max = part.share(unanswered as u32) as usize;
+    config.neighbour_limits = NeighbourLimits { entries_max, incomplete_per_interface_max };
     let rate = |per_second: u32, least: u32| Rate { per_second, burst: (per_second / 10).max(least) };
     // All workers together say as much as one would; of one source each may hear.
-    let all = settings.icmp_errors_per_second.div_ceil(u32::from(context.part.of));
-    config.answers = context.part.at == 0;
+    let all = part.share(settings.icmp_errors_per_second);
+    config.answers = part.at == 0;
     config.hairpins =
         hairpins::nat_of(context.config, context.chain).and_then(|nat| context.hairpin_port(nat));
+    config.echoes.router = part.share_rate(config.echoes.router);
     config.errors = IcmpLimitConfig {
         router: rate(all, 20),
         source: rate(settings.icmp_source_errors_per_second, 20),
