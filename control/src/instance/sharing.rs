@@ -194,7 +194,7 @@ pub(crate) fn rules(context: &Context<'_>) -> Result<Vec<PortRule>, InstanceErro
 ///
 /// # Errors
 /// What its NAT or its router finds wrong with its settings.
-fn translation(context: &Context<'_>) -> Result<Option<Translation>, InstanceError> {
+pub(crate) fn translation(context: &Context<'_>) -> Result<Option<Translation>, InstanceError> {
     let kinds = || {
         context.chain.functions.iter().filter_map(|name| Some((name, &context.config.function(name)?.kind)))
     };

@@ -21,6 +21,9 @@
 mod datagrams;
 mod ends;
 mod link;
+mod moves;
+
+pub use moves::Moved;
 
 use crate::nat::scope::Scope;
 use crate::nat::{ExternalEnd, Inside, NatConfig, NatPlan, Protocol};
@@ -153,6 +156,7 @@ enum Statics {
 }
 
 /// What a packet is placed by.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum By {
     /// Both ends, in any order.
     Connection,

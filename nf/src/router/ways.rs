@@ -4,6 +4,7 @@ use super::config::{RouterConfig, RouterError, Tables, check_and_build};
 use super::interface::{AddressClass, InterfaceId, Interfaces};
 use super::lpm::{RouteKind, RouteTable};
 use crate::zone::ZoneId;
+use ipnet::{IpNet, Ipv4Net};
 use millrace_dataplane::port::PortId;
 use std::net::IpAddr;
 
@@ -31,6 +32,14 @@ impl Ways {
         }
         let route = self.routes.lookup(address).filter(|route| route.kind == RouteKind::Unicast)?;
         self.interfaces.source_for(route.next_hops.first()?.interface, address)
+    }
+
+    /// The IPv4 networks that routes lead to, those of the interfaces included.
+    pub(crate) fn networks(&self) -> impl Iterator<Item = Ipv4Net> {
+        self.routes.iter().filter_map(|(_, route)| match route.prefix {
+            IpNet::V4(network) => Some(network),
+            IpNet::V6(_) => None,
+        })
     }
 
     /// The zone that packets from `port` to `address` leave to; [`ZoneId::LOCAL`] if they are for the data plane itself, none

@@ -1,5 +1,6 @@
 //! What is laid down when the instance starts, and so can't be changed while it runs.
 
+use super::plan::predecessor;
 use crate::config::{Chain, Config, FunctionKind, Problem};
 
 const START_ANEW: &str = "end the instance and start it with the new configuration";
@@ -62,14 +63,15 @@ pub(super) fn check(old: &Config, new: &Config) -> Vec<Problem> {
     problems
 }
 
-/// Where connections are divided, a NAT in a chain decides how: it neither comes nor goes.
+/// Where connections are divided, a NAT in a chain decides how: it neither comes nor goes. A chain that is built anew has no
+/// connections to move.
 fn translations(old: &Config, new: &Config) -> Vec<Problem> {
     let translates = |config: &Config, chain: &Chain| {
         let kinds = chain.functions.iter().filter_map(|name| config.function(name));
         kinds.into_iter().any(|function| matches!(function.kind, FunctionKind::Nat(_)))
     };
     let changed = new.chains.iter().filter(|chain| {
-        let before = old.chains.iter().find(|before| before.name == chain.name);
+        let before = predecessor(old, new, chain);
         before.is_some_and(|before| translates(old, before) != translates(new, chain))
     });
     let problem = |chain: &Chain| {

@@ -9,8 +9,11 @@
 mod commit;
 mod differences;
 mod fixed;
+mod moves;
 mod plan;
 mod said;
+#[cfg(test)]
+mod tests;
 
 use std::path::Path;
 use std::sync::{Arc, PoisonError};

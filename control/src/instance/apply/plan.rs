@@ -12,8 +12,8 @@ use millrace_nf::placing::PortRule;
 use millrace_nf::router::RouterChange;
 use millrace_nf::zone::ZoneId;
 
-use super::differences;
 use super::said::{Change, Said};
+use super::{differences, moves};
 use crate::config::rule_set::action;
 use crate::config::{self, Config, FunctionKind, Problem};
 use crate::instance::control::{Control, Running};
@@ -130,6 +130,12 @@ pub(super) fn make(
         let others = control.sharing.as_ref().map(|sharing| Others { sharing, numbers: &planned.numbers });
         let context = Context { config: new, chain, ports: &facts, arena, seed: *seed, logs, part, others };
         planned.rules = Some(rules(&context).map_err(|error| vec![error.problem()])?);
+        for chain in new.chains.iter().filter(|_| new.workers.owners() > 1) {
+            let Some(old) = predecessor(&running.config, new, chain) else { continue };
+            let was = Context { config: &running.config, chain: old, ports: &running.facts, ..context };
+            let noted = moves::note(&was, &Context { chain, ..context }, &mut planned.said);
+            noted.map_err(|error| vec![error.problem()])?;
+        }
     }
     for port in opened {
         let shares = match &control.sharing {
@@ -184,6 +190,23 @@ fn plan_ports(
         }
     }
     if problems.is_empty() { Ok(opened) } else { Err(problems) }
+}
+
+/// The chain of `running` that `chain` of `new` goes on from: the one of its name, or one of another name that is no more and ended
+/// with the same function. Its zones must have kept their numbers, for sessions and rules know them by these.
+pub(super) fn predecessor<'a>(
+    running: &'a Config,
+    new: &Config,
+    chain: &config::Chain,
+) -> Option<&'a config::Chain> {
+    let by_name = running.chains.iter().find(|old| old.name == chain.name);
+    let renamed = || {
+        let gone = |old: &&config::Chain| !new.chains.iter().any(|new| new.name == old.name);
+        running.chains.iter().filter(gone).find(|old| old.functions.last() == chain.functions.last())
+    };
+    by_name
+        .or_else(renamed)
+        .filter(|old| old.zones.iter().zip(&chain.zones).all(|(before, after)| before.name == after.name))
 }
 
 /// The kind of a port with what it leads to.
@@ -252,18 +275,8 @@ impl<'a> Planner<'a> {
             self.facts.iter().filter(led).map(|port| port.id).chain(plan.closed.iter().copied()).collect();
     }
 
-    /// The chain that runs and that `chain` goes on from: the one of its name, or one of another name that is no more and ended
-    /// with the same function. Its zones must have kept their numbers, for sessions and rules know them by these.
     fn predecessor(&self, chain: &config::Chain) -> Option<&'a config::Chain> {
-        let running = &self.running.config.chains;
-        let by_name = running.iter().find(|old| old.name == chain.name);
-        let renamed = || {
-            let gone = |old: &&config::Chain| !self.new.chains.iter().any(|new| new.name == old.name);
-            running.iter().filter(gone).find(|old| old.functions.last() == chain.functions.last())
-        };
-        by_name
-            .or_else(renamed)
-            .filter(|old| old.zones.iter().zip(&chain.zones).all(|(before, after)| before.name == after.name))
+        predecessor(&self.running.config, self.new, chain)
     }
 
     /// Notes the ports that stay and lead elsewhere.

@@ -33,6 +33,8 @@ pub(super) enum Change {
     Added,
     Removed,
     Changed,
+    /// It belongs to another share.
+    Moved,
 }
 
 impl Change {
@@ -41,6 +43,7 @@ impl Change {
             Self::Added => "added",
             Self::Removed => "removed",
             Self::Changed => "changed",
+            Self::Moved => "moved",
         }
     }
 }
@@ -50,7 +53,8 @@ impl Change {
 pub(super) struct Said(Vec<Row>);
 
 impl Said {
-    /// Notes what becomes of the object `name` of the sort `what`: `workers`, `ports`, `chains`, or the kind of a function.
+    /// Notes what becomes of the object `name` of the sort `what`: `workers`, `ports`, `chains`, `connections`, or the kind of a
+    /// function.
     pub(super) fn note(&mut self, what: &'static str, name: &str, change: Change, detail: impl Into<String>) {
         self.0.push(Row { what, name: name.to_owned(), change, detail: detail.into() });
     }
@@ -138,10 +142,12 @@ mod tests {
         said.note("chains", "c", Change::Changed, "functions +x");
         said.note("firewall", "edge", Change::Changed, "rules +1 2 changed");
         said.note("nat", "n", Change::Added, "");
+        said.note("connections", "10.8.0.0/16", Change::Moved, "");
         let applied = said.finish(Duration::from_micros(3));
-        let expected = "ports +1 -1, chains 1 changed, firewall 'edge' rules +1 2 changed, nat 'n' added";
+        let expected = "ports +1 -1, chains 1 changed, firewall 'edge' rules +1 2 changed, nat 'n' added, \
+                        connections '10.8.0.0/16' moved";
         assert_eq!((applied.summary.as_str(), applied.worker_nanos), (expected, 3_000));
-        assert_eq!(applied.changes.rows.len(), 5);
+        assert_eq!(applied.changes.rows.len(), 6);
         assert_eq!(applied.changes.rows[0]["change"], "added");
     }
 }

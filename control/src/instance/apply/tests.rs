@@ -1,0 +1,61 @@
+use super::*;
+use crate::instance::thread::WorkerThreads;
+use crate::instance::{Instance, Options};
+
+fn text(chain: &str) -> String {
+    let text = include_str!("../../../../configs/generator.toml").replace("[chains.measured]", chain);
+    text.replace("packets = 10000000", "rate = \"1 kpps\"")
+        .replace("pool = [\"203.0.113.16/28\"]", "pool = [\"203.0.113.16/28\"]\nhairpinning = false")
+        + "\n[memory]\nhugepages = \"off\"\n[workers]\ncores = [0, 1]\n[metrics]\nlisten = \"off\"\n"
+}
+
+fn checked(text: &str) -> Config {
+    let checked = config::parse(Path::new("workers.toml"), text, &Host::default());
+    checked.config.unwrap_or_else(|| panic!("{}", checked.report))
+}
+
+/// The name is no more what tells one chain from another than elsewhere: sessions go on under another name.
+#[test]
+fn a_nat_goes_by_no_other_name_either() {
+    let old = checked(&text("[chains.one]"));
+    let without = |name: &str| checked(&text(name).replace("\"nat\", ", ""));
+    for name in ["[chains.one]", "[chains.two]"] {
+        let problems = fixed::check(&old, &without(name));
+        let said = format!("{problems:?}");
+        assert!(
+            problems.len() == 1 && said.contains("a NAT can't come or go while several shares run"),
+            "{said}"
+        );
+        assert!(fixed::check(&without(name), &without("[chains.two]")).is_empty());
+    }
+}
+
+#[test]
+fn connections_that_move_are_named() {
+    let path = Path::new("workers.toml");
+    let before = text("[chains.one]");
+    let Instance { workers, control } =
+        Instance::build(checked(&before), Options { pinned: false, ..Options::default() }).unwrap();
+    let threads = WorkerThreads::start(workers, &control, false).unwrap();
+    // To an inside host, and to one that is not inside; and a network that is inside.
+    let forward = |external: &str, internal: &str| {
+        format!(
+            "\n[[functions.nat.forward]]\nprotocol = \"tcp\"\nexternal = \"{external}\"\ninternal = \"{internal}\"\n"
+        )
+    };
+    let inside = before.clone() + &forward("203.0.113.17:80", "192.0.2.80:80");
+    let applied = control.apply(path, &inside).unwrap();
+    assert!(applied.changes.rows.iter().all(|row| row["what"] != "connections"), "{}", applied.summary);
+    let beyond = inside.clone() + &forward("203.0.113.17:443", "198.19.7.7:443");
+    let beyond =
+        beyond.replace("routes = [", "routes = [{ prefix = \"198.18.0.0/16\", via = \"192.0.2.9\" }, ");
+    let moved = ["198.18.0.0/16", "tcp 198.19.7.7:443"];
+    for (text, what) in [(&beyond, "came"), (&inside, "went")] {
+        let applied = control.apply(path, text).unwrap();
+        let rows: Vec<_> = applied.changes.rows.iter().filter(|row| row["what"] == "connections").collect();
+        assert_eq!(rows.iter().map(|row| row["name"].as_str().unwrap()).collect::<Vec<_>>(), moved, "{what}");
+        assert!(rows.iter().all(|row| row["change"] == "moved"), "{rows:?}");
+        assert!(applied.summary.ends_with("connections 'tcp 198.19.7.7:443' moved"), "{}", applied.summary);
+    }
+    assert_eq!(threads.finish().unwrap().problems(), Vec::<String>::new());
+}
