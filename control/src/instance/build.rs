@@ -6,6 +6,7 @@ use std::sync::{Arc, Mutex, OnceLock};
 use millrace_dataplane::budget::BudgetConfig;
 use millrace_dataplane::engine::{Engine, EngineConfig};
 use millrace_dataplane::flow::state::FlowState;
+use millrace_dataplane::handoff::Waker;
 use millrace_dataplane::idle::IdlePolicy;
 use millrace_dataplane::memory::Arena;
 use millrace_dataplane::packet::Verify;
@@ -22,7 +23,7 @@ use super::hosts::Hosts;
 use super::numbers::PortNumbers;
 use super::ports::{OpenPort, Opener};
 use super::rule_logs::RuleLogs;
-use super::sharing::{Sharing, part_of, rules};
+use super::sharing::{Sharing, new_waker, part_of, rules};
 use super::timings::Timings;
 use super::{InstanceError, memory};
 use crate::config::settings::Idle;
@@ -97,7 +98,7 @@ impl Instance {
         };
         let facts: Vec<PortFacts> = open.iter().map(OpenPort::facts).collect();
         let made = making.all(&facts);
-        let Made { engines, policies } = match made {
+        let Made { wakers, engines, policies } = match made {
             Ok(made) => made,
             Err(error) => {
                 open.iter_mut().for_each(|port| port.close(&mut pools));
@@ -108,16 +109,14 @@ impl Instance {
         let burst_packets = config.workers.burst_packets;
         let mut clock = Some(options.clock);
         let (mut workers, mut handles) = (Vec::new(), Vec::new());
-        for (engine, pool) in engines.into_iter().zip(pools) {
+        for ((engine, pool), waker) in engines.into_iter().zip(pools).zip(wakers) {
             // A clock that somebody else sets is for one worker.
             let clock = clock.take().unwrap_or_else(|| Box::<SystemClock>::default());
             let (mut worker, sender) = Worker::new(engine, pool, clock, idle);
             worker.set_burst_packets(burst_packets);
-            if let Some(waker) = sharing.as_ref().and_then(|sharing| sharing.waker(workers.len())) {
-                worker.set_waker(waker);
-            }
+            worker.set_waker(waker.clone());
             workers.push(worker);
-            handles.push(WorkerHandle::new(sender));
+            handles.push(WorkerHandle::new(sender, waker));
         }
         for OpenPort { id, queues, .. } in open {
             let shares = match &sharing {
@@ -188,6 +187,8 @@ struct Making<'a> {
 
 /// What they are made of, beside their ports and pools.
 struct Made {
+    /// By worker.
+    wakers: Vec<Waker>,
     engines: Vec<Engine<Chains>>,
     /// The rules of the firewalls, to compare changes with.
     policies: HashMap<String, Policy>,
@@ -195,6 +196,11 @@ struct Made {
 
 impl Making<'_> {
     fn all(&self, facts: &[PortFacts]) -> Result<Made, InstanceError> {
+        let waker = |worker| match self.sharing.and_then(|sharing| sharing.waker(worker)) {
+            Some(waker) => Ok(waker),
+            None => new_waker(),
+        };
+        let wakers = (0..self.config.workers.count()).map(waker).collect::<Result<_, _>>()?;
         let mut policies = HashMap::new();
         let mut engines = Vec::new();
         for worker in 0..self.config.workers.count() {
@@ -214,7 +220,7 @@ impl Making<'_> {
         if let (Some(sharing), Some(chain)) = (self.sharing, self.config.chains.first()) {
             sharing.publish(rules(&self.context(chain, facts, Part::WHOLE))?);
         }
-        Ok(Made { engines, policies })
+        Ok(Made { wakers, engines, policies })
     }
 
     fn context<'a>(&'a self, chain: &'a config::Chain, ports: &'a [PortFacts], part: Part) -> Context<'a> {

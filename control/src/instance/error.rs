@@ -56,6 +56,16 @@ pub enum InstanceError {
     /// The worker does not answer.
     #[error("the worker does not answer")]
     WorkerGone,
+    /// The change is in force, and these shares have not taken it in time.
+    #[error(
+        "the change is in force, but {} did not answer: what it works on goes by the old configuration until it goes on, and \
+         then by the new one; cores change, and removed ports are closed, with the next `apply`",
+        show_shares(.shares)
+    )]
+    Late {
+        /// Their numbers.
+        shares: Vec<usize>,
+    },
     /// A thread panicked.
     #[error("{what} panicked: {panic}")]
     Panicked {
@@ -64,6 +74,12 @@ pub enum InstanceError {
         /// What it said.
         panic: String,
     },
+}
+
+/// `share 1`, `shares 1, 3`.
+fn show_shares(shares: &[usize]) -> String {
+    let numbers = shares.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ");
+    format!("share{} {numbers}", if shares.len() == 1 { "" } else { "s" })
 }
 
 impl InstanceError {

@@ -106,11 +106,7 @@ impl Sharing {
         }
         let first = config.workers.first_owner();
         let member = |worker: usize| {
-            let waker = Waker::new().map_err(|source| InstanceError::System {
-                action: "make a worker's waker".to_owned(),
-                source,
-            })?;
-            Ok(Member { worker: WorkerId(worker as u8), is_owner: worker >= first, waker })
+            Ok(Member { worker: WorkerId(worker as u8), is_owner: worker >= first, waker: new_waker()? })
         };
         Ok(Some(Self {
             members: (0..workers).map(member).collect::<Result<_, InstanceError>>()?,
@@ -157,6 +153,15 @@ impl Sharing {
             Placed::Everyone | Placed::Waits => None,
         }
     }
+}
+
+/// What wakes a worker.
+///
+/// # Errors
+/// The system has no descriptors left.
+pub(crate) fn new_waker() -> Result<Waker, InstanceError> {
+    let action = || "make a worker's waker".to_owned();
+    Waker::new().map_err(|source| InstanceError::System { action: action(), source })
 }
 
 /// The part of worker `worker` in the functions of `config`; none if it owns no connections.

@@ -1,4 +1,4 @@
-//! Wakes a worker that sleeps while others put packets into its rings.
+//! Wakes a worker that sleeps while others put packets into its rings, or commands before it.
 #![allow(unsafe_code)]
 
 use std::io;
@@ -46,8 +46,9 @@ impl Waker {
         }
     }
 
+    /// Wakes the worker, or keeps it from its next sleep: for what it does not look at before it sleeps.
     #[cold]
-    fn ring(&self) {
+    pub fn ring(&self) {
         let one = 1u64.to_ne_bytes();
         // SAFETY: the buffer is valid for eight bytes. It fails only when the counter is full, and then it wakes anyway.
         unsafe { libc::write(self.0.event.as_raw_fd(), one.as_ptr().cast(), one.len()) };
@@ -132,6 +133,15 @@ mod tests {
         waker.sleep(Duration::from_secs(60), || pushed.load(Ordering::Relaxed));
         assert!(start.elapsed() < Duration::from_secs(50) && pushed.load(Ordering::Relaxed));
         pusher.join().unwrap();
+    }
+
+    #[test]
+    fn who_is_called_while_awake_does_not_sleep_the_next_time() {
+        let waker = Waker::new().unwrap();
+        waker.ring();
+        assert!(is_readable(waker.sleep_on(|| false)));
+        waker.awake();
+        assert!(!is_readable(waker.sleep_on(|| false)), "once is enough");
     }
 
     #[test]

@@ -26,7 +26,8 @@ pub use self::said::Applied;
 
 use super::control::{Control, Running};
 use super::functions::PortFacts;
-use super::{InstanceError, NfWorker, thread};
+use super::handle::answer_deadline;
+use super::{InstanceError, NfWorker, WorkerHandle, thread};
 use crate::config::{self, Config, Host, Problem, host_stack};
 
 /// Longest wait until an earlier change is through.
@@ -41,7 +42,7 @@ impl Control {
     ///
     /// # Errors
     /// All that is wrong with it, or that can't be changed while the instance runs, with its place in the file; nothing has
-    /// changed then.
+    /// changed then. [`InstanceError::Late`]: all has changed, and a worker has not said so.
     pub fn apply(&self, path: &Path, text: &str) -> Result<Applied, InstanceError> {
         let shares = self.running.lock().unwrap_or_else(PoisonError::into_inner).config.workers.shares;
         let mut host = Host { shares: Some(shares), ..Host::probe().running_now() };
@@ -110,19 +111,32 @@ impl Control {
         if let (Some(sharing), Some(rules)) = (&self.sharing, rules) {
             sharing.publish(rules);
         }
-        let mut all = Vec::new();
-        for (at, (worker, plan)) in self.workers.iter().zip(plans).enumerate() {
+        let send = |(at, (worker, plan)): (usize, (&WorkerHandle, _))| {
             let links = self.timings.links(at, &new, &numbers);
-            all.push(worker.call(move |worker| {
+            worker.send(move |worker| {
                 let done = commit::commit(worker, plan);
                 links.into_iter().for_each(|(port, histogram)| worker.timing.set_latency(port, histogram));
                 done
-            })?);
-        }
+            })
+        };
+        // To all before the first one answers, so that all take it at the same time, as nearly as they can.
+        let sent: Vec<_> = self.workers.iter().zip(plans).enumerate().map(send).collect();
+        let deadline = answer_deadline();
+        let answers: Vec<_> =
+            sent.into_iter().map(|sent| sent.and_then(|answer| answer.wait(deadline))).collect();
+        // It is in force whoever is late: that worker takes it when it goes on, before anything that is asked of it later.
         self.timings.keep(&new);
-        let now = Arc::new(Running { config: new, numbers, facts, policies });
+        let is_late = |(at, answer): (usize, &Result<_, _>)| answer.is_err().then_some(at);
+        let late: Vec<_> = answers.iter().enumerate().filter_map(is_late).collect();
+        // Nothing moves to other cores then: that is left to the next change.
+        let workers = if late.is_empty() { new.workers.clone() } else { running.config.workers.clone() };
+        let now = Arc::new(Running { config: Config { workers, ..new }, numbers, facts, policies });
         *self.running.lock().unwrap_or_else(PoisonError::into_inner) = Arc::clone(&now);
         self.hosts.keep(|chain| now.config.port(&host_stack::port_name(chain)).is_some());
+        if !late.is_empty() {
+            return Err(InstanceError::Late { shares: late });
+        }
+        let all: Vec<_> = answers.into_iter().flatten().collect();
         self.close_retired()?;
         let mut worker_time = all.iter().map(|done| done.time).max().unwrap_or_default();
         if let Some(prepared) = prepared {
@@ -173,12 +187,7 @@ impl Control {
     }
 
     fn ask_busy(&self) -> Result<bool, InstanceError> {
-        for worker in &self.workers {
-            if worker.call(is_busy)? {
-                return Ok(true);
-            }
-        }
-        Ok(false)
+        Ok(self.ask_all(is_busy)?.contains(&true))
     }
 
     /// Checks what only workers know: that there is room for chains, and in sessions for the words of functions.

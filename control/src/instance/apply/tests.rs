@@ -1,12 +1,52 @@
+use std::sync::mpsc::channel;
+
 use super::*;
 use crate::instance::thread::WorkerThreads;
 use crate::instance::{Instance, Options};
+use millrace_dataplane::handoff::Waker;
 
 fn text(chain: &str) -> String {
     let text = include_str!("../../../../configs/generator.toml").replace("[chains.measured]", chain);
     text.replace("packets = 10000000", "rate = \"1 kpps\"")
         .replace("pool = [\"203.0.113.16/28\"]", "pool = [\"203.0.113.16/28\"]\nhairpinning = false")
         + "\n[memory]\nhugepages = \"off\"\n[workers]\ncores = [0, 1]\n[metrics]\nlisten = \"off\"\n"
+}
+
+/// A worker that is late by more than anybody waits has the change when it goes on, and the next change starts from there.
+#[test]
+fn a_worker_that_is_late_has_the_change_when_it_goes_on() {
+    let path = Path::new("workers.toml");
+    let config = config::parse(path, &text("[chains.one]"), &Host::default()).config.unwrap();
+    let Instance { workers, mut control } =
+        Instance::build(config, Options { pinned: false, ..Options::default() }).unwrap();
+    let threads = WorkerThreads::start(workers, &control, false).unwrap();
+    // Commands for the second worker go by here: the first one, which asks whether it is busy, at once; what comes behind when it
+    // is told.
+    let (sender, commands) = channel();
+    let (release, held) = channel::<()>();
+    let real = std::mem::replace(&mut control.workers[1], WorkerHandle::new(sender, Waker::new().unwrap()));
+    let way = std::thread::spawn(move || {
+        for (at, command) in commands.into_iter().enumerate() {
+            if at == 1 {
+                held.recv().unwrap();
+            }
+            real.call(move |worker| command(worker)).unwrap();
+        }
+    });
+    let is_two = |worker: &mut NfWorker| worker.engine.slow.place_of("two").is_some();
+    let error = control.apply(path, &text("[chains.two]")).unwrap_err();
+    assert!(matches!(&error, InstanceError::Late { shares } if *shares == [1]), "{error}");
+    assert!(error.to_string().contains("in force, but share 1 did not answer"), "{error}");
+    assert!(control.workers[0].ask(is_two).unwrap());
+    release.send(()).unwrap();
+    assert!(control.workers[1].ask(is_two).unwrap());
+    // It is what runs.
+    assert!(control.apply(path, &text("[chains.two]")).unwrap().is_empty());
+    let applied = control.apply(path, &text("[chains.three]")).unwrap();
+    assert!(applied.summary.contains("chains 1 changed"), "{}", applied.summary);
+    drop(control);
+    way.join().unwrap();
+    assert_eq!(threads.finish().unwrap().problems(), Vec::<String>::new());
 }
 
 fn checked(text: &str) -> Config {
