@@ -38,15 +38,17 @@ pub struct Accounting {
 pub type Closed = (usize, Box<NfWorker>, WorkerReport);
 
 /// Ends the work of those on a thread and closes their ports.
-pub fn close(mut crew: Crew<Chains>) -> Vec<Closed> {
-    crew.workers().for_each(fold);
-    crew.close()
+pub fn close(crew: Crew<Chains>) -> Vec<Closed> {
+    // First, for others wait for their ports, and what comes last is counted, too.
+    let mut closed = crew.close();
+    closed.iter_mut().for_each(|(_, worker, _)| fold(worker));
+    closed
 }
 
 /// Ends the work of one that is on a thread of its own, or the only one.
 pub fn close_one(number: usize, mut worker: NfWorker) -> Closed {
-    fold(&mut worker);
     let report = worker.close();
+    fold(&mut worker);
     (number, Box::new(worker), report)
 }
 
