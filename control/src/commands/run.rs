@@ -148,7 +148,7 @@ fn serve(config: Config, arguments: &Arguments) -> Result<Accounting, InstanceEr
         let serving = server.iter_mut().map(|server| server.thread().is_alive());
         let serving = serving.chain(metrics.iter_mut().map(|server| server.thread().is_alive()));
         let others = [rule_log.is_alive(), host.is_alive(), links.is_alive()];
-        let alive = serving.chain(others).fold(true, |all, alive| all && alive);
+        let alive = serving.chain(others).all(|alive| alive);
         watchdog.look(&notifier, Instant::now(), control.timings().turns(), alive);
         std::thread::sleep(LOOK_EVERY);
     }
