@@ -163,7 +163,8 @@ impl Burst {
     /// The free slots behind the packets.
     #[inline]
     pub(crate) fn spare(&mut self) -> &mut [MaybeUninit<Packet>] {
-        &mut self.packets[self.length..]
+        let end = self.length + self.room();
+        &mut self.packets[self.length..end]
     }
 
     /// Makes the first `count` spare slots part of the burst.

@@ -404,6 +404,21 @@ mod tests {
         assert_eq!(Counted::strong_count(&token), 1);
     }
 
+    #[test]
+    fn no_more_are_popped_than_a_burst_takes() {
+        let mut pool =
+            Pool::new(&Arena::anonymous(1 << 20).unwrap(), PoolConfig { frames: 64, frame_bytes: 320 })
+                .unwrap();
+        let (mut producer, mut consumer) = ring::<Packet>(64);
+        let mut burst = Burst::new();
+        pool.take_bulk(&mut burst, 40);
+        assert_eq!(producer.push_packets(&mut burst), 40);
+        let mut limited = Burst::with_limit(32);
+        assert_eq!((consumer.pop_packets(&mut limited), consumer.pop_packets(&mut limited)), (32, 0));
+        assert!(limited.is_full() && consumer.len() == 8);
+        pool.put_all(&mut limited);
+    }
+
     /// Packets with running numbers travel through a small ring between two threads in bursts of changing size; every
     /// number arrives once, in order, and every frame comes back.
     #[test]
