@@ -295,7 +295,6 @@ mod tests {
     #[test]
     fn several_workers_need_frames_for_rings_and_for_what_waits() {
         let text = include_str!("../../../configs/generator.toml");
-        let text = text.replace("pool =", "hairpinning = false\npool =");
         let frames = |cores: &str| {
             let parsed = parse(
                 "generator.toml".as_ref(),
@@ -308,7 +307,8 @@ mod tests {
         let of_worker = 2 * 2 * BURST_PACKETS_MAX as u64 + HELD_FRAMES_MAX;
         assert_eq!(frames("[0]"), of_worker);
         let (rings, waiting) = (2 * 2 * 2 * ring_packets(1) as u64, 2 * WAITING_MAX as u64);
+        let hairpins = 2 * 2 * ring_packets(3) as u64 + LOOPBACK_PACKETS as u64;
         let others = 2 * (MADE_FRAMES + 2 * 2 * BURST_PACKETS_MAX as u64);
-        assert_eq!(frames("[0, 1, 2]"), 3 * of_worker + rings + waiting + others);
+        assert_eq!(frames("[0, 1, 2]"), 3 * of_worker + rings + waiting + hairpins + others);
     }
 }

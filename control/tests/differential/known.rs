@@ -139,6 +139,18 @@ pub const KNOWN: &[Known] = &[
         },
     },
     Known {
+        name: "What is refused as tiny overlaps nothing",
+        is_it: |case| {
+            let refused = |piece: &Piece| piece.0 < 16 && piece.1 < 20 && piece.2;
+            let once = |pieces: &Vec<Piece>| {
+                let kept: Vec<_> = pieces.iter().filter(|piece| !refused(piece)).collect();
+                let meet = |a: &Piece, b: &Piece| a != b && a.0 < b.1 && b.0 < a.1;
+                kept.len() < pieces.len() && !kept.iter().any(|a| kept.iter().any(|b| meet(a, b)))
+            };
+            case.segment().is_some() && case.step.pieces.as_ref().is_some_and(once) && case.linux_drops()
+        },
+    },
+    Known {
         name: "ICMP messages that are no echoes come whole",
         is_it: |case| {
             let pieces = case.step.pieces.as_ref().map_or(1, Vec::len);

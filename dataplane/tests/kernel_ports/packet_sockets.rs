@@ -144,7 +144,8 @@ fn a_port_whose_interface_went_comes_back_with_it() {
         bench.transfer(0, 2, 100, |number| frame(number, 100, None));
         let counters = bench.finish();
         assert_eq!(counters[0].tx_drops.get(DropReason::LinkDown), 2);
-        assert_eq!(counters[0].link_losses, 2);
+        // A new interface may be up for a moment before its peer is made ready.
+        assert!((2..=3).contains(&counters[0].link_losses), "{}", counters[0].link_losses);
         assert_eq!((counters[0].tx_packets, counters[2].rx_packets), (300, 300));
     });
 }

@@ -156,8 +156,11 @@ pub fn has_source_route(mut options: &[u8]) -> bool {
             [] | [0, ..] => return false,
             [1, rest @ ..] => options = rest,
             [kind, ..] if SOURCE_ROUTES.contains(kind) => return true,
-            [_, length, ..] => options = options.get(usize::from(*length).max(2)..).unwrap_or_default(),
-            [_] => return false,
+            [_, length, ..] if *length >= 2 => {
+                options = options.get(usize::from(*length)..).unwrap_or_default();
+            }
+            // Broken: where the next one begins is not known.
+            [..] => return false,
         }
     }
 }
