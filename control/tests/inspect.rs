@@ -117,7 +117,9 @@ fn a_function_comes_and_goes_where_no_connection_is_cut() {
     assert!(said.contains("chains.measured.functions"), "{said}");
     assert!(said.contains("between `firewall` and `nat`") && said.contains("change.toml:"), "{said}");
     let accounting = running.stop();
-    assert_eq!(accounting["sums"]["dropped"], 0, "{accounting}");
+    // All flows walk anew at once, which may take longer than a burst may spend on misses (R12).
+    let drops = accounting["drops"].as_array().unwrap();
+    assert!(drops.iter().all(|drop| drop["reason"] == "miss_budget"), "{accounting}");
 }
 
 #[test]
