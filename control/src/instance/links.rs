@@ -72,7 +72,8 @@ impl Links {
                 }
             }
         }
-        let is_new = |id: &PortId, seen: &Seen| before.get(id).is_none_or(|before| before.mtu != seen.mtu);
+        // What a port has when it is seen first is what functions were made with, or less by configuration.
+        let is_new = |id: &PortId, seen: &Seen| before.get(id).is_some_and(|before| before.mtu != seen.mtu);
         let differs = known.iter().any(|port| {
             self.0.get(&port.id).is_some_and(|seen| seen.mtu != port.mtu && is_new(&port.id, seen))
         });
