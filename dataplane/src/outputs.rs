@@ -1,6 +1,7 @@
 //! Where packets go when a program ends: a burst for each port, and the counts that make the sums (R13).
 
 use crate::drops::{DropCounters, DropReason};
+use crate::limits::BURST_PACKETS_MAX;
 use crate::memory::Pool;
 use crate::packet::{Burst, Drain, Packet};
 use crate::port::PortId;
@@ -67,8 +68,12 @@ pub struct Outputs {
 impl Outputs {
     /// For ports 0 to `ports` - 1.
     pub fn new(ports: usize) -> Self {
-        let mut outputs =
-            Self { ports: Vec::new(), sums: Sums::default(), identification: 1, refused: Vec::new() };
+        let mut outputs = Self {
+            ports: Vec::new(),
+            sums: Sums::default(),
+            identification: 1,
+            refused: Vec::with_capacity(BURST_PACKETS_MAX),
+        };
         outputs.grow(ports);
         outputs
     }
