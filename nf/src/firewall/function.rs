@@ -2,11 +2,13 @@
 
 use super::classifier::ClassifierError;
 use super::counters::{Counters, RuleCounters, RuleReport};
+use super::explain::say_rule;
 use super::log::{LogRecord, LoggedFlow, RuleLog};
 use super::policy::{Change, DEFAULT_RULE, Judgement, Policy, touched_by};
 use super::query::{Addresses, Query, Transport};
 use super::rules::{Action, PROTOCOL_ICMP, PROTOCOL_ICMPV6, Rule, RuleId};
 use super::slots::RuleSlot;
+use super::staged::{Outcome, Staged};
 use super::word::{NOWHERE, Version, Word};
 use crate::explain::Notes;
 use crate::function::{FlowFunction, Verdict};
@@ -33,39 +35,6 @@ pub struct Firewall {
     counters: Counters,
     log: RuleLog,
     answers: IcmpLimit,
-}
-
-/// What one walk proposes: which rule decided, and what follows from it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Staged {
-    /// The rule's place; [`RuleSlot::DEFAULT`] where none matched.
-    pub(super) rule: RuleSlot,
-    /// Bytes of the frame.
-    bytes: u64,
-    pub(super) outcome: Outcome,
-    /// What to log of it.
-    flow: Option<LoggedFlow>,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Outcome {
-    /// The session's word from now on.
-    Admitted(Word),
-    /// The translated view of a hairpin is admitted too; the session counts for the rule of the other.
-    TurnAdmitted,
-    Refused {
-        /// The rules admitted this session before; it ends.
-        cut: Option<SessionId>,
-        /// Who was told.
-        answered: Option<IpAddr>,
-    },
-}
-
-impl Staged {
-    /// True if the packet was let pass.
-    pub fn is_admitted(&self) -> bool {
-        matches!(self.outcome, Outcome::Admitted(_) | Outcome::TurnAdmitted)
-    }
 }
 
 impl Firewall {
@@ -324,7 +293,7 @@ impl FlowFunction for Firewall {
     }
 
     fn explain(&self, walk: &Walk<'_>, staged: Option<&Staged>, notes: &mut Notes) {
-        self.say_rule(walk, staged, notes);
+        say_rule(&self.policy, walk, staged, notes);
     }
 
     fn commit(&mut self, staged: Staged, commit: &mut Commit<'_>) {

@@ -53,6 +53,7 @@ pub mod query;
 pub mod rule_set;
 pub mod rules;
 pub mod slots;
+mod staged;
 mod word;
 
 pub use function::Firewall;

@@ -4,12 +4,12 @@
 //! [`Router::bring`] then takes it between two bursts, at the cost of what differs beside the routes. Neighbours that are none any
 //! more are forgotten in slices of the timers: nothing leads to them meanwhile.
 
-use super::config::{RouterConfig, RouterError, StaticNeighbour, Tables, check_and_build};
-use super::function::{Router, neighbour_watch, port_watch};
+use super::config::{RouterConfig, RouterError, StaticNeighbour, Tables, check_and_build, check_route};
 use super::icmp_limit::IcmpLimit;
 use super::interface::{Interface, InterfaceId, Interfaces};
-use super::lpm::{NextHop, RouteKind, RouteTable};
+use super::lpm::{NextHop, Route, RouteIdentity, RouteKind, RouteOrigin, RouteTable};
 use super::neighbour::Action;
+use super::state::{Router, neighbour_watch, port_watch};
 use crate::slices;
 use ipnet::IpNet;
 use millrace_dataplane::flow::validity::{ObjectKind, Watch};
@@ -102,6 +102,42 @@ impl RouterChange {
 }
 
 impl Router {
+    /// Takes a new configuration in place of the old one: [`RouterChange::between`] and [`Self::bring`] at once. Returns what
+    /// changed: the decisions that used it must fall before the next packet (R8).
+    ///
+    /// # Errors
+    /// Every contradiction in it; the router is unchanged.
+    pub fn apply(&mut self, config: RouterConfig, now: Time) -> Result<Vec<Watch>, Vec<RouterError>> {
+        let change = RouterChange::from(&self.config, &self.interfaces, &self.routes, config)?;
+        Ok(self.bring(change, now).0)
+    }
+
+    /// Adds a static route, or replaces the one of its prefix and metric. Returns what changed, as [`Self::apply`] does.
+    ///
+    /// # Errors
+    /// What is wrong with it; nothing is changed.
+    pub fn insert_route(&mut self, route: Route) -> Result<Vec<Watch>, Vec<RouterError>> {
+        let mut errors = Vec::new();
+        check_route(&self.interfaces, &route, &mut errors);
+        if !errors.is_empty() {
+            return Err(errors);
+        }
+        let route = Route { origin: RouteOrigin::Static, ..route };
+        self.forget_recent();
+        let watches = route_watches(&self.routes, route.prefix.trunc());
+        let change = self.routes.insert(route).map_err(|error| vec![RouterError::Route(error)])?;
+        Ok(if change.best_changed { watches } else { Vec::new() })
+    }
+
+    /// Removes the static route of a prefix and metric. Returns what changed; none if there is no such route.
+    pub fn remove_route(&mut self, prefix: IpNet, metric: u32) -> Option<Vec<Watch>> {
+        let identity = RouteIdentity { prefix: prefix.trunc(), origin: RouteOrigin::Static, metric };
+        self.forget_recent();
+        let watches = route_watches(&self.routes, identity.prefix);
+        let change = self.routes.remove(identity)?;
+        Some(if change.best_changed { watches } else { Vec::new() })
+    }
+
     /// Takes what `change` brings. Returns the objects that changed: the decisions that used them must fall before the next
     /// packet (R8), and the chain's timers must run soon.
     pub fn bring(&mut self, change: RouterChange, now: Time) -> (Vec<Watch>, Replaced) {

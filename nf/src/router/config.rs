@@ -1,15 +1,11 @@
 //! What a router is configured with.
 
-use super::change::{RouterChange, route_watches};
-use super::function::Router;
 use super::icmp_limit::{IcmpLimitConfig, Rate};
 use super::interface::{Interface, InterfaceError, InterfaceId, Interfaces, ProxyPrefix};
-use super::lpm::{Route, RouteError, RouteIdentity, RouteLimits, RouteOrigin, RouteTable};
+use super::lpm::{Route, RouteError, RouteLimits, RouteTable};
 use super::neighbour::{NeighbourLimits, NeighbourTimers};
 use ipnet::IpNet;
-use millrace_dataplane::flow::validity::Watch;
 use millrace_dataplane::port::{MacAddress, PortId};
-use millrace_dataplane::time::Time;
 use std::net::IpAddr;
 
 /// A neighbour that is known from the configuration: never asked for, never changed by what others say.
@@ -176,7 +172,7 @@ pub(super) fn check_and_build(config: &RouterConfig) -> Result<Tables, Vec<Route
     if errors.is_empty() { Ok(Tables { interfaces, routes }) } else { Err(errors) }
 }
 
-fn check_route(interfaces: &Interfaces, route: &Route, errors: &mut Vec<RouterError>) {
+pub(super) fn check_route(interfaces: &Interfaces, route: &Route, errors: &mut Vec<RouterError>) {
     for hop in route.next_hops.iter() {
         match hop.gateway {
             Some(gateway) => check_neighbour(interfaces, hop.interface, route.prefix, gateway, errors),
@@ -203,42 +199,4 @@ fn check_neighbour(
         Some(_) => return,
     };
     errors.push(RouterError::NotANeighbour { address, interface, reason });
-}
-
-impl Router {
-    /// Takes a new configuration in place of the old one: [`RouterChange::between`] and [`Self::bring`] at once. Returns what
-    /// changed: the decisions that used it must fall before the next packet (R8).
-    ///
-    /// # Errors
-    /// Every contradiction in it; the router is unchanged.
-    pub fn apply(&mut self, config: RouterConfig, now: Time) -> Result<Vec<Watch>, Vec<RouterError>> {
-        let change = RouterChange::from(&self.config, &self.interfaces, &self.routes, config)?;
-        Ok(self.bring(change, now).0)
-    }
-
-    /// Adds a static route, or replaces the one of its prefix and metric. Returns what changed, as [`Self::apply`] does.
-    ///
-    /// # Errors
-    /// What is wrong with it; nothing is changed.
-    pub fn insert_route(&mut self, route: Route) -> Result<Vec<Watch>, Vec<RouterError>> {
-        let mut errors = Vec::new();
-        check_route(&self.interfaces, &route, &mut errors);
-        if !errors.is_empty() {
-            return Err(errors);
-        }
-        let route = Route { origin: RouteOrigin::Static, ..route };
-        self.forget_recent();
-        let watches = route_watches(&self.routes, route.prefix.trunc());
-        let change = self.routes.insert(route).map_err(|error| vec![RouterError::Route(error)])?;
-        Ok(if change.best_changed { watches } else { Vec::new() })
-    }
-
-    /// Removes the static route of a prefix and metric. Returns what changed; none if there is no such route.
-    pub fn remove_route(&mut self, prefix: IpNet, metric: u32) -> Option<Vec<Watch>> {
-        let identity = RouteIdentity { prefix: prefix.trunc(), origin: RouteOrigin::Static, metric };
-        self.forget_recent();
-        let watches = route_watches(&self.routes, identity.prefix);
-        let change = self.routes.remove(identity)?;
-        Some(if change.best_changed { watches } else { Vec::new() })
-    }
 }

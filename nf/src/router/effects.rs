@@ -1,8 +1,9 @@
 //! What the router proposes while it looks, and how it comes true (R6).
 
-use super::function::{Router, neighbour_watch};
 use super::interface::InterfaceId;
 use super::neighbour::{Action, Event};
+use super::state::{Router, neighbour_watch};
+use crate::function::Verdict;
 use crate::headers::{VlanTags, resolve};
 use crate::walk::{Commit, HoldKind, Tick, hold_token};
 use millrace_dataplane::drops::DropReason;
@@ -42,6 +43,14 @@ impl Staged {
     pub(super) const fn neighbour(event: Event) -> Self {
         Self { neighbour: Some(event), said: None }
     }
+}
+
+/// What [`Router::admit`] returns.
+pub(super) type Outcome = (Verdict, Option<Staged>);
+
+/// A drop without more.
+pub(super) const fn dropped(reason: DropReason) -> Outcome {
+    (Verdict::Drop(reason), None)
 }
 
 /// What commits and timers both can do.

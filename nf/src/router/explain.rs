@@ -1,8 +1,8 @@
 //! By which route and neighbour the router forwarded, for people.
 
-use super::Router;
 use super::interface::AddressClass;
 use super::lpm::RouteKind;
+use super::state::Router;
 use crate::explain::Notes;
 use crate::walk::Walk;
 

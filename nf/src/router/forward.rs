@@ -2,11 +2,11 @@
 //! (RFC 1812 section 5, RFC 8200, RFC 4443).
 
 use super::addressing::is_link_local;
-use super::effects::Staged;
-use super::function::{Outcome, Router, dropped, neighbour_watch, port_watch};
+use super::effects::{Outcome, Staged, dropped};
 use super::interface::{AddressClass, InterfaceId};
 use super::lpm::{NextHop, Route, RouteKind};
 use super::neighbour::{Event, Needs};
+use super::state::{Router, neighbour_watch, port_watch};
 use crate::function::Verdict;
 use crate::headers::answer::{IcmpError, icmp_error, may_answer_with_error};
 use crate::headers::{Network, ethernet, ipv4};

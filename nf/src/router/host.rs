@@ -5,8 +5,9 @@
 
 use super::addressing::is_link_local;
 use super::config::{HOST_PORT_FIRST, HostSide};
-use super::function::{Outcome, Router, dropped, port_watch};
+use super::effects::{Outcome, dropped};
 use super::interface::{AddressClass, InterfaceId};
+use super::state::{Router, port_watch};
 use crate::function::Verdict;
 use crate::headers::{Transport, icmpv4, icmpv6, protocol};
 use crate::walk::Walk;

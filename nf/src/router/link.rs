@@ -1,9 +1,9 @@
 //! ARP and neighbour discovery as they come in (RFC 826, 5227; RFC 4861 section 7).
 
-use super::effects::{Said, Staged};
-use super::function::{Outcome, Router, dropped};
+use super::effects::{Outcome, Said, Staged, dropped};
 use super::interface::InterfaceId;
 use super::neighbour::Event;
+use super::state::Router;
 use crate::function::Verdict;
 use crate::headers::neighbour_discovery::Message;
 use crate::headers::resolve::{AdvertisementFlags, arp_reply, neighbour_advertisement};

@@ -1,9 +1,9 @@
 //! Packets for the router's own addresses: echo requests are answered, what the host stack serves goes there, and all else is
 //! refused as by a host with no open port (RFC 1122 section 3.2.2, RFC 4443).
 
-use super::effects::{Said, Staged};
-use super::function::{Outcome, Router, dropped};
+use super::effects::{Outcome, Said, Staged, dropped};
 use super::interface::InterfaceId;
+use super::state::Router;
 use crate::function::Verdict;
 use crate::headers::answer::{IcmpError, echo_reply, tcp_reset};
 use crate::headers::{FrameBuffer, Network, Transport, icmpv4, icmpv6};

@@ -18,10 +18,11 @@ mod local;
 pub mod lpm;
 pub mod neighbour;
 mod prefix_trie;
+mod state;
 mod ways;
 
 pub use change::{Replaced, RouterChange};
 pub use config::{HOST_PORT_FIRST, HostService, HostSide, RouterConfig, RouterError, StaticNeighbour};
-pub use function::{Router, RouterCounters};
 pub use prefix_trie::{PrefixTrie, TrieFull};
+pub use state::{Router, RouterCounters};
 pub use ways::Ways;
