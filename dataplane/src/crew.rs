@@ -10,9 +10,9 @@ use crate::slow_path::SlowPath;
 use crate::worker::{FINISH_TIME_MAX, Worker, WorkerCounters, WorkerReport};
 use std::io;
 use std::iter::once_with;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::mpsc::{Receiver, SendError, Sender, channel};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 /// A worker under its number.
@@ -42,6 +42,8 @@ enum Order<S: SlowPath> {
 /// What a crew writes while it works, and what it is woken by.
 #[derive(Debug)]
 struct Shared {
+    /// Held while something is ordered, so that nothing is once the crew takes no more.
+    is_open: Mutex<bool>,
     is_ordered: AtomicBool,
     waker: Waker,
     turns: AtomicU64,
@@ -65,7 +67,8 @@ impl<S: SlowPath> Clone for CrewHandle<S> {
 
 impl<S: SlowPath> CrewHandle<S> {
     /// The worker of this number goes over to the crew `to`. `arrived` is told for how long it did not run, when it does again;
-    /// it is dropped untold if either crew has ended or there is no such worker: then the worker stays where it is.
+    /// it is dropped untold if either crew has ended or there is no such worker: then the worker stays where it is. If the crew
+    /// `to` is about to end, it may still take the worker, and ends it with its own.
     pub fn give(&self, number: usize, to: &Self, arrived: Sender<Duration>) {
         // A crew that has ended tells nobody.
         let _ = self.order(Order::Give { number, to: to.clone(), arrived });
@@ -89,7 +92,12 @@ impl<S: SlowPath> CrewHandle<S> {
     }
 
     fn order(&self, order: Order<S>) -> Result<(), SendError<Order<S>>> {
+        let is_open = self.shared.is_open.lock().unwrap_or_else(PoisonError::into_inner);
+        if !*is_open {
+            return Err(SendError(order));
+        }
         self.orders.send(order)?;
+        drop(is_open);
         self.shared.is_ordered.store(true, Ordering::Release);
         self.shared.waker.pushed();
         Ok(())
@@ -117,6 +125,7 @@ impl<S: SlowPath> Crew<S> {
     pub fn new(workers: Vec<(usize, Box<Worker<S>>)>, idle: IdlePolicy) -> io::Result<(Self, CrewHandle<S>)> {
         let (sender, orders) = channel();
         let shared = Arc::new(Shared {
+            is_open: Mutex::new(true),
             is_ordered: AtomicBool::new(false),
             waker: Waker::new()?,
             turns: AtomicU64::new(0),
@@ -239,10 +248,21 @@ impl<S: SlowPath> Crew<S> {
         }
     }
 
+    /// Takes no more orders. Workers that were on their way here are here.
+    fn shut(&mut self) {
+        *self.shared.is_open.lock().unwrap_or_else(PoisonError::into_inner) = false;
+        while let Ok(order) = self.orders.try_recv() {
+            if let Order::Take { member, .. } = order {
+                self.members.push(member);
+            }
+        }
+    }
+
     /// Ends the work of all, each as [`Worker::close`] does: they still get what others have for them, and each other's. The pools
     /// of those whose packets ended here are full when all crews have ended; the reports are final.
     pub fn close(mut self) -> Vec<(usize, Box<Worker<S>>, WorkerReport)> {
         let mut closed = Vec::new();
+        self.shut();
         self.workers().for_each(Worker::finish_receiving);
         let deadline = Instant::now() + FINISH_TIME_MAX;
         while !self.members.is_empty() {

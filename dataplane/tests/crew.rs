@@ -354,6 +354,25 @@ fn a_worker_stays_where_nobody_takes_it() {
     assert_eq!(rig.end().0, 100);
 }
 
+/// A crew that has had its turns, but has not ended its workers yet, takes who is on the way.
+#[test]
+fn a_worker_on_its_way_to_a_crew_that_ends_is_not_lost() {
+    let mut rig = Rig::new(2, 1, IdlePolicy::Sleep, 100);
+    rig.allow(100);
+    rig.wait_for(100);
+    let (crew, to) = Crew::new(Vec::new(), IdlePolicy::Sleep).unwrap();
+    let (arrived, arrives) = channel();
+    rig.crews[0].give(1, &to, arrived);
+    // When the next order was obeyed, this one was.
+    let (obeyed, is_obeyed) = channel();
+    rig.crews[0].give(7, &to, obeyed);
+    assert!(is_obeyed.recv_timeout(PATIENCE).is_err(), "there is no such worker");
+    rig.threads.push(std::thread::spawn(move || crew.close()));
+    let (packets, reports) = rig.end();
+    assert_eq!((packets, reports.len()), (100, 2));
+    assert!(arrives.try_recv().is_err(), "it never ran there");
+}
+
 /// All sleep on what their workers sleep on, those that came later, too: a packet is there and back sooner than sleeps last.
 #[test]
 fn sleepers_are_woken_for_whoever_is_with_them() {
