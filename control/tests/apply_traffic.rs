@@ -2,8 +2,11 @@
 
 mod common;
 
+use std::io::{BufRead, BufReader};
 use std::process::Stdio;
 
+use common::edge::python;
+use common::hosts::Hosts;
 use common::net::{Namespace, may_make_namespaces};
 use common::{Site, millrace};
 use serde_json::Value;
@@ -83,20 +86,13 @@ fn a_chain_that_a_change_does_not_concern_loses_nothing() {
     if !may_make_namespaces("a_chain_that_a_change_does_not_concern_loses_nothing") {
         return;
     }
-    let (client, outside, spare, router) =
-        (Namespace::new(), Namespace::new(), Namespace::new(), Namespace::new());
-    router.connect(&client, "mr-lan", "10.0.0.2/24", 1);
-    router.connect(&outside, "mr-wan", "198.51.100.2/24", 1);
+    let Hosts { client, outside: _outside, router } = Hosts::new(1);
+    let spare = Namespace::new();
     router.connect(&spare, "mr-spare", "10.1.0.2/24", 1);
-    client.run("ip route add default via 10.0.0.1");
     spare.run("ip route add default via 10.1.0.1");
     let site = Site::new();
     site.write("run.toml", &text(&site, ""));
-    let mut command = millrace();
-    command.args(["run", "--json", "--interval", "0"]).arg(site.path("run.toml"));
-    let mut inside = router.enter(&command);
-    inside.stdout(Stdio::piped());
-    let running = site.start_as(inside);
+    let running = site.start_in(&router);
     client.run("ping -c 2 -i 0.1 -W 5 198.51.100.2");
 
     let changes = [
@@ -139,4 +135,95 @@ fn router_ping(client: &Namespace) -> std::process::Child {
     let mut ping = std::process::Command::new("ping");
     let mut inside = client.enter(ping.args(["-q", "-c", "600", "-i", "0.01", "-W", "5", "198.51.100.2"]));
     inside.stdout(Stdio::piped()).spawn().unwrap()
+}
+
+/// Sends each datagram back.
+const SERVER: &str = r#"
+import socket
+s = socket.socket(type=socket.SOCK_DGRAM)
+s.bind(("10.0.0.2", 53))
+print("ready", flush=True)
+while True:
+    s.sendto(*s.recvfrom(2048))
+"#;
+
+/// Says whether somebody answers there, from the address that was asked.
+const ASK: &str = r#"
+import socket
+s = socket.socket(type=socket.SOCK_DGRAM)
+s.settimeout(0.5)
+s.connect(("198.51.100.1", 5353))
+s.send(b"question")
+try:
+    print(s.recv(2048).decode())
+except OSError:
+    print("nobody")
+"#;
+
+/// An address that was the router's alone becomes an external one, and ceases to be, while packets of others flow: neither the
+/// connections through the NAT's pool nor pings of that address itself notice.
+#[test]
+fn the_first_forward_of_an_own_address_works_at_once() {
+    if !may_make_namespaces("the_first_forward_of_an_own_address_works_at_once") {
+        return;
+    }
+    let Hosts { client, outside, router } = Hosts::new(1);
+    let site = Site::new();
+    let rules = r#"
+[[functions.firewall.rules]]
+name = "names"
+action = "allow"
+from = "outside"
+to = "inside"
+protocol = "udp"
+destination = "10.0.0.2"
+destination_ports = 53
+[[functions.firewall.rules]]
+name = "ping-router"
+action = "allow"
+to = "local"
+protocol = "icmp"
+icmp_type = "echo-request"
+[functions.nat]
+"#;
+    let forward =
+        "forward = [{ protocol = \"udp\", external = \"198.51.100.1:5353\", internal = \"10.0.0.2:53\" }]\n";
+    let with = |forward: &str| {
+        let pool = format!("pool = [\"198.51.100.9\"]\n{forward}");
+        text(&site, "").replace("[functions.nat]\n", rules).replace("pool = [\"198.51.100.1\"]\n", &pool)
+    };
+    site.write("run.toml", &with(""));
+    let running = site.start_in(&router);
+    let mut server = python(&client, SERVER, &[]);
+    let mut line = String::new();
+    BufReader::new(server.stdout.take().unwrap()).read_line(&mut line).unwrap();
+    let ask = || {
+        let output = python(&outside, ASK, &[]).wait_with_output().unwrap();
+        String::from_utf8_lossy(&output.stdout).trim().to_owned()
+    };
+    let pinging = |host: &Namespace, target: &str| {
+        // Neighbours are known from here on.
+        host.run(&format!("ping -c 2 -i 0.1 -W 5 {target}"));
+        let ping = ["-q", "-i", "0.01", "-W", "5", "-c", "400", target];
+        host.enter(std::process::Command::new("ping").args(ping)).stdout(Stdio::piped()).spawn().unwrap()
+    };
+    let pings = [pinging(&client, "198.51.100.2"), pinging(&outside, "198.51.100.1")];
+    assert_eq!((line.trim(), ask().as_str()), ("ready", "nobody"));
+    for (forward, answer) in [(forward, "question"), ("", "nobody"), (forward, "question")] {
+        let output = millrace()
+            .args(["apply", "--json"])
+            .arg(site.write("change.toml", &with(forward)))
+            .output()
+            .unwrap();
+        let said: Value = serde_json::from_slice(&output.stdout).unwrap();
+        assert_eq!(said["applied"], true, "{said}");
+        assert_eq!(ask(), answer, "after {forward:?}");
+    }
+    server.kill().unwrap();
+    server.wait().unwrap();
+    for ping in pings {
+        let text = String::from_utf8_lossy(&ping.wait_with_output().unwrap().stdout).into_owned();
+        assert!(text.contains("400 packets transmitted, 400 received"), "{text}");
+    }
+    running.stop();
 }

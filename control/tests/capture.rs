@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 
 use serde_json::Value;
 
+use common::hosts::Hosts;
 use common::net::{Namespace, may_make_namespaces};
 use common::{Running, Site, millrace};
 
@@ -137,10 +138,7 @@ struct Edge {
 
 impl Edge {
     fn start(workers: &str) -> (Self, Running) {
-        let (client, router, server) = (Namespace::new(), Namespace::new(), Namespace::new());
-        router.connect(&client, "lan", "10.0.0.2/24", 1);
-        router.connect(&server, "wan", "198.51.100.2/24", 1);
-        client.run("ip route add default via 10.0.0.1");
+        let Hosts { client, outside: server, router } = Hosts::new(1);
         let site = Site::new();
         let text = format!(
             r#"
@@ -156,10 +154,10 @@ listen = "off"
 capacity = 4096
 [ports.lan]
 kind = "af_packet"
-interface = "lan"
+interface = "mr-lan"
 [ports.wan]
 kind = "af_packet"
-interface = "wan"
+interface = "mr-wan"
 [chains.edge]
 functions = ["firewall", "nat", "router"]
 zones.inside = ["lan"]
@@ -188,11 +186,7 @@ interfaces.wan.addresses = ["198.51.100.1/24"]
             site.path("m.sock").display()
         );
         site.write("run.toml", &text);
-        let mut command = millrace();
-        command.args(["run", "--json", "--interval", "0"]).arg(site.path("run.toml"));
-        let mut inside = router.enter(&command);
-        inside.stdout(Stdio::piped());
-        let running = site.start_as(inside);
+        let running = site.start_in(&router);
         let edge = Self { site, client, router, server };
         // Neighbours are known from here on.
         edge.client.run("ping -c 2 -i 0.1 -w 20 198.51.100.2");
@@ -329,14 +323,12 @@ fn drops_of_ports_are_captured_with_their_place() {
     let (edge, running) = Edge::start("");
     let text = std::fs::read_to_string(edge.path("run.toml")).unwrap();
     running.stop();
-    let faulty = text
-        .replace("interface = \"lan\"", "interface = \"lan\"\nfault = { loss = 1.0, direction = \"rx\" }");
+    let faulty = text.replace(
+        "interface = \"mr-lan\"",
+        "interface = \"mr-lan\"\nfault = { loss = 1.0, direction = \"rx\" }",
+    );
     edge.site.write("run.toml", &faulty);
-    let mut command = millrace();
-    command.args(["run", "--json", "--interval", "0"]).arg(edge.path("run.toml"));
-    let mut inside = edge.router.enter(&command);
-    inside.stdout(Stdio::piped());
-    let running = edge.site.start_as(inside);
+    let running = edge.site.start_in(&edge.router);
     edge.client.run("ip neighbour replace 10.0.0.1 lladdr 02:00:00:00:00:01 dev eth0");
     let path = edge.path("drops.pcapng");
     let points = ["drops:fault_injected", "protocol=udp", "--budget", "100"];

@@ -10,16 +10,10 @@ use std::time::Duration;
 
 use serde_json::Value;
 
+use common::cores::has_two_cores;
+use common::hosts::Hosts;
 use common::net::{Namespace, may_make_namespaces};
 use common::{Site, millrace};
-
-fn has_two_cores(test: &str) -> bool {
-    let has = std::thread::available_parallelism().is_ok_and(|cores| cores.get() >= 2);
-    if !has {
-        println!("SKIPPED {test}: this machine has one core");
-    }
-    has
-}
 
 /// Answers each chunk of each stream, and each datagram, with itself.
 const SERVER: &str = r#"
@@ -186,19 +180,12 @@ fn connections_live_on_while_cores_come_and_go() {
     if !may_make_namespaces(TEST) || !has_two_cores(TEST) {
         return;
     }
-    let (client, outside, router) = (Namespace::new(), Namespace::new(), Namespace::new());
-    router.connect(&client, "mr-lan", "10.0.0.2/24", 1);
-    router.connect(&outside, "mr-wan", "198.51.100.2/24", 1);
+    let Hosts { client, outside, router } = Hosts::new(1);
     (10..26).for_each(|host| client.run(&format!("ip address add 10.0.0.{host}/24 dev eth0")));
-    client.run("ip route add default via 10.0.0.1");
     let site = Site::new();
     let text = |cores: &str| edge(&site, &format!("cores = {cores}\nshares = 4"));
     site.write("run.toml", &text("[0]"));
-    let mut command = millrace();
-    command.args(["run", "--json", "--interval", "0"]).arg(site.path("run.toml"));
-    let mut inside = router.enter(&command);
-    inside.stdout(Stdio::piped());
-    let running = site.start_as(inside);
+    let running = site.start_in(&router);
     assert_eq!(seats(&site), [(0, "0 1 2 3".to_owned())]);
 
     let _server = Script::start(&outside, SERVER);

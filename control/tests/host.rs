@@ -3,9 +3,12 @@
 mod common;
 
 use std::process::{Command, Output, Stdio};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
+use common::cores::has_two_cores;
+use common::hosts::Hosts;
 use common::net::{Namespace, may_make_namespaces};
+use common::wait::wait_until;
 use common::{Running, Site, millrace};
 use serde_json::Value;
 
@@ -60,9 +63,7 @@ from = "local"
 
 impl Edge {
     fn new() -> Self {
-        let (client, outside, router) = (Namespace::new(), Namespace::new(), Namespace::new());
-        router.connect(&client, "lan", "10.0.0.2/24", 1);
-        router.connect(&outside, "wan", "198.51.100.2/24", 1);
+        let Hosts { client, outside, router } = Hosts::new(1);
         for (host, address, own) in
             [(&client, "fd00:1::2", "fd00:1::1"), (&outside, "2001:db8:ffff::2", "2001:db8:ffff::1")]
         {
@@ -70,7 +71,6 @@ impl Edge {
             host.run(&format!("ip address add {address}/64 dev eth0 nodad"));
             host.run(&format!("ip route add default via {own}"));
         }
-        client.run("ip route add default via 10.0.0.1");
         outside.run("ip route add default via 198.51.100.1");
         Self { site: Site::new(), client, outside, router }
     }
@@ -91,10 +91,10 @@ listen = "off"
 capacity = 4096
 [ports.lan]
 kind = "af_packet"
-interface = "lan"
+interface = "mr-lan"
 [ports.wan]
 kind = "af_packet"
-interface = "wan"
+interface = "mr-wan"
 [chains.edge]
 functions = ["firewall", "nat", "router"]
 zones.inside = ["lan"]
@@ -117,11 +117,7 @@ interfaces.wan.addresses = ["198.51.100.1/24", "2001:db8:ffff::1/64"]
 
     fn start(&self, settings: &str, rules: &str) -> Running {
         self.site.write("run.toml", &self.text(settings, rules));
-        let mut command = millrace();
-        command.args(["run", "--json", "--interval", "0"]).arg(self.site.path("run.toml"));
-        let mut inside = self.router.enter(&command);
-        inside.stdout(Stdio::piped());
-        self.site.start_as(inside)
+        self.site.start_in(&self.router)
     }
 
     fn apply(&self, settings: &str, rules: &str) -> String {
@@ -160,14 +156,6 @@ fn echoes(host: &Namespace, kind: &str, address: &str, bytes: usize) {
     let output = echo(host, kind, address, bytes).output().unwrap();
     let said = String::from_utf8_lossy(&output.stdout).into_owned();
     assert!(said.contains("same"), "{kind} {address}: {said}{}", String::from_utf8_lossy(&output.stderr));
-}
-
-fn wait_for(what: &str, mut done: impl FnMut() -> bool) {
-    let start = Instant::now();
-    while !done() {
-        assert!(start.elapsed() < Duration::from_secs(30), "{what}");
-        std::thread::sleep(Duration::from_millis(50));
-    }
 }
 
 const STATUS: &str = "[host.status]";
@@ -222,7 +210,7 @@ fn the_status_page_is_reached_as_the_rules_say() {
     }
     // Another port and one address; then none.
     edge.apply("[host.status]\nport = 81\naddresses = \"10.0.0.1\"", &opened);
-    wait_for("the page moves", || curl(&edge.client, &["http://10.0.0.1:81/"]).status.success());
+    wait_until("the page moves", || curl(&edge.client, &["http://10.0.0.1:81/"]).status.success());
     let closed = [(&edge.client, "http://10.0.0.1:8080/"), (&edge.client, "http://198.51.100.1:81/")];
     for (host, url) in closed {
         assert_eq!(curl(host, &[url]).status.code(), Some(7), "refused by a reset: {url}");
@@ -230,7 +218,7 @@ fn the_status_page_is_reached_as_the_rules_say() {
     edge.apply("", &opened);
     assert_eq!(curl(&edge.client, &["http://10.0.0.1:81/"]).status.code(), Some(7));
     edge.apply(STATUS, &opened);
-    wait_for("the page is back", || curl(&edge.client, &["http://10.0.0.1:8080/"]).status.success());
+    wait_until("the page is back", || curl(&edge.client, &["http://10.0.0.1:8080/"]).status.success());
     // Many at once: more than there are places, so some may be refused, and none is forgotten.
     let many = "for i in $(seq 60); do curl -s --max-time 20 http://10.0.0.1:8080/status.json -o /dev/null -w '%{http_code} ' & done; wait";
     let output = edge.client.enter(Command::new("bash").args(["-c", many])).output().unwrap();
@@ -245,7 +233,10 @@ fn streams_and_datagrams_come_back_whole() {
         return;
     }
     let workers = ["", "[workers]\ncores = [0, 1]\n"];
-    for workers in workers.iter().filter(|workers| workers.is_empty() || has_two_cores()) {
+    for workers in workers
+        .iter()
+        .filter(|workers| workers.is_empty() || has_two_cores("streams_and_datagrams_come_back_whole"))
+    {
         let edge = Edge::new();
         let running = edge.start(&format!("{workers}[host]\necho = true"), RULES);
         for address in ["10.0.0.1", "fd00:1::1", "198.51.100.1"] {
@@ -268,10 +259,6 @@ fn streams_and_datagrams_come_back_whole() {
         assert!(host["tx_bytes"].as_u64().unwrap() as usize > 3 * STREAM_BYTES, "{host}");
         assert_eq!(host["tx_drops"], 0, "{host}");
     }
-}
-
-fn has_two_cores() -> bool {
-    std::thread::available_parallelism().is_ok_and(|cores| cores.get() >= 2)
 }
 
 /// Serves each connection with this status until it is killed.
@@ -357,7 +344,7 @@ fn probes_follow_what_hosts_do() {
         rows.into_iter().find(|row| row["probe"] == name).unwrap()
     };
     let reaches =
-        |name: &str, state: &str| wait_for(&format!("{name} is {state}"), || row(name)["state"] == state);
+        |name: &str, state: &str| wait_until(&format!("{name} is {state}"), || row(name)["state"] == state);
     for name in ["ping", "ping6"] {
         reaches(name, "up");
         assert!(row(name)["latency_us"].as_u64().unwrap() < 200_000, "{}", row(name));
@@ -368,12 +355,12 @@ fn probes_follow_what_hosts_do() {
         ("nobody", "no answer in time"),
     ] {
         reaches(name, "down");
-        wait_for(name, || row(name)["error"] == error);
+        wait_until(name, || row(name)["error"] == error);
     }
     let server = Server::start(&edge.client, "10.0.0.2");
     reaches("web", "up");
     reaches("port", "up");
-    wait_for("busy", || row("busy")["error"] == "the status is 503");
+    wait_until("busy", || row("busy")["error"] == "the status is 503");
     assert_eq!((&row("busy")["state"], &row("web")["error"]), (&"down".into(), &Value::Null));
     drop(server);
     reaches("web", "down");
@@ -387,7 +374,7 @@ fn probes_follow_what_hosts_do() {
     // What stays as it is stays known; the others are asked anew, or no more.
     let fewer = PROBES.split("[[host.probes]]\nname = \"web\"").next().unwrap();
     edge.apply(fewer, RULES);
-    wait_for("fewer are asked", || edge.site.show("probes").unwrap().len() == 2);
+    wait_until("fewer are asked", || edge.site.show("probes").unwrap().len() == 2);
     assert!(row("ping6")["good"].as_u64().unwrap() >= good && row("ping6")["state"] == "up");
     running.stop();
 }
@@ -400,20 +387,18 @@ fn a_thread_that_panics_comes_back_and_nobody_else_notices() {
     let edge = Edge::new();
     let switch = edge.site.path("panics");
     edge.site.write("run.toml", &edge.text(&format!("[host]\necho = true\n[host.status]\n{PROBES}"), RULES));
-    let mut command = millrace();
-    command.args(["run", "--json", "--interval", "0"]).arg(edge.site.path("run.toml"));
-    let mut inside = edge.router.enter(&command);
-    inside.stdout(Stdio::piped()).env("MILLRACE_TEST_HOST_PANICS", &switch);
+    let mut inside = edge.site.command_in(&edge.router);
+    inside.env("MILLRACE_TEST_HOST_PANICS", &switch);
     let running = edge.site.start_as(inside);
-    wait_for("it serves", || curl(&edge.client, &["http://10.0.0.1:8080/"]).status.success());
+    wait_until("it serves", || curl(&edge.client, &["http://10.0.0.1:8080/"]).status.success());
     edge.client.run("ping -c 1 -W 5 198.51.100.2");
     let mut ping = Command::new("ping");
     let mut ping = edge.client.enter(ping.args(["-q", "-c", "300", "-i", "0.01", "-W", "5", "198.51.100.2"]));
     let ping = ping.stdout(Stdio::piped()).spawn().unwrap();
     for _ in 0..2 {
         edge.site.write("panics", "");
-        wait_for("it panics", || !switch.exists());
-        wait_for("it comes back", || {
+        wait_until("it panics", || !switch.exists());
+        wait_until("it comes back", || {
             curl(&edge.client, &["--max-time", "2", "http://10.0.0.1:8080/"]).status.success()
         });
     }
@@ -456,7 +441,7 @@ fn a_flood_of_the_own_address_stops_no_transfer_and_takes_no_memory() {
     }
     let edge = Edge::new();
     let mut running = edge.start("[host]\necho = true\n[host.status]", RULES);
-    wait_for("it serves", || curl(&edge.client, &["http://10.0.0.1:8080/"]).status.success());
+    wait_until("it serves", || curl(&edge.client, &["http://10.0.0.1:8080/"]).status.success());
     echoes(&edge.client, "udp", "10.0.0.1", 1_000);
     let mut listen = Command::new("python3");
     listen.args(["-c", "import socket\ns=socket.create_server(('198.51.100.2',5001)); c,_=s.accept(); n=0\nwhile d:=c.recv(1<<20): n+=len(d)\nprint(n, flush=True)"]);
@@ -479,7 +464,7 @@ fn a_flood_of_the_own_address_stops_no_transfer_and_takes_no_memory() {
     let after = resident_kib(millrace_pid);
     assert!(after < before + 32 * 1_024, "{before} KiB before, {after} KiB after");
     // It serves as before.
-    wait_for("it serves again", || curl(&edge.client, &["http://10.0.0.1:8080/"]).status.success());
+    wait_until("it serves again", || curl(&edge.client, &["http://10.0.0.1:8080/"]).status.success());
     let rows = edge.site.show("workers").unwrap();
     println!("{} packets of the flood, memory {before} to {after} KiB, {rows:?}", flooded.trim());
     running.stop();

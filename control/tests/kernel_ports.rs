@@ -5,8 +5,9 @@ mod common;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
+use common::cores::has_two_cores;
 use common::net::{Namespace, may_make_namespaces};
-use common::{Running, Site, accounting, millrace};
+use common::{Running, Site, accounting};
 
 const STREAM_BYTES: usize = 8 << 20;
 
@@ -101,11 +102,7 @@ interfaces.wan.addresses = ["10.2.0.1/24", "fd00:2::1/64"]
             self.site.path("m.sock").display()
         );
         self.site.write("run.toml", &text);
-        let mut command = millrace();
-        command.args(["run", "--json", "--interval", "0"]).arg(self.site.path("run.toml"));
-        let mut inside = self.router.enter(&command);
-        inside.stdout(Stdio::piped());
-        self.site.start_as(inside)
+        self.site.start_in(&self.router)
     }
 
     fn python(host: &Namespace, mode: &str, address: &str) -> Child {
@@ -175,8 +172,8 @@ fn a_chain_over_packet_sockets_carries_streams_and_survives_its_interface() {
 /// Both families, one of them translated; ARP and neighbour discovery are heard by all workers.
 #[test]
 fn two_workers_carry_streams() {
-    let has_two_cores = std::thread::available_parallelism().is_ok_and(|cores| cores.get() >= 2);
-    if !may_make_namespaces("two_workers_carry_streams") || !has_two_cores {
+    const TEST: &str = "two_workers_carry_streams";
+    if !may_make_namespaces(TEST) || !has_two_cores(TEST) {
         return;
     }
     for (io, queues) in [("shared", 1), ("dedicated", 1), ("shared", 2)] {

@@ -5,8 +5,9 @@ mod common;
 use std::process::{Command, Stdio};
 
 use common::accounting;
-use common::edge::{Edge, Kind, wait_until};
+use common::edge::{Edge, Kind};
 use common::net::may_make_namespaces;
+use common::wait::wait_until;
 use serde_json::Value;
 
 fn edge(kind: Kind) -> Edge {

@@ -5,8 +5,9 @@ mod common;
 
 use std::time::Instant;
 
-use common::edge::{Edge, Kind, python, wait_until};
+use common::edge::{Edge, Kind, python};
 use common::net::may_make_namespaces;
+use common::wait::wait_until;
 /// Whom the client sends to, and how many bytes in all, by so many connections at a time.
 const TRANSFERS: [(&str, usize); 2] = [("10.2.0.2", 100_000_000), ("fd00:2::2", 20_000_000)];
 const STREAMS: usize = 8;

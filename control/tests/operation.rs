@@ -8,18 +8,10 @@ use std::os::unix::process::ExitStatusExt;
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
+use common::hosts::Hosts;
 use common::net::{Namespace, may_make_namespaces};
+use common::wait::wait_until;
 use common::{Running, Site, accounting, millrace};
-
-const PATIENCE: Duration = Duration::from_secs(20);
-
-fn wait_until(what: &str, done: impl Fn() -> bool) {
-    let start = Instant::now();
-    while !done() {
-        assert!(start.elapsed() < PATIENCE, "{what}");
-        std::thread::sleep(Duration::from_millis(20));
-    }
-}
 
 /// A client and an outside host around a router namespace, in which an instance can run over AF_XDP.
 struct Edge {
@@ -31,12 +23,8 @@ struct Edge {
 
 impl Edge {
     fn new(queues: u32) -> Self {
-        let (site, client, outside, router) =
-            (Site::new(), Namespace::new(), Namespace::new(), Namespace::new());
-        router.connect(&client, "mr-lan", "10.0.0.2/24", queues);
-        router.connect(&outside, "mr-wan", "198.51.100.2/24", queues);
-        client.run("ip route add default via 10.0.0.1");
-        let edge = Self { site, client, router, _outside: outside };
+        let Hosts { client, outside, router } = Hosts::new(queues);
+        let edge = Self { site: Site::new(), client, router, _outside: outside };
         edge.site.write("run.toml", &edge.text(queues));
         edge
     }
@@ -85,11 +73,7 @@ interfaces.wan.addresses = ["198.51.100.1/24"]
     }
 
     fn start(&self) -> Running {
-        let mut command = millrace();
-        command.args(["run", "--json", "--interval", "0"]).arg(self.site.path("run.toml"));
-        let mut inside = self.router.enter(&command);
-        inside.stdout(Stdio::piped());
-        self.site.start_as(inside)
+        self.site.start_in(&self.router)
     }
 
     fn ping(&self, count: u32) {

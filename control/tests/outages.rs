@@ -8,8 +8,9 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
-use common::edge::{Edge, Kind, python, wait_until};
+use common::edge::{Edge, Kind, python};
 use common::net::may_make_namespaces;
+use common::wait::wait_until;
 use common::{Site, accounting, millrace};
 
 /// Packets that the generator's instance has sent.

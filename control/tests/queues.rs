@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 
 use serde_json::Value;
 
+use common::cores::has_two_cores;
 use common::net::{Namespace, may_make_namespaces};
 use common::{Running, Site, millrace};
 
@@ -124,11 +125,7 @@ neighbours = [{{ address = "10.2.0.2", mac = "02:00:00:00:02:02" }}]
             hosts.join(", "),
         );
         self.site.write("run.toml", &text);
-        let mut command = millrace();
-        command.args(["run", "--json", "--interval", "0"]).arg(self.site.path("run.toml"));
-        let mut inside = self.router.enter(&command);
-        inside.stdout(Stdio::piped());
-        self.site.start_as(inside)
+        self.site.start_in(&self.router)
     }
 
     fn python(host: &Namespace, mode: &str) -> std::process::Child {
@@ -207,8 +204,8 @@ print(calls, flush=True)
 /// RFC 4787 section 6 REQ-9: with sockets, by datagrams and streams, with one share and with several.
 #[test]
 fn inside_hosts_reach_each_other_whoever_owns_them() {
-    let has_two_cores = std::thread::available_parallelism().is_ok_and(|cores| cores.get() >= 2);
-    if !may_make_namespaces("inside_hosts_reach_each_other_whoever_owns_them") || !has_two_cores {
+    const TEST: &str = "inside_hosts_reach_each_other_whoever_owns_them";
+    if !may_make_namespaces(TEST) || !has_two_cores(TEST) {
         return;
     }
     let edge = Edge::new();
@@ -244,8 +241,8 @@ fn count(row: &Value, column: &str) -> u64 {
 
 #[test]
 fn every_worker_polls_a_queue_and_flows_keep_their_order() {
-    let has_two_cores = std::thread::available_parallelism().is_ok_and(|cores| cores.get() >= 2);
-    if !may_make_namespaces("every_worker_polls_a_queue_and_flows_keep_their_order") || !has_two_cores {
+    const TEST: &str = "every_worker_polls_a_queue_and_flows_keep_their_order";
+    if !may_make_namespaces(TEST) || !has_two_cores(TEST) {
         return;
     }
     let edge = Edge::new();

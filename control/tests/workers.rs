@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 
 use serde_json::Value;
 
+use common::cores::has_two_cores;
 use common::{Site, accounting, millrace};
 
 /// What [`Site`] runs, with this for its workers.
@@ -21,21 +22,13 @@ fn with_workers(site: &Site, workers: &str) -> String {
     text.replace("[memory]", &format!("[workers]\n{workers}\n[memory]"))
 }
 
-fn has_two_cores() -> bool {
-    let has = std::thread::available_parallelism().is_ok_and(|cores| cores.get() >= 2);
-    if !has {
-        eprintln!("skipped: this machine has one core");
-    }
-    has
-}
-
 fn sum(rows: &[Value], column: &str) -> u64 {
     rows.iter().map(|row| row[column].as_u64().unwrap()).sum()
 }
 
 #[test]
 fn workers_share_connections_and_are_one_instance_to_who_asks() {
-    if !has_two_cores() {
+    if !has_two_cores("workers_share_connections_and_are_one_instance_to_who_asks") {
         return;
     }
     for (workers, owners) in [("cores = [0, 1]", 2), ("cores = [0, 1]\nio = \"dedicated\"", 1)] {
@@ -183,7 +176,7 @@ fn left(path: &Path, is_translated: bool) -> Left {
 /// From inside, and from outside to forwards: what leaves is what leaves one worker, in the same order flow by flow.
 #[test]
 fn the_same_packets_leave_whatever_the_number_of_workers() {
-    if !has_two_cores() {
+    if !has_two_cores("the_same_packets_leave_whatever_the_number_of_workers") {
         return;
     }
     const FLOWS: u32 = 200;

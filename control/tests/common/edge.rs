@@ -1,10 +1,10 @@
 //! A client and an outside host with an instance between them: firewall, NAT and router, over one kind of port.
 
 use std::process::{Child, Command, Stdio};
-use std::time::{Duration, Instant};
 
 use super::net::Namespace;
-use super::{Running, Site, millrace};
+use super::wait::wait_until;
+use super::{Running, Site};
 
 /// The kinds of port that a kernel is behind.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -165,11 +165,7 @@ interfaces.wan.addresses = ["10.2.0.1/24", "fd00:2::1/64"]
 
     /// The command that runs the configuration `run.toml` of the site, in the router's namespace.
     pub fn command(&self) -> Command {
-        let mut command = millrace();
-        command.args(["run", "--json", "--interval", "0"]).arg(self.site.path("run.toml"));
-        let mut inside = self.router.enter(&command);
-        inside.stdout(Stdio::piped());
-        inside
+        self.site.command_in(&self.router)
     }
 
     /// Runs a configuration.
@@ -199,15 +195,6 @@ interfaces.wan.addresses = ["10.2.0.1/24", "fd00:2::1/64"]
 pub fn received(text: &str) -> u32 {
     let (before, _) = text.split_once(" received").unwrap_or_default();
     before.rsplit(' ').next().and_then(|number| number.parse().ok()).unwrap_or(0)
-}
-
-/// Waits until something holds.
-pub fn wait_until(what: &str, done: impl Fn() -> bool) {
-    let start = Instant::now();
-    while !done() {
-        assert!(start.elapsed() < Duration::from_secs(20), "{what}");
-        std::thread::sleep(Duration::from_millis(20));
-    }
 }
 
 /// Starts a Python program in a host.

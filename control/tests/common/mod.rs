@@ -1,8 +1,11 @@
 //! What tests of the command share: the command itself, a site with a running instance, and network namespaces.
 #![allow(dead_code, reason = "not every test needs all of it")]
 
+pub mod cores;
 pub mod edge;
+pub mod hosts;
 pub mod net;
+pub mod wait;
 
 use std::fs;
 use std::os::unix::net::UnixStream;
@@ -81,10 +84,26 @@ neighbours = [{{ address = "203.0.113.2", mac = "02:00:00:00:01:02" }}]
         )
     }
 
-    pub fn start(&self) -> Running {
+    /// The command that runs `run.toml`.
+    pub fn command(&self) -> Command {
         let mut command = millrace();
         command.args(["run", "--json", "--interval", "0"]).arg(self.path("run.toml")).stdout(Stdio::piped());
-        self.start_as(command)
+        command
+    }
+
+    /// The same in a namespace.
+    pub fn command_in(&self, namespace: &net::Namespace) -> Command {
+        let mut inside = namespace.enter(&self.command());
+        inside.stdout(Stdio::piped());
+        inside
+    }
+
+    pub fn start(&self) -> Running {
+        self.start_as(self.command())
+    }
+
+    pub fn start_in(&self, namespace: &net::Namespace) -> Running {
+        self.start_as(self.command_in(namespace))
     }
 
     /// Starts an instance and waits until it answers.
