@@ -1,5 +1,5 @@
 //! The same random scripts of TCP, UDP, ICMP and fragments through Linux (nftables with connection tracking and masquerade) and through
-//! Millrace: what comes out of both is the same, or the difference is one of [`known::KNOWN`], each of which has its reason.
+//! Millrace: what comes out of both is the same, or the difference is one of [`known::all`], each of which has its reason.
 //!
 //! `scripts/differential` runs more of them; see its `--help`.
 
@@ -85,7 +85,7 @@ fn a_difference_is_found_and_shrunk() {
 fn known_differences_are_documented() {
     let text = include_str!("../../../docs/differences.md");
     let headings: Vec<&str> = text.lines().filter_map(|line| line.strip_prefix("### ")).collect();
-    let names: Vec<&str> = known::KNOWN.iter().map(|known| known.name).collect();
+    let names: Vec<&str> = known::all().map(|known| known.name).collect();
     let missing: Vec<_> = names.iter().filter(|name| !headings.contains(name)).collect();
     let surplus: Vec<_> = headings.iter().filter(|heading| !names.contains(heading)).collect();
     assert!(missing.is_empty() && surplus.is_empty(), "not told: {missing:?}; told for nothing: {surplus:?}");

@@ -6,7 +6,6 @@
 //!             fd00:1::1                 2001:db8:ffff::1
 //! ```
 
-use std::process::Stdio;
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -18,7 +17,7 @@ use millrace_dataplane::time::{Clock, SystemClock};
 use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
 
 use super::common::net::Namespace;
-use super::common::{Running, Site, millrace};
+use super::common::{Running, Site};
 use super::packet::{Body, End, Host, Packet, Port, Resolve, fragment};
 use super::seen::{Cause, Names, Seen, tell};
 
@@ -259,12 +258,8 @@ impl Network {
         let (middle, ends) = links();
         let site = Site::new();
         let text = MILLRACE.replace("SOCKET", &site.path("m.sock").display().to_string());
-        let config = site.write("run.toml", &change(text));
-        let mut command = millrace();
-        command.args(["run", "--json", "--interval", "0"]).arg(config);
-        let mut command = middle.enter(&command);
-        command.stdout(Stdio::piped());
-        let running = site.start_as(command);
+        site.write("run.toml", &change(text));
+        let running = site.start_in(&middle);
         Self::open("millrace", middle, ends, Some((site, running)))
     }
 

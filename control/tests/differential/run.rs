@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, HashSet};
 use std::fmt::Write;
 
-use super::known::{Case, KNOWN, Known};
+use super::known::{self, Case, Known};
 use super::network::Network;
 use super::packet::{Body, Packet};
 use super::script::{Script, Step};
@@ -90,7 +90,7 @@ impl Pair {
                 continue;
             }
             let case = Case { step, before: &before, kernel: &kernel, millrace: &millrace };
-            match KNOWN.iter().find(|known| (known.is_it)(&case)) {
+            match known::all().find(|known| (known.is_it)(&case)) {
                 Some(Known { name, .. }) => {
                     *tally.known.entry(name).or_default() += 1;
                     // From here on their states may differ, too.

@@ -15,8 +15,10 @@ pub struct Side {
     pub acknowledged: Option<u32>,
     /// It sent a SYN without acknowledging another.
     pub asked: bool,
-    /// The right edge of what it allowed.
-    pub edge: Option<u32>,
+    /// The right edge of what it allowed by acknowledgments.
+    edge: Option<u32>,
+    /// The window of its SYN, which is not scaled (RFC 7323 section 2.2).
+    opening_window: u16,
     scale: Option<u8>,
 }
 
@@ -96,13 +98,23 @@ impl View {
             view.is_over |= segment.has(RST);
             view.closes |= segment.has(FIN);
             let (side, other) = if is_sender {
-                (&mut view.sender, &view.receiver)
+                (&mut view.sender, &mut view.receiver)
             } else {
-                (&mut view.receiver, &view.sender)
+                (&mut view.receiver, &mut view.sender)
             };
             let syn = other.first.is_some_and(|first| after(first, segment.acknowledgment));
             view.is_answered = !segment.has(RST) && (view.is_answered || segment.has(SYN | ACK) && syn);
-            view.began_anew |= segment.has(SYN) && side.first.is_some_and(|first| first != segment.sequence);
+            if segment.has(SYN) && side.first.is_some_and(|first| first != segment.sequence) {
+                view.began_anew = true;
+                // Those were other numbers.
+                (other.acknowledged, other.edge) = (None, None);
+            }
+            // A SYN in an open connection is answered with a challenge, and else ignored (RFC 5961 section 4).
+            let known = side.first == Some(segment.sequence);
+            let is_open = known && other.acknowledged.is_some_and(|it| after(segment.sequence, it));
+            if segment.has(SYN) && is_open {
+                continue;
+            }
             side.take(&segment, other.first.is_none() || other.scale.is_some());
             if segment.has(SYN) {
                 view.is_over = false;
@@ -111,13 +123,21 @@ impl View {
         view
     }
 
+    /// Where the window ends that the receiver allows: by its SYN, before it acknowledges anything.
+    pub fn edge(&self) -> Option<u32> {
+        let first = |first: u32| first.wrapping_add(1 + u32::from(self.receiver.opening_window));
+        self.receiver.edge.or_else(|| self.receiver.first.and(self.sender.first).map(first))
+    }
+
     /// The segment's bytes lie outside the window that its receiver allowed, or were acknowledged long ago.
     pub fn is_outside(&self, segment: &Segment) -> bool {
         let beyond =
-            self.receiver.edge.is_none_or(|edge| !after(segment.sequence, edge) && segment.sequence != edge);
+            self.edge().is_none_or(|edge| !after(segment.sequence, edge) && segment.sequence != edge);
         let known = self.receiver.acknowledged.or(self.sender.first);
-        let before = known.is_some_and(|known| !after(known, segment.end));
-        beyond || before
+        // Without bytes it is old below what is expected next; with some, if none of them is new.
+        let is_empty = segment.end == segment.sequence;
+        let is_old = |known| if is_empty { after(segment.end, known) } else { !after(known, segment.end) };
+        beyond || known.is_some_and(is_old)
     }
 
     /// The segment acknowledges what its receiver never sent, or what is long acknowledged.
@@ -138,10 +158,13 @@ impl Side {
         if segment.has(RST) {
             return;
         }
-        if segment.has(SYN) {
-            let asked = !segment.has(ACK) || self.asked;
-            *self = Self { first: Some(segment.sequence), scale: segment.scale, asked, ..Self::default() };
+        // One with the number of the last is that one again.
+        if segment.has(SYN) && self.first != Some(segment.sequence) {
+            let (first, asked) = (Some(segment.sequence), self.asked);
+            let opening_window = segment.window;
+            *self = Self { first, scale: segment.scale, asked, opening_window, ..Self::default() };
         }
+        self.asked |= segment.has(SYN) && !segment.has(ACK);
         self.end = later(self.end, segment.end);
         if segment.has(ACK) {
             self.acknowledged = later(self.acknowledged, segment.acknowledgment);
