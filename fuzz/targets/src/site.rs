@@ -1,4 +1,4 @@
-//! Firewall, NAT and router between two ports, in an engine whose account is checked whenever it is at rest.
+//! Firewall, NAT and router between two ports, with inspection at any place between them, in an engine whose account is checked whenever it is at rest.
 
 use crate::frames::{OWN, STATION};
 use ipnet::IpNet;
@@ -15,6 +15,7 @@ use millrace_nf::chain::{ChainBuilder, Chains};
 use millrace_nf::firewall::rule_set::RuleSet;
 use millrace_nf::firewall::rules::{Action, Rule, RuleId};
 use millrace_nf::firewall::{Firewall, Policy};
+use millrace_nf::inspect::{Inspect, Pattern, Patterns};
 use millrace_nf::nat::{Capacity, Nat, NatConfig, NatPlan, NatSettings, PoolRange, Secret};
 use millrace_nf::router::icmp_limit::{IcmpLimitConfig, Rate};
 use millrace_nf::router::interface::{Interface, InterfaceId, ProxyPrefix};
@@ -38,6 +39,8 @@ pub struct Plan {
     pub firewall: Option<(Vec<Rule>, Action)>,
     /// The NAT; none: there is none.
     pub nat: Option<NatSettings>,
+    /// Where packet functions split the chain, and what each looks for.
+    pub inspections: Inspections,
     /// Interfaces, routes and neighbours.
     pub router: RouterConfig,
     /// Entries of the flow cache; 0: none.
@@ -57,6 +60,7 @@ impl Default for Plan {
         Self {
             firewall: Some((Vec::new(), Action::Allow)),
             nat: Some(nat([192, 0, 2, 100], [192, 0, 2, 100])),
+            inspections: Inspections::default(),
             router: router(true),
             cache_entries: 1024,
             sessions: 4096,
@@ -64,6 +68,29 @@ impl Default for Plan {
             holds: HoldLimits::default(),
             verify: Verify::Ipv4,
         }
+    }
+}
+
+/// Packet functions that look for patterns: in front of the firewall, of the NAT and of the router.
+#[derive(Clone, Debug, Default)]
+pub struct Inspections {
+    /// Whether there is one at each of these places.
+    pub places: [bool; 3],
+    /// What all of them look for.
+    pub patterns: Vec<Pattern>,
+}
+
+impl Inspections {
+    /// The name of the one at a place.
+    pub const NAMES: [&str; 3] = ["inspect-first", "inspect-middle", "inspect-last"];
+
+    /// Puts one at this place, if there is to be one; none if its patterns are refused.
+    fn split(&self, builder: ChainBuilder, place: usize) -> Option<ChainBuilder> {
+        if !self.places[place] {
+            return Some(builder);
+        }
+        let patterns = Patterns::new(self.patterns.clone()).ok()?;
+        Some(builder.packet_function(Self::NAMES[place], Box::new(Inspect::new(Arc::new(patterns)))))
     }
 }
 
@@ -153,10 +180,12 @@ pub struct Site {
 impl Site {
     /// Builds it; none if the plan contradicts itself.
     pub fn new(plan: &Plan) -> Option<Self> {
-        let mut builder = ChainBuilder::new("edge", &["inside", "outside"]);
+        let inspections = &plan.inspections;
+        let mut builder = inspections.split(ChainBuilder::new("edge", &["inside", "outside"]), 0)?;
         if let Some((rules, default)) = &plan.firewall {
             builder = builder.function("firewall", Firewall::new(policy(rules, *default)?, limits()));
         }
+        builder = inspections.split(builder, 1)?;
         let arena = Arena::anonymous(arena_bytes(plan)).expect("memory of a few megabytes");
         if let Some(settings) = &plan.nat {
             let sessions = plan.sessions;
@@ -170,6 +199,7 @@ impl Site {
             let nat = Nat::new(config, &capacity, &Secret::from_key([1, 2]), &arena);
             builder = builder.function("nat", nat.expect("the arena is large enough"));
         }
+        builder = inspections.split(builder, 2)?;
         let mut chains = Chains::new();
         let at = chains.insert(builder.forwarder("router", Router::new(plan.router.clone(), Some(1)).ok()?));
         for port in [INSIDE, OUTSIDE] {
@@ -212,11 +242,12 @@ impl Site {
         self.collect()
     }
 
-    /// Takes what waits at the outputs.
+    /// Takes what waits at the outputs, when packet functions have had what they get.
     ///
     /// # Panics
     /// A packet is not accounted for (R13), a frame is missing, or an undeclared field was read (R2).
     pub fn collect(&mut self) -> Sent {
+        self.engine.run_stages(&mut self.pool, self.now);
         let mut sent = Sent::new();
         for port in [INSIDE, OUTSIDE] {
             while let Some(burst) = self.engine.outputs.burst(PortId(port)) {
@@ -237,6 +268,11 @@ impl Site {
     /// A function of the chain.
     pub fn function<F: 'static>(&mut self, name: &str) -> Option<&mut F> {
         self.engine.slow.chain(0)?.function(name)
+    }
+
+    /// A packet function of the chain.
+    pub fn packet_function<F: 'static>(&mut self, name: &str) -> Option<&mut F> {
+        self.engine.slow.chain(0)?.packet_function(name)
     }
 
     /// The end: what waits is dropped, and every frame is back.

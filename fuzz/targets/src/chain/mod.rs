@@ -6,10 +6,11 @@ mod frames;
 mod setup;
 
 use crate::check::fault;
-use crate::site::{ALL_TIMERS, INSIDE, OUTSIDE, Plan, Sent, Site, prefix, route, router};
+use crate::site::{ALL_TIMERS, INSIDE, Inspections, OUTSIDE, Plan, Sent, Site, prefix, route, router};
 use arbitrary::{Result, Unstructured};
 use millrace_nf::firewall::Firewall;
 use millrace_nf::firewall::rules::{Rule, RuleId};
+use millrace_nf::inspect::{Change, Inspect, Pattern, Patterns};
 use millrace_nf::nat::{Nat, NatConfig, NatPlan, NatSettings};
 use millrace_nf::router::lpm::RouteKind;
 use millrace_nf::router::{Router, RouterConfig};
@@ -45,6 +46,7 @@ struct Script {
     recent: Sent,
     rules: Vec<RuleId>,
     next_rule: u32,
+    patterns: Vec<Pattern>,
     /// Something that was not right came in and may still be here.
     tainted: bool,
 }
@@ -56,11 +58,12 @@ impl Script {
             if compared { Some(Site::new(&Plan { cache_entries: 0, ..plan.clone() })?) } else { None };
         let rules: Vec<RuleId> =
             plan.firewall.iter().flat_map(|(rules, _)| rules.iter().map(|rule| rule.id)).collect();
-        Some(Self { site, plain, recent: Sent::new(), rules, next_rule: 1000, tainted: false })
+        let (recent, patterns) = (Sent::new(), plan.inspections.patterns.clone());
+        Some(Self { site, plain, recent, rules, next_rule: 1000, patterns, tainted: false })
     }
 
     fn step(&mut self, input: &mut Unstructured<'_>) -> Result<()> {
-        match input.int_in_range(0..=31)? {
+        match input.int_in_range(0..=32)? {
             0..=11 => {
                 let (port, count) = (port(input)?, input.int_in_range(1..=FRAMES_MAX)?);
                 let mut burst: Vec<Vec<u8>> = Vec::new();
@@ -107,6 +110,19 @@ impl Script {
                     },
                     true,
                 );
+            }
+            31 => {
+                let patterns = setup::patterns(input)?;
+                if let Ok(built) = Patterns::new(patterns.clone()) {
+                    let (before, built) = (std::mem::replace(&mut self.patterns, patterns), Arc::new(built));
+                    self.both(
+                        |site| {
+                            change_patterns(site, &before, &built);
+                            Sent::new()
+                        },
+                        true,
+                    );
+                }
             }
             _ => {
                 let (port, frame) = (port(input)?, input.arbitrary::<Vec<u8>>()?);
@@ -259,6 +275,14 @@ fn change_nat(site: &mut Site, settings: &NatSettings) {
     if let Some(nat) = site.function::<Nat>("nat") {
         // Refused while an earlier change is under way: both sites are at the same point.
         _ = nat.reconfigure(NatConfig::new(Arc::new(plan)));
+    }
+}
+
+fn change_patterns(site: &mut Site, before: &[Pattern], patterns: &Arc<Patterns>) {
+    for name in Inspections::NAMES {
+        if let Some(inspect) = site.packet_function::<Inspect>(name) {
+            inspect.apply(Change::between(before, Arc::clone(patterns)));
+        }
     }
 }
 

@@ -1,10 +1,11 @@
 //! A random site: rules, translations, sizes that are tight or not.
 
-use crate::site::{EXTERNAL, Plan, nat, outwards, prefix, router};
+use crate::site::{EXTERNAL, Inspections, Plan, nat, outwards, prefix, router};
 use arbitrary::{Result, Unstructured};
 use millrace_dataplane::hold::HoldLimits;
 use millrace_dataplane::packet::Verify;
 use millrace_nf::firewall::rules::{Action, Rule, RuleId};
+use millrace_nf::inspect::{self, Pattern};
 use millrace_nf::nat::{Filtering, Forward, NatSettings, OneToOne, Protocol, SubscriberLimits};
 use millrace_nf::router::neighbour::NeighbourLimits;
 use millrace_nf::zone::ZoneId;
@@ -27,6 +28,9 @@ pub fn plan(input: &mut Unstructured<'_>) -> Result<(Plan, bool)> {
         plan.firewall = None;
     }
     plan.nat = if input.ratio(7, 8)? { Some(translation(input)?) } else { None };
+    if input.ratio(1, 3)? {
+        plan.inspections = Inspections { places: input.arbitrary()?, patterns: patterns(input)? };
+    }
     plan.verify = *input.choose(&[Verify::Ipv4, Verify::None, Verify::All])?;
     let mtu = *input.choose(&[1400, 1280, 1500])?;
     plan.router.interfaces[1].iter_mut().for_each(|outside| outside.mtu = mtu);
@@ -47,6 +51,25 @@ pub fn plan(input: &mut Unstructured<'_>) -> Result<(Plan, bool)> {
         NeighbourLimits { entries_max: 8, incomplete_per_interface_max: 2 },
     ])?;
     Ok((plan, false))
+}
+
+/// Patterns of which many packets hold some, and some packets all.
+pub fn patterns(input: &mut Unstructured<'_>) -> Result<Vec<Pattern>> {
+    let all: [&[u8]; 6] = [b"a", b"AB", b"abcdefgh", b"\0\x01", b"\xff\0", b"\0"];
+    let protocols = [vec![], vec![17], vec![6], vec![1, 58]];
+    let ports = [vec![], vec![80..=80], vec![1000..=6000]];
+    let count = input.int_in_range(0..=3)?;
+    let pattern = |number: usize| {
+        Ok(Pattern {
+            name: format!("pattern {number}"),
+            bytes: input.choose(&all)?.to_vec(),
+            ignore_case: input.arbitrary()?,
+            protocols: input.choose(&protocols)?.clone(),
+            ports: input.choose(&ports)?.clone(),
+            action: *input.choose(&[inspect::Action::Drop, inspect::Action::Count])?,
+        })
+    };
+    (0..count).map(pattern).collect()
 }
 
 /// Any rule that can match at all.
