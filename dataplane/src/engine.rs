@@ -185,7 +185,7 @@ impl<S: SlowPath> Engine<S> {
 
     /// Packets that wait here.
     pub fn buffered(&self) -> u64 {
-        (self.holds.count() + self.punts.len()) as u64
+        (self.holds.count() + self.punts.len()) as u64 + self.slow.under_way()
     }
 
     /// Packets for the control plane from now on wait for [`Self::take_punts`]; without that they are dropped.
@@ -651,6 +651,7 @@ impl<S: SlowPath> Engine<S> {
 
     /// Drops what is held, with [`DropReason::Shutdown`]: the end of a run.
     pub fn drain(&mut self, pool: &mut Pool) {
+        self.close_stages();
         for (packet, _) in self.holds.discard_all() {
             self.outputs.drop_packet(packet, DropReason::Shutdown, pool);
         }

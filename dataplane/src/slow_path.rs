@@ -8,7 +8,7 @@ use crate::flow::program::Program;
 use crate::flow::state::{Event, FlowState};
 use crate::flow::tcp::Segment;
 use crate::flow::validity::Watches;
-use crate::packet::Layout;
+use crate::packet::{Burst, Layout};
 use crate::port::PortId;
 use crate::stage::Stage;
 use crate::time::Time;
@@ -159,6 +159,26 @@ pub trait SlowPath: Send {
     fn stage(&mut self, port: PortId) -> Option<&mut Stage> {
         let _ = port;
         None
+    }
+
+    /// Appends what came back from stages that work apart to `burst`, and adds what can't come back to `lost`.
+    fn take_returned(&mut self, burst: &mut Burst, lost: &mut u64) {
+        let _ = (burst, lost);
+    }
+
+    /// True if something came back from a stage that works apart.
+    fn has_returned(&self) -> bool {
+        false
+    }
+
+    /// Packets that are under way to stages that work apart, and back.
+    fn under_way(&self) -> u64 {
+        0
+    }
+
+    /// Gives up what is under way, and says how much it is.
+    fn close_stages(&mut self) -> u64 {
+        0
     }
 
     /// A slice of timers: at most `budget` objects are looked at. Frames and wakes go to `decision`.

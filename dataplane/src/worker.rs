@@ -328,7 +328,7 @@ impl<S: SlowPath> Worker<S> {
             self.engine.process(id, &mut self.burst, &mut self.pool, now);
             self.timing.processed(id, received);
         }
-        self.engine.run_stages(&mut self.pool, now);
+        taken += self.engine.run_stages(&mut self.pool, now);
         for at in 0..self.ports.len() {
             self.send(PortId(at as u16), now);
         }
@@ -431,7 +431,8 @@ impl<S: SlowPath> Worker<S> {
     /// What it sleeps on for the sake of other workers; to be called right before, and [`Self::awake`] after it.
     pub(crate) fn sleep_on_rings(&self) -> Option<RawFd> {
         let waker = self.waker.as_ref()?;
-        Some(waker.sleep_on(|| self.open_ports().any(|port| port.has_arrived())))
+        let arrived = || self.open_ports().any(|port| port.has_arrived()) || self.engine.slow.has_returned();
+        Some(waker.sleep_on(arrived))
     }
 
     /// What it sleeps on for the sake of its ports.
@@ -473,7 +474,7 @@ impl<S: SlowPath> Worker<S> {
 
     /// Whether nothing more is on its way to it.
     pub(crate) fn is_finished(&self) -> bool {
-        self.open_ports().all(|port| port.is_finished())
+        self.open_ports().all(|port| port.is_finished()) && self.engine.slow.under_way() == 0
     }
 
     /// The end of [`Self::close`]: nobody has anything for it any more.

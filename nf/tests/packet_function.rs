@@ -1,5 +1,8 @@
 //! A packet function splits its chain: both segments decide once a flow, the bytes are looked at in between.
 
+#[path = "common/wires.rs"]
+mod wires;
+
 use etherparse::PacketBuilder;
 use millrace_dataplane::drops::DropReason;
 use millrace_dataplane::engine::{Engine, EngineConfig};
@@ -9,7 +12,7 @@ use millrace_dataplane::flow::state::{FlowConfig, FlowState};
 use millrace_dataplane::idle::IdlePolicy;
 use millrace_dataplane::memory::{Arena, Pool, PoolConfig};
 use millrace_dataplane::packet::{Burst, Packet};
-use millrace_dataplane::port::{Port, PortCounters, PortId, PortInfo};
+use millrace_dataplane::port::PortId;
 use millrace_dataplane::time::{Time, VirtualClock};
 use millrace_dataplane::worker::Worker;
 use millrace_nf::chain::{ChainBuilder, Chains};
@@ -17,8 +20,7 @@ use millrace_nf::function::{FlowFunction, Forwarder, PacketFunction, Verdict};
 use millrace_nf::walk::{Direction, Walk};
 use millrace_nf::zone::ZoneId;
 use std::any::Any;
-use std::collections::VecDeque;
-use std::sync::{Arc, Mutex};
+use wires::{QueuePort, Wires};
 
 /// Adds to the code point; the two ends of the chain mark differently, so that the order of segments can be seen.
 struct Mark(u8);
@@ -91,36 +93,6 @@ impl PacketFunction for Inspect {
     }
 }
 
-type Wires = Arc<Mutex<(VecDeque<Vec<u8>>, Vec<Vec<u8>>)>>;
-
-/// A port between two queues of frames.
-struct QueuePort(PortInfo, PortCounters, Wires);
-
-impl Port for QueuePort {
-    fn rx(&mut self, pool: &mut Pool, _: Time, burst: &mut Burst) {
-        let mut wires = self.2.lock().unwrap();
-        while burst.room() > 0 {
-            let Some(frame) = wires.0.pop_front() else { return };
-            let mut packet = pool.take().unwrap();
-            packet.set_contents(&frame).unwrap();
-            burst.push(packet).unwrap();
-            self.1.rx_packets += 1;
-        }
-    }
-    fn tx(&mut self, pool: &mut Pool, _: Time, burst: &mut Burst) {
-        self.1.tx_packets += burst.len() as u64;
-        self.2.lock().unwrap().1.extend(burst.iter().map(|packet| packet.bytes().to_vec()));
-        pool.put_all(burst);
-    }
-    fn info(&self) -> &PortInfo {
-        &self.0
-    }
-    fn counters(&mut self) -> PortCounters {
-        self.1.clone()
-    }
-    fn close(&mut self, _: Option<&mut Pool>) {}
-}
-
 fn frame(payload: &[u8]) -> Vec<u8> {
     let mut frame = Vec::new();
     PacketBuilder::ethernet2([2; 6], [4; 6])
@@ -155,14 +127,7 @@ fn both_segments_and_the_function_between_them_see_every_packet() {
     let (mut worker, _commands) = Worker::new(engine, pool, Box::<VirtualClock>::default(), IdlePolicy::Poll);
     let wires: Vec<Wires> = (0..2).map(|_| Wires::default()).collect();
     for (i, wire) in wires.iter().enumerate() {
-        let info = PortInfo {
-            name: format!("p{i}"),
-            description: "queue".into(),
-            mac: [2; 6],
-            mtu: 1500,
-            link_up: true,
-        };
-        worker.add_port(PortId(i as u16), Box::new(QueuePort(info, PortCounters::default(), wire.clone())));
+        worker.add_port(PortId(i as u16), Box::new(QueuePort::new(i, wire)));
     }
 
     for i in 0..300 {

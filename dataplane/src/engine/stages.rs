@@ -4,10 +4,14 @@ use super::Engine;
 use crate::capture::Moment;
 use crate::drops::DropReason;
 use crate::memory::Pool;
+use crate::packet::Burst;
 use crate::port::PortId;
 use crate::slow_path::SlowPath;
+use crate::stage::Mark;
 use crate::time::Time;
 
+/// Bursts that are taken back in one turn from stages that work apart.
+const BURSTS_BACK: usize = 4;
 /// Rounds through the stages in one turn, before packets that still circle are dropped.
 const ROUNDS_MAX: usize = 128;
 
@@ -22,8 +26,14 @@ impl<S: SlowPath> Engine<S> {
     }
 
     /// Works on what waits at logical ports, until nothing does: what a stage lets through walks the next segment. Bounded, should
-    /// segments form a loop.
-    pub fn run_stages(&mut self, pool: &mut Pool, now: Time) {
+    /// segments form a loop. Returns the packets that came back from stages that work apart.
+    pub fn run_stages(&mut self, pool: &mut Pool, now: Time) -> usize {
+        let returned = self.take_returned(pool, now);
+        self.work(pool, now);
+        returned
+    }
+
+    fn work(&mut self, pool: &mut Pool, now: Time) {
         for _ in 0..ROUNDS_MAX {
             let mut any = false;
             for at in 0..self.slow.logical_ports().len() {
@@ -50,7 +60,7 @@ impl<S: SlowPath> Engine<S> {
         let mut burst = self.outputs.take_back(port);
         let Self { slow, outputs, dropped, .. } = self;
         match slow.stage(port) {
-            Some(stage) => stage.work(&mut burst, now, dropped),
+            Some(stage) => stage.work(port, &mut burst, now, dropped),
             None => dropped.extend(burst.drain_all().map(|packet| (packet, DropReason::NoOutput))),
         }
         if let Some(recorder) = pool.recorder() {
@@ -61,5 +71,43 @@ impl<S: SlowPath> Engine<S> {
         }
         self.process_again(port, &mut burst, pool, now);
         true
+    }
+    /// Packets that come back walk on from where they went.
+    fn take_returned(&mut self, pool: &mut Pool, now: Time) -> usize {
+        let mut returned = 0;
+        for _ in 0..BURSTS_BACK {
+            let (mut back, mut lost) = (Burst::new(), 0);
+            self.slow.take_returned(&mut back, &mut lost);
+            self.outputs.sums.drops.count_many(DropReason::Shutdown, lost);
+            if back.is_empty() {
+                break;
+            }
+            returned += back.len();
+            let (mut run, mut from) = (Burst::new(), PortId::default());
+            for packet in back.drain_all() {
+                match Mark::of(&packet) {
+                    Mark::Dropped(reason) => self.outputs.drop_packet(packet, reason, pool),
+                    Mark::On(port) => {
+                        if port != from && !run.is_empty() {
+                            self.process_again(from, &mut run, pool, now);
+                        }
+                        from = port;
+                        if let Err(packet) = run.push(packet) {
+                            self.outputs.drop_packet(packet, DropReason::TxQueueFull, pool);
+                        }
+                    }
+                }
+            }
+            if !run.is_empty() {
+                self.process_again(from, &mut run, pool, now);
+            }
+        }
+        returned
+    }
+
+    /// Nobody waits for what is under way any more: it is dropped.
+    pub(super) fn close_stages(&mut self) {
+        let lost = self.slow.close_stages();
+        self.outputs.sums.drops.count_many(DropReason::Shutdown, lost);
     }
 }

@@ -11,9 +11,10 @@ use millrace_dataplane::flow::field::Reads;
 use millrace_dataplane::flow::state::{Event, FlowState};
 use millrace_dataplane::flow::validity::Validity;
 use millrace_dataplane::limits::PACKET_FUNCTIONS_MAX;
+use millrace_dataplane::packet::Burst;
 use millrace_dataplane::port::PortId;
 use millrace_dataplane::slow_path::{Decision, Fate, Miss, SlowPath};
-use millrace_dataplane::stage::Stage;
+use millrace_dataplane::stage::{Stage, StageLink};
 use millrace_dataplane::time::Time;
 use std::collections::VecDeque;
 use std::fmt::Write;
@@ -83,6 +84,8 @@ pub struct Chains {
     /// The logical ones among them, in the order of their numbers.
     pub(super) logical: Vec<PortId>,
     pub(super) next_logical: usize,
+    /// Ways to packet functions that are gone, by which packets still come back.
+    pub(super) leaving: Vec<Stage>,
     sweeps: VecDeque<Sweep>,
     expected: Expected,
     now: Time,
@@ -122,8 +125,9 @@ impl Chains {
     /// Takes a chain out. Its decisions are void at once, and no port leads to it; its sessions end in slices of the timers.
     /// Until they have, no other chain has its place. What it was comes back, to be dropped where that takes no packet's time.
     pub fn remove(&mut self, at: usize, state: &mut FlowState) -> Option<Chain> {
-        let chain = self.chains.get_mut(at)?.take()?;
+        let mut chain = self.chains.get_mut(at)?.take()?;
         self.void(at, &mut state.validity);
+        self.keep_leaving(&mut chain);
         self.ports.iter_mut().filter(|to| to.is_some_and(|to| to.chain == at)).for_each(|to| *to = None);
         self.list_logical();
         self.begin(at, Sweeps::Chain, state);
@@ -154,8 +158,9 @@ impl Chains {
         let reads = chain.reads();
         chain.headers.declare(&reads);
         let gone: Vec<usize> = chain.retired.iter().skip(before).map(|retired| retired.part).collect();
-        let old = std::mem::replace(old, chain);
+        let mut old = std::mem::replace(old, chain);
         self.void(at, &mut state.validity);
+        self.keep_leaving(&mut old);
         if !gone.is_empty() {
             self.begin(at, Sweeps::Parts(gone), state);
         }
@@ -408,6 +413,26 @@ impl SlowPath for Chains {
 
     fn stage(&mut self, port: PortId) -> Option<&mut Stage> {
         self.stage_of(port)
+    }
+
+    fn take_returned(&mut self, burst: &mut Burst, lost: &mut u64) {
+        for link in self.links() {
+            link.take(burst);
+            *lost += link.take_lost();
+        }
+        self.leaving.retain(|stage| stage.under_way() > 0);
+    }
+
+    fn has_returned(&self) -> bool {
+        self.stages().any(|stage| matches!(stage, Stage::Apart(link) if link.has_returned()))
+    }
+
+    fn under_way(&self) -> u64 {
+        self.stages().map(Stage::under_way).sum()
+    }
+
+    fn close_stages(&mut self) -> u64 {
+        self.links().map(StageLink::close).sum()
     }
 
     fn tick(&mut self, now: Time, budget: usize, state: &mut FlowState, decision: &mut Decision) {

@@ -17,7 +17,7 @@ use millrace_dataplane::packet::Verify;
 use millrace_dataplane::packet::parse::parse;
 use millrace_dataplane::port::PortId;
 use millrace_dataplane::slow_path::{Fate, Miss};
-use millrace_dataplane::stage::Stage;
+use millrace_dataplane::stage::{Stage, StageLink};
 
 /// Numbers of logical ports follow those of ports.
 const FIRST: usize = PORTS_MAX;
@@ -61,7 +61,13 @@ impl ChainBuilder {
     /// Splits the chain here: what passes goes through a packet function. Each side has its own look-up and sessions.
     #[must_use]
     pub fn packet_function(self, name: impl Into<String>, function: Box<dyn PacketFunction>) -> Self {
-        self.split(name.into(), Some(Stage::inline(function)))
+        self.split(name.into(), Some(Stage::Inline(function)))
+    }
+
+    /// The same with a packet function on a thread of its own: see [`millrace_dataplane::stage`].
+    #[must_use]
+    pub fn packet_function_apart(self, name: impl Into<String>, link: StageLink) -> Self {
+        self.split(name.into(), Some(Stage::Apart(link)))
     }
 
     /// The packet function of this name stays when the chain replaces the one that has it.
@@ -81,7 +87,7 @@ impl Chain {
     /// A packet function by its name, to be configured or looked at.
     pub fn packet_function<F: 'static>(&mut self, name: &str) -> Option<&mut F> {
         let boundary = self.boundaries.iter_mut().find(|boundary| boundary.name == name)?;
-        boundary.stage.as_mut()?.function().as_any().downcast_mut()
+        boundary.stage.as_mut()?.function()?.as_any().downcast_mut()
     }
 
     /// True if all packet functions that stay are there.
@@ -218,6 +224,29 @@ impl Chains {
         self.logical = ports.filter(|(_, to)| to.is_some()).map(|(at, _)| PortId(at as u16)).collect();
     }
 
+    /// All packet functions.
+    pub(super) fn stages(&self) -> impl Iterator<Item = &Stage> {
+        let boundaries = self.chains.iter().flatten().flat_map(|chain| &chain.boundaries);
+        boundaries.filter_map(|boundary| boundary.stage.as_ref()).chain(&self.leaving)
+    }
+
+    /// What is under way to the packet functions of a chain that is gone comes back, and goes nowhere then.
+    pub(super) fn keep_leaving(&mut self, gone: &mut Chain) {
+        for boundary in &mut gone.boundaries {
+            if let Some(link) = boundary.stage.as_mut().and_then(Stage::link) {
+                link.finish();
+                self.leaving.extend(boundary.stage.take());
+            }
+        }
+    }
+
+    /// The ways to those that work apart.
+    pub(super) fn links(&mut self) -> impl Iterator<Item = &mut StageLink> {
+        let boundaries = self.chains.iter_mut().flatten().flat_map(|chain| &mut chain.boundaries);
+        let stages = boundaries.filter_map(|boundary| boundary.stage.as_mut()).chain(&mut self.leaving);
+        stages.filter_map(Stage::link)
+    }
+
     /// The packet function behind a logical port.
     pub(super) fn stage_of(&mut self, port: PortId) -> Option<&mut Stage> {
         let to = self.attachment(port)?;
@@ -247,7 +276,13 @@ impl Chains {
             let stage = boundary.stage.as_mut()?;
             let mut notes = Notes::default();
             let bytes = frame.as_deref().unwrap_or(miss.bytes);
-            let drop = stage.function().foresee(bytes, &mut |what, value| notes.say(what, value));
+            let drop = match stage.function() {
+                Some(function) => function.foresee(bytes, &mut |what, value| notes.say(what, value)),
+                None => {
+                    notes.say("not_foreseen", "on a worker of its own");
+                    None
+                }
+            };
             let (function, kind) = (boundary.name.clone(), stage.kind());
             let schema = KeySchema::new(port, 0, chain.reads());
             let direction = to.direction();
