@@ -4,11 +4,12 @@
 mod common;
 
 use std::fs::File;
+use std::path::Path;
 use std::process::Output;
 use std::time::{Duration, Instant};
 
 use pcap_file::DataLink;
-use pcap_file::pcap::{PcapHeader, PcapPacket, PcapWriter};
+use pcap_file::pcap::{PcapHeader, PcapPacket, PcapReader, PcapWriter};
 use serde_json::Value;
 
 use common::{Site, millrace};
@@ -201,4 +202,154 @@ fn an_explanation_goes_through_all_segments() {
     let text = explain("2", false);
     assert!(text.contains("ids       (inspect, forward) drop, payload_denied"), "{text}");
     assert!(text.contains("by pattern worm"), "{text}");
+}
+
+/// The site with captures in place of the generator and the sink.
+fn of_captures(input: &Path, output: &Path, text: &str) -> String {
+    let source = format!(
+        "[ports.source]\nkind = \"pcap\"\nmac = \"02:00:00:00:00:01\"\ninput = {:?}\n[ports.drain]\nkind = \"pcap\"\noutput = {:?}\n",
+        input, output
+    );
+    let (before, rest) = text.split_once("[ports.source]").unwrap();
+    let (_, after) = rest.split_once("[chains.measured]").unwrap();
+    format!("{before}{source}[chains.measured]{after}")
+}
+
+/// So many packets of 50 flows, of which each third holds the pattern, with their numbers in the payloads.
+fn write_capture(path: &Path, packets: u32) {
+    let header = PcapHeader { datalink: DataLink::ETHERNET, ..PcapHeader::default() };
+    let mut writer = PcapWriter::with_header(File::create(path).unwrap(), header).unwrap();
+    for number in 0..packets {
+        let mut frame = Vec::new();
+        let text = if number % 3 == 0 { "an evil one" } else { "a good one" };
+        etherparse::PacketBuilder::ethernet2([2, 0, 0, 0, 9, 9], [2, 0, 0, 0, 0, 1])
+            .ipv4([192, 0, 2, 7], [198, 19, 0, 7], 9)
+            .udp(1_000 + (number % 50) as u16, 53)
+            .write(&mut frame, format!("{text} {number:06}").as_bytes())
+            .unwrap();
+        writer.write_packet(&PcapPacket::new(Duration::ZERO, frame.len() as u32, &frame)).unwrap();
+    }
+}
+
+/// Numbers of the packets in a capture, by flow.
+fn numbers(path: &Path) -> Vec<Vec<u32>> {
+    let mut flows = vec![Vec::new(); 50];
+    let mut reader = PcapReader::new(File::open(path).unwrap()).unwrap();
+    while let Some(packet) = reader.next_packet() {
+        let data = packet.unwrap().data.into_owned();
+        let number: u32 = std::str::from_utf8(&data[data.len() - 6..]).unwrap().parse().unwrap();
+        flows[number as usize % 50].push(number);
+    }
+    flows
+}
+
+const EVIL: &str = "[[functions.ids.patterns]]\nname = \"worm\"\ntext = \"evil\"\naction = \"drop\"\n";
+
+#[test]
+fn a_core_of_its_own_changes_nothing_in_what_passes() {
+    let site = Site::new();
+    let input = site.path("in.pcap");
+    // Fewer than may be under way, so that none is dropped for want of room.
+    write_capture(&input, 900);
+    let expected: Vec<Vec<u32>> =
+        (0..50).map(|flow| (0..900).filter(|at| at % 50 == flow && at % 3 != 0).collect()).collect();
+    for place in [0, 1, 2] {
+        for (core, shares) in [("", 1), ("core = 1\n", 1), ("core = 1\n", 2)] {
+            let output = site.path("out.pcap");
+            let text = with(&site, place, &format!("{core}{EVIL}"));
+            let text = of_captures(&input, &output, &text);
+            let text = format!("[workers]\ncores = [0]\nshares = {shares}\n{text}");
+            let file = site.write("run.toml", &text);
+            let accounting = if shares == 1 {
+                let mut run = millrace();
+                run.args(["run", "--json", "--interval", "0"]).arg(file);
+                common::accounting(&run.output().unwrap())
+            } else {
+                // Several shares don't end by themselves.
+                let running = site.start();
+                let sent = || site.show("ports").unwrap()[1]["tx_packets"].as_u64().unwrap();
+                wait("all have passed or are dropped", || sent() + dropped(&site) >= 900);
+                running.stop()
+            };
+            let case = format!("at {place}, {core:?}, shares {shares}: {accounting}");
+            assert_eq!(numbers(&output), expected, "{case}");
+            assert_eq!(accounting["sums"]["dropped"], 300, "{case}");
+            assert_eq!(accounting["drops"][0]["reason"], "payload_denied", "{case}");
+            let functions = accounting["functions"].as_array().unwrap();
+            assert_eq!(sum(functions, "pattern worm", "packets"), 300, "{case}");
+            assert_eq!(sum(functions, "inspected", "count"), 900, "{case}");
+            assert!(functions.iter().all(|row| row["chain"] == "measured"), "{case}");
+        }
+    }
+}
+
+#[test]
+fn a_function_on_a_core_of_its_own_is_shown_changed_and_ends_under_load() {
+    for shares in [1, 2] {
+        let site = Site::new();
+        let text = |place, core: &str, action| {
+            let text = with(&site, place, &format!("{core}{}", any_byte(action)));
+            format!("[workers]\ncores = [0]\nshares = {shares}\n{text}")
+        };
+        site.write("run.toml", &text(1, "core = 1\n", "count"));
+        let running = site.start();
+        let functions = || site.show("functions").unwrap();
+        wait("payloads are looked at", || sum(&functions(), "inspected", "count") > 5_000);
+        assert_eq!(dropped(&site), 0);
+        let workers = site.show("workers").unwrap();
+        assert_eq!(workers.len(), 2, "{workers:?}");
+        assert_eq!((&workers[1]["worker"], &workers[1]["core"]), (&"stage-ids".into(), &1.into()));
+        let busy =
+            |row: &Value| row["busy_ms"].as_u64().unwrap() > 0 && row["busy_turns"].as_u64().unwrap() > 0;
+        wait("its thread is busy", || busy(&site.show("workers").unwrap()[1]));
+
+        applied(&site, &text(1, "core = 1\n", "drop"));
+        wait("packets are dropped", || dropped(&site) > 1_000);
+        // Where it works is fixed.
+        for core in ["", "core = 0\n"] {
+            let refused = apply(&site, &text(1, core, "drop"));
+            let said = String::from_utf8_lossy(&refused.stderr).into_owned();
+            assert!(!refused.status.success() && said.contains("functions.ids.core"), "{said}");
+        }
+        applied(&site, &text(1, "core = 1\n", "count"));
+        let sent = || site.show("ports").unwrap()[1]["tx_packets"].as_u64().unwrap();
+        let before = sent();
+        wait("packets pass again", || sent() > before + 5_000);
+        // The sums and the pools are checked there.
+        let accounting = running.stop();
+        let functions = accounting["functions"].as_array().unwrap();
+        let (inspected, kept) = (sum(functions, "inspected", "count"), sum(functions, "dropped", "count"));
+        let denied = accounting["drops"].as_array().unwrap().iter();
+        let denied = denied.filter(|row| row["reason"] == "payload_denied");
+        assert_eq!(denied.map(|row| row["packets"].as_u64().unwrap()).sum::<u64>(), kept, "{accounting}");
+        assert!(inspected > 5_000 && kept > 1_000, "{accounting}");
+    }
+}
+
+#[test]
+fn a_core_is_for_one_alone() {
+    let site = Site::new();
+    let check = |text: &str| {
+        let output = millrace().arg("check").arg(site.write("plan.toml", text)).output().unwrap();
+        let all = [output.stdout, output.stderr].concat();
+        (output.status.success(), String::from_utf8(all).unwrap())
+    };
+    let of = |workers: &str, core: u32| {
+        let text = with(&site, 1, &format!("core = {core}\n{EVIL}"));
+        check(&format!("{workers}{text}"))
+    };
+    let (valid, said) = of("[workers]\ncores = [0]\n", 1);
+    assert!(valid && said.contains(", alone on core 1"), "{said}");
+    let (valid, said) = of("[workers]\ncores = [0]\n", 0);
+    assert!(!valid && said.contains("a worker is on core 0: each would take the other's time"), "{said}");
+    assert!(said.contains("functions.ids.core"), "{said}");
+    let (valid, said) = of("[workers]\ncores = [0]\n", 4_000);
+    assert!(!valid && said.contains("there is no core 4000 that this process may use"), "{said}");
+    let two = with(&site, 1, &format!("core = 1\n{EVIL}")).replace("\"ids\"", "\"ids\", \"more\"");
+    let two = format!(
+        "[workers]\ncores = [0]\n{two}[functions.more]\nkind = \"inspect\"\ncore = 1\n{}",
+        EVIL.replace("ids", "more")
+    );
+    let (valid, said) = check(&two);
+    assert!(!valid && said.contains("`ids` is on core 1"), "{said}");
 }

@@ -451,7 +451,7 @@ impl<S: SlowPath> Worker<S> {
     pub fn is_exhausted(&self) -> bool {
         let is_through = |port: &dyn Port| !port.has_to_send() && !port.has_arrived();
         let has_ended = |port: &dyn Port| if port.is_source() { port.exhausted() } else { is_through(port) };
-        self.ports.iter().flatten().all(|port| has_ended(port.as_ref()))
+        self.ports.iter().flatten().all(|port| has_ended(port.as_ref())) && self.engine.slow.under_way() == 0
     }
 
     /// Ends the work: what is held is dropped and counted, ports send what they have and are closed. The pool is full then,

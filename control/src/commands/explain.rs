@@ -97,7 +97,7 @@ fn captured(path: &Path, number: u64) -> Result<Vec<u8>, String> {
 /// was said.
 fn of_configuration(path: &Path, arguments: &Arguments, subject: &Subject) -> Result<Option<Report>, String> {
     let Some(mut config) = load_or_report(path, &Host::default()) else { return Ok(None) };
-    config.workers.keep_one();
+    config.keep_one_worker();
     replace_ports(&mut config, &[], &[], &arguments.mac).map_err(|error| error.to_string())?;
     let clock = SharedClock::default();
     let options = Options {

@@ -91,7 +91,7 @@ pub fn run(arguments: &Arguments) -> ExitCode {
 
 fn replay(mut config: Config, arguments: &Arguments) -> Result<Accounting, InstanceError> {
     // Nothing happens at the same time, so that all repeats.
-    config.workers.keep_one();
+    config.keep_one_worker();
     replace_ports(&mut config, &arguments.input, &arguments.output, &arguments.mac)?;
     let first = first_time(&config)?;
     let ahead_ns = first.map_or(0, |first| first.0.saturating_sub(START.0));

@@ -10,9 +10,9 @@ use super::names::name;
 use super::network::{ICMP, ICMPV6, TCP, UDP, protocol, show_protocol};
 use super::places::join;
 use super::schema;
-use super::section::{Invalid, Scalar, Section};
+use super::section::{Invalid, Scalar, Section, narrow};
 use super::units::ports;
-use super::{Config, FunctionKind};
+use super::{Config, FunctionKind, Host};
 
 /// What becomes of a packet that holds a pattern.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -45,6 +45,8 @@ pub struct Pattern {
 pub struct Inspect {
     /// The patterns.
     pub patterns: Vec<Pattern>,
+    /// The core that it works on, where no worker is; `None`: in the turns of the workers.
+    pub core: Option<usize>,
 }
 
 const ACTIONS: [(&str, Action); 2] = [("drop", Action::Drop), ("count", Action::Count)];
@@ -55,7 +57,8 @@ pub(crate) fn read_inspect(section: &Section<'_>) -> Inspect {
     let patterns = section
         .tables("patterns", &schema::PATTERN, |pattern, position| Some(read_pattern(pattern, position)));
     check_names(section, &patterns);
-    Inspect { patterns }
+    let core = section.integer("core", 0..=4_095).map(narrow);
+    Inspect { patterns, core }
 }
 
 fn check_names(section: &Section<'_>, patterns: &[Pattern]) {
@@ -181,6 +184,44 @@ pub(super) fn check(context: &Context<'_>, config: &Config) {
             super::units::show_size(nf::PATTERNS_BYTES_MAX as u64),
             nf::PATTERNS_ENDING_ALIKE_MAX
         )));
+    }
+}
+
+/// Checks that functions with a core have it for themselves.
+pub(super) fn check_cores(context: &Context<'_>, config: &Config, host: &Host) {
+    let show = |cores: &[usize]| cores.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ");
+    let usable = host.cores.as_deref();
+    let (workers, unsaid) = match &config.workers.cores {
+        Some(cores) => (cores.clone(), ""),
+        // Where it is then: see `workers.cores`.
+        None => (
+            usable.and_then(|cores| cores.last().copied()).into_iter().collect(),
+            ", as workers.cores is not given",
+        ),
+    };
+    let mut others: Vec<(usize, &str)> = Vec::new();
+    for function in &config.functions {
+        let FunctionKind::Inspect(Inspect { core: Some(core), .. }) = function.kind else { continue };
+        let path = format!("{}.core", join("functions", &function.name));
+        let taken: Vec<usize> = workers.iter().copied().chain(others.iter().map(|(core, _)| *core)).collect();
+        let message = if usable.is_some_and(|cores| !cores.contains(&core)) {
+            format!("there is no core {core} that this process may use")
+        } else if workers.contains(&core) {
+            format!("a worker is on core {core}{unsaid}: each would take the other's time")
+        } else if let Some((_, other)) = others.iter().find(|(of, _)| *of == core) {
+            format!("`{other}` is on core {core}: each would take the other's time")
+        } else {
+            others.push((core, &function.name));
+            continue;
+        };
+        let finding = Finding::error(path, message).found(core.to_string());
+        let free =
+            usable.map(|cores| cores.iter().copied().filter(|it| !taken.contains(it)).collect::<Vec<_>>());
+        context.push(match free.as_deref() {
+            None => finding.valid("a core of its own, or no such key"),
+            Some([]) => finding.valid("no such key: no core is free"),
+            Some(free) => finding.valid(format!("{}, or no such key", show(free))),
+        });
     }
 }
 

@@ -95,6 +95,25 @@ impl Config {
         self.ports.iter().find(|port| port.name == name)
     }
 
+    /// Functions of chains that have a core of their own, with it.
+    pub fn stages(&self) -> impl Iterator<Item = (&str, usize)> {
+        let functions = self.chains.iter().flat_map(|chain| &chain.functions);
+        functions.filter_map(|name| match &self.function(name)?.kind {
+            FunctionKind::Inspect(inspect) => Some((name.as_str(), inspect.core?)),
+            _ => None,
+        })
+    }
+
+    /// Leaves one worker that does all, for runs in which nothing happens at the same time.
+    pub fn keep_one_worker(&mut self) {
+        self.workers.keep_one();
+        for function in &mut self.functions {
+            if let FunctionKind::Inspect(inspect) = &mut function.kind {
+                inspect.core = None;
+            }
+        }
+    }
+
     /// The function with this name.
     pub fn function(&self, name: &str) -> Option<&Function> {
         self.functions.iter().find(|function| function.name == name)
@@ -214,6 +233,7 @@ fn read<'a>(context: &'a Context<'a>, document: &'a DeTable<'a>, host: &Host, wh
         shares::check(context, &config);
         host_stack::check(context, &config);
         host::check(context, &config, host);
+        inspect::check_cores(context, &config, host);
     }
     if !context.has_errors() {
         rule_set::check(context, &config);

@@ -82,6 +82,8 @@ pub struct PlanFunction {
     pub kind: &'static str,
     /// Its settings in a line.
     pub summary: String,
+    /// The core that it has for itself; none if it works in the turns of the workers.
+    pub core: Option<usize>,
 }
 
 /// A zone of the plan.
@@ -254,7 +256,8 @@ fn plan_chains(config: &Config) -> Vec<PlanChain> {
     let function = |name: &String| {
         let function = config.function(name)?;
         let kind = function.kind.name();
-        Some(PlanFunction { name: name.clone(), kind, summary: summary(config, name, &function.kind) })
+        let core = config.stages().find(|(of, _)| of == name).map(|(_, core)| core);
+        Some(PlanFunction { name: name.clone(), kind, summary: summary(config, name, &function.kind), core })
     };
     let chain = |chain: &super::Chain| PlanChain {
         name: chain.name.clone(),
@@ -349,7 +352,8 @@ impl fmt::Display for Plan {
             let names = chain.functions.iter().map(|function| function.name.len()).max().unwrap_or(0);
             for (index, function) in chain.functions.iter().enumerate() {
                 let (name, kind) = (&function.name, function.kind);
-                writeln!(f, "  {}  {name:names$}  {kind:8}  {}", index + 1, function.summary)?;
+                let place = function.core.map_or_else(String::new, |core| format!(", alone on core {core}"));
+                writeln!(f, "  {}  {name:names$}  {kind:8}  {}{place}", index + 1, function.summary)?;
             }
             if chain.segments.len() > 1 {
                 let show = |segment: &Vec<String>| match segment.as_slice() {

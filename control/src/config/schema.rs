@@ -65,7 +65,7 @@ schemas! {
         "forward",
     ];
     FORWARD: "functions.NAME.forward" => ["protocol", "external", "internal"];
-    INSPECT: "functions.NAME, inspect" => ["kind", "patterns"];
+    INSPECT: "functions.NAME, inspect" => ["kind", "patterns", "core"];
     PATTERN: "functions.NAME.patterns" => ["name", "text", "hex", "ignore_case", "protocol", "ports", "action"];
     ROUTER: "functions.NAME, router" => [
         "kind", "interfaces", "routes", "neighbour_capacity", "icmp_errors_per_second",

@@ -6,6 +6,7 @@ use millrace_dataplane::handoff::{WAITING_MAX, ring_packets};
 use millrace_dataplane::limits::{BURST_PACKETS_MAX, DATA_OFFSET};
 use millrace_dataplane::memory::PoolConfig;
 use millrace_dataplane::port::loopback::PACKETS_MAX as LOOPBACK_PACKETS;
+use millrace_dataplane::stage::STAGE_PACKETS;
 use millrace_nf::nat::{Capacity, NatState};
 
 use super::context::{Context, Finding};
@@ -155,7 +156,9 @@ fn frames_needed(config: &Config, worker: usize) -> u64 {
         if shares { 2 * ring_packets(pollers) as u64 * (workers - 1) + WAITING_MAX as u64 } else { 0 }
     };
     let between = config.ports.iter().map(between).sum::<u64>() + hairpins(config);
-    ring_frames(config, worker) + between + workers * (bursts + HELD_FRAMES_MAX)
+    // Those that wait for packet functions on cores of their own, of all shares if they are its own.
+    let apart = config.stages().count() as u64 * STAGE_PACKETS as u64 * config.workers.owners() as u64;
+    ring_frames(config, worker) + between + apart + workers * (bursts + HELD_FRAMES_MAX)
 }
 
 /// Frames on their way between shares as hairpins: one port for each NAT, at which each share has a queue.

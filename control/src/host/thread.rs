@@ -96,7 +96,7 @@ fn ways_of(running: &Running, control: &Control, chain: &str) -> Option<Ways> {
     let router = config.router_of(chain)?;
     let Control { arena, seed, .. } = control;
     let (ports, seed, logs, part) = (&running.facts[..], *seed, None, Part::WHOLE);
-    let context = Context { config, chain, ports, arena, seed, logs, part, others: None };
+    let context = Context { config, chain, ports, arena, seed, logs, part, others: None, stages: None };
     // It runs, so it was checked.
     Ways::new(&router::config(&context, router)).ok()
 }

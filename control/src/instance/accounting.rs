@@ -7,6 +7,7 @@ use millrace_dataplane::worker::WorkerReport;
 use millrace_nf::chain::Chains;
 use serde_json::{Value, json};
 
+use super::functions::Counter;
 use super::{NfWorker, functions, rows};
 use crate::listing::{Listing, SLICE};
 use crate::table::Table;
@@ -62,6 +63,18 @@ fn fold(worker: &mut NfWorker) {
 }
 
 impl Accounting {
+    /// The same with packet functions that had cores of their own, by name.
+    pub(crate) fn with_stages(closed: Vec<Closed>, stages: Vec<(String, Vec<Counter>)>) -> Self {
+        let mut listing = functions::listing();
+        for (name, rows) in stages {
+            let chain = closed.iter().find_map(|(_, worker, _)| functions::chain_of(worker, &name));
+            functions::tell(&mut listing, &chain.unwrap_or_default(), &name, "inspect", rows);
+        }
+        let mut all = Self::of(closed);
+        rows::add(&mut all.functions, listing, functions::NAMES);
+        all
+    }
+
     /// Counts what the workers of an instance did, all of which are closed.
     pub fn of(closed: Vec<Closed>) -> Self {
         let mut functions = Listing::default();

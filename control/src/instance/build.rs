@@ -24,6 +24,7 @@ use super::numbers::PortNumbers;
 use super::ports::{OpenPort, Opener};
 use super::rule_logs::RuleLogs;
 use super::sharing::{Sharing, new_waker, part_of, rules};
+use super::stages::Stages;
 use super::timings::Timings;
 use super::{InstanceError, memory};
 use crate::config::settings::Idle;
@@ -98,7 +99,7 @@ impl Instance {
         };
         let facts: Vec<PortFacts> = open.iter().map(OpenPort::facts).collect();
         let made = making.all(&facts);
-        let Made { wakers, engines, policies } = match made {
+        let Made { wakers, engines, policies, stages } = match made {
             Ok(made) => made,
             Err(error) => {
                 open.iter_mut().for_each(|port| port.close(&mut pools));
@@ -131,7 +132,7 @@ impl Instance {
                 workers.iter_mut().zip(shares).for_each(|(worker, share)| worker.add_port(id, share));
             }
         }
-        let timings = Timings::of(&workers);
+        let timings = Timings::of(&workers, stages.turns());
         for (at, worker) in workers.iter_mut().enumerate() {
             let links = timings.links(at, &config, &numbers);
             links.into_iter().for_each(|(port, histogram)| worker.timing.set_latency(port, histogram));
@@ -146,6 +147,7 @@ impl Instance {
             idle,
             threads: OnceLock::new(),
             sharing,
+            stages,
             memory: Arc::new(facts_of_memory),
             arena,
             opener,
@@ -192,6 +194,7 @@ struct Made {
     engines: Vec<Engine<Chains>>,
     /// The rules of the firewalls, to compare changes with.
     policies: HashMap<String, Policy>,
+    stages: Stages,
 }
 
 impl Making<'_> {
@@ -200,12 +203,15 @@ impl Making<'_> {
             Some(waker) => Ok(waker),
             None => new_waker(),
         };
-        let wakers = (0..self.config.workers.count()).map(waker).collect::<Result<_, _>>()?;
+        let wakers: Vec<Waker> =
+            (0..self.config.workers.count()).map(waker).collect::<Result<_, InstanceError>>()?;
+        let owners = wakers.get(self.config.workers.first_owner()..).unwrap_or_default();
+        let stages = Stages::of(self.config, owners, idle(self.config), self.options.pinned)?;
         let mut policies = HashMap::new();
         let mut engines = Vec::new();
         for worker in 0..self.config.workers.count() {
             let chains = match part_of(self.config, worker) {
-                Some(part) => self.chains(facts, part, &mut policies)?,
+                Some(part) => self.chains(facts, part, &stages, &mut policies)?,
                 None => Chains::new(),
             };
             let state = memory::flow_config(self.config, worker);
@@ -218,15 +224,22 @@ impl Making<'_> {
             engines.push(Engine::new(chains, state, self.numbers.span(), engine_config));
         }
         if let (Some(sharing), Some(chain)) = (self.sharing, self.config.chains.first()) {
-            sharing.publish(rules(&self.context(chain, facts, Part::WHOLE))?);
+            sharing.publish(rules(&self.context(chain, facts, Part::WHOLE, &stages))?);
         }
-        Ok(Made { wakers, engines, policies })
+        Ok(Made { wakers, engines, policies, stages })
     }
 
-    fn context<'a>(&'a self, chain: &'a config::Chain, ports: &'a [PortFacts], part: Part) -> Context<'a> {
+    fn context<'a>(
+        &'a self,
+        chain: &'a config::Chain,
+        ports: &'a [PortFacts],
+        part: Part,
+        stages: &'a Stages,
+    ) -> Context<'a> {
         let Self { config, arena, options, logs, .. } = self;
         let others = self.sharing.map(|sharing| Others { sharing, numbers: self.numbers });
-        Context { config, chain, ports, arena, seed: options.seed, logs: Some(logs), part, others }
+        let (seed, logs, stages) = (options.seed, Some(*logs), Some(stages));
+        Context { config, chain, ports, arena, seed, logs, part, others, stages }
     }
 
     /// Builds all chains of a worker and attaches their ports.
@@ -234,11 +247,12 @@ impl Making<'_> {
         &self,
         facts: &[PortFacts],
         part: Part,
+        stages: &Stages,
         policies: &mut HashMap<String, Policy>,
     ) -> Result<Chains, InstanceError> {
         let mut chains = Chains::new();
         for chain in &self.config.chains {
-            let context = self.context(chain, facts, part);
+            let context = self.context(chain, facts, part, stages);
             let at = chains.insert(functions::build_chain(&context, &[])?);
             context.attached().for_each(|(port, zone)| chains.attach(port, at, zone));
             if let Some(port) = hairpins::nat_of(self.config, chain).and_then(|nat| context.hairpin_port(nat))

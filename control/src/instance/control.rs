@@ -17,6 +17,7 @@ use super::numbers::PortNumbers;
 use super::ports::Opener;
 use super::rule_logs::RuleLogs;
 use super::sharing::Sharing;
+use super::stages::Stages;
 use super::thread::{Seat, Threads};
 use super::timings::Timings;
 use super::{InstanceError, memory};
@@ -51,6 +52,7 @@ pub struct Control {
     pub(crate) threads: OnceLock<Arc<Threads>>,
     /// None where there is one worker.
     pub(crate) sharing: Option<Sharing>,
+    pub(crate) stages: Stages,
     pub(crate) memory: Arc<memory::Facts>,
     pub(crate) arena: Arena,
     pub(crate) opener: Opener,

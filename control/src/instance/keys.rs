@@ -70,6 +70,7 @@ pub fn of(config: &Config) -> Result<Vec<ChainKeys>, InstanceError> {
                 logs: None,
                 part: Part::WHOLE,
                 others: None,
+                stages: None,
             };
             of_chain(&context)
         })

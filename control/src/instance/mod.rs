@@ -25,6 +25,7 @@ pub mod rows;
 pub mod rule_logs;
 mod sharing;
 mod shifted;
+mod stages;
 pub mod thread;
 pub mod timings;
 

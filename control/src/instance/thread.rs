@@ -18,6 +18,8 @@ use millrace_dataplane::worker::WorkerCounters;
 use millrace_nf::chain::Chains;
 
 use super::accounting::{Accounting, Closed, close};
+use super::functions::Counter;
+use super::stages::StageThread;
 use super::{Control, InstanceError, NfWorker};
 use crate::config::deal::deal;
 use crate::config::settings::Workers;
@@ -58,8 +60,16 @@ pub(crate) struct Threads {
     next_id: AtomicU64,
     /// In the order of their cores in the configuration; never held for long.
     list: Mutex<Vec<Thread>>,
+    /// Packet functions with cores of their own. They end last.
+    stages: Mutex<Vec<StageThread>>,
     /// Held while shares move: only then threads come and go.
     moving: Mutex<()>,
+}
+
+/// How all threads ended.
+struct Ended {
+    workers: Vec<std::thread::Result<Vec<Closed>>>,
+    stages: Vec<std::thread::Result<(String, Vec<Counter>)>>,
 }
 
 /// Workers at work. They end, with their ports closed, at the latest when this is dropped.
@@ -83,10 +93,12 @@ impl WorkerThreads {
             is_over: Arc::default(),
             next_id: AtomicU64::new(0),
             list: Mutex::default(),
+            stages: Mutex::default(),
             moving: Mutex::default(),
         });
         // From here on, an error ends what runs.
         let started = Self(Arc::clone(&threads));
+        *threads.stages() = control.stages.start(&threads.is_over)?;
         let mut shares: BTreeMap<usize, NfWorker> = shares.into_iter().enumerate().collect();
         for Seat { core, shares: numbers, .. } in control.seats() {
             let own = numbers.iter().filter_map(|number| Some((*number, Box::new(shares.remove(number)?))));
@@ -104,6 +116,7 @@ impl WorkerThreads {
     /// True if one has ended, well or not: the others will, too.
     pub fn has_ended(&self) -> bool {
         self.0.list().iter().any(|thread| thread.thread.is_finished())
+            || self.0.stages().iter().any(StageThread::has_ended)
     }
 
     /// Drains: what is held is dropped and counted, what waits is sent, ports are closed. Says what became of every packet.
@@ -111,7 +124,7 @@ impl WorkerThreads {
     /// # Errors
     /// A worker panicked; its ports are closed, its accounting is lost.
     pub fn finish(self) -> Result<Accounting, InstanceError> {
-        let joined = self.0.end();
+        let Ended { workers: joined, stages } = self.0.end();
         let closed = joined.into_iter().collect::<Result<Vec<_>, _>>();
         let closed = closed.map_err(|panic| InstanceError::Panicked {
             what: "a worker, whose accounting is lost,",
@@ -119,7 +132,12 @@ impl WorkerThreads {
         })?;
         let mut closed: Vec<Closed> = closed.into_iter().flatten().collect();
         closed.sort_by_key(|(number, ..)| *number);
-        Ok(Accounting::of(closed))
+        let stages = stages.into_iter().collect::<Result<Vec<_>, _>>();
+        let stages = stages.map_err(|panic| InstanceError::Panicked {
+            what: "a packet function, whose accounting is lost,",
+            panic: panic_message(panic.as_ref()).to_owned(),
+        })?;
+        Ok(Accounting::with_stages(closed, stages))
     }
 }
 
@@ -136,11 +154,17 @@ impl Threads {
     }
 
     /// Ends all, once no share is on its way between two of them.
-    fn end(&self) -> Vec<std::thread::Result<Vec<Closed>>> {
+    fn end(&self) -> Ended {
         let _still = self.moving.lock().unwrap_or_else(PoisonError::into_inner);
         self.is_over.store(true, Ordering::Relaxed);
         let threads = std::mem::take(&mut *self.list());
-        threads.into_iter().map(|thread| thread.thread.join()).collect()
+        let workers = threads.into_iter().map(|thread| thread.thread.join()).collect();
+        let stages = std::mem::take(&mut *self.stages());
+        Ended { workers, stages: stages.into_iter().map(StageThread::join).collect() }
+    }
+
+    fn stages(&self) -> MutexGuard<'_, Vec<StageThread>> {
+        self.stages.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// The workers now.

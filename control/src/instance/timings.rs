@@ -29,11 +29,12 @@ pub struct Timings {
 }
 
 impl Timings {
-    /// Those of `workers`.
-    pub fn of(workers: &[NfWorker]) -> Self {
+    /// Those of `workers`; `others` turn, too.
+    pub fn of(workers: &[NfWorker], others: impl Iterator<Item = Arc<AtomicU64>>) -> Self {
+        let turns = workers.iter().map(|worker| Arc::clone(worker.timing.turns()));
         Self {
             bursts: workers.iter().map(|worker| Arc::clone(worker.timing.bursts())).collect(),
-            turns: workers.iter().map(|worker| Arc::clone(worker.timing.turns())).collect(),
+            turns: turns.chain(others).collect(),
             latency: Mutex::default(),
             progress: Mutex::default(),
         }

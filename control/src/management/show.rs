@@ -92,7 +92,11 @@ fn whole(control: &Control, topic: Topic) -> Result<Option<Listing>, String> {
             }
             all
         }
-        Topic::Workers => rows::workers(&control.seats(), &control.ask_all(rows::share).map_err(said)?),
+        Topic::Workers => {
+            let mut all = rows::workers(&control.seats(), &control.ask_all(rows::share).map_err(said)?);
+            control.stages.add_rows(&mut all).map_err(said)?;
+            all
+        }
         Topic::Shares => rows::shares(control.ask_all(rows::share).map_err(said)?, &control.seats()),
         Topic::Memory => {
             let memory = control.memory();
@@ -111,6 +115,7 @@ fn whole(control: &Control, topic: Topic) -> Result<Option<Listing>, String> {
                     from = next;
                 }
             }
+            rows::add(&mut all, control.stages.counters(&control.config()).map_err(said)?, functions::NAMES);
             all
         }
         Topic::Latency => control.timings().rows(),

@@ -72,6 +72,7 @@ impl<S: SlowPath> Engine<S> {
         self.process_again(port, &mut burst, pool, now);
         true
     }
+
     /// Packets that come back walk on from where they went.
     fn take_returned(&mut self, pool: &mut Pool, now: Time) -> usize {
         let mut returned = 0;
@@ -86,7 +87,12 @@ impl<S: SlowPath> Engine<S> {
             let (mut run, mut from) = (Burst::new(), PortId::default());
             for packet in back.drain_all() {
                 match Mark::of(&packet) {
-                    Mark::Dropped(reason) => self.outputs.drop_packet(packet, reason, pool),
+                    Mark::Dropped(reason) => {
+                        if let Some(recorder) = pool.recorder() {
+                            recorder.enter(Moment::Inside, None, now);
+                        }
+                        self.outputs.drop_packet(packet, reason, pool);
+                    }
                     Mark::On(port) => {
                         if port != from && !run.is_empty() {
                             self.process_again(from, &mut run, pool, now);

@@ -104,6 +104,11 @@ impl StageWorker {
         self.function.as_mut()
     }
 
+    /// What wakes it, for who commands it.
+    pub const fn waker(&self) -> &Waker {
+        &self.waker
+    }
+
     /// What it did.
     pub const fn report(&self) -> StageReport {
         self.report

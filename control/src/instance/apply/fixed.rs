@@ -1,5 +1,7 @@
 //! What is laid down when the instance starts, and so can't be changed while it runs.
 
+use std::collections::BTreeSet;
+
 use super::plan::predecessor;
 use crate::config::{Chain, Config, FunctionKind, Problem};
 
@@ -44,6 +46,18 @@ pub(super) fn check(old: &Config, new: &Config) -> Vec<Problem> {
             .valid("the port as it is open, or no such port")
             .help("remove it by one change and add it by the next, or add it under another name")
     }));
+    let names: BTreeSet<&str> = old.stages().chain(new.stages()).map(|(name, _)| name).collect();
+    for name in names {
+        let core = |config: &Config| config.stages().find(|(of, _)| *of == name).map(|(_, core)| core);
+        if core(old) != core(new) {
+            let key = format!("functions.{name}.core");
+            let valid = match core(old) {
+                Some(core) => format!("{core}, and `{name}` in its chain"),
+                None => "no such key".to_owned(),
+            };
+            problems.push(problem(key).valid(valid).help(START_ANEW));
+        }
+    }
     if old.workers.owners() > 1 {
         problems.extend(translations(old, new));
     }

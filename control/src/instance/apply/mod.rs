@@ -98,7 +98,7 @@ impl Control {
     ) -> Result<Applied, InstanceError> {
         self.settle()?;
         let planned = plan::make(self, running, &new, facts).map_err(|problems| refused(&problems))?;
-        let plan::Planned { plans, rules, numbers, facts, policies, mut said, .. } = planned;
+        let plan::Planned { plans, rules, stages, numbers, facts, policies, mut said, .. } = planned;
         self.check_room(&plans).map_err(|problem| match problem {
             Ok(problem) => refused(&[problem]),
             Err(gone) => gone,
@@ -124,6 +124,9 @@ impl Control {
         let deadline = answer_deadline();
         let answers: Vec<_> =
             sent.into_iter().map(|sent| sent.and_then(|answer| answer.wait(deadline))).collect();
+        for (name, change) in stages {
+            self.stages.change(&name, change)?;
+        }
         // It is in force whoever is late: that worker takes it when it goes on, before anything that is asked of it later.
         self.timings.keep(&new);
         let is_late = |(at, answer): (usize, &Result<_, _>)| answer.is_err().then_some(at);

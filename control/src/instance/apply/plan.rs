@@ -64,6 +64,8 @@ pub(super) struct Planned {
     pub(super) plans: Vec<Plan>,
     /// By which packets find their worker, where there are several.
     pub(super) rules: Option<Vec<PortRule>>,
+    /// Of packet functions with cores of their own, by name.
+    pub(super) stages: Vec<(String, inspect::Change)>,
     /// New ports of hairpins, as each worker has them.
     hairpins: Vec<(PortId, Shares)>,
     /// That of the worker at hand.
@@ -87,6 +89,7 @@ pub(super) fn make(
     let mut planned = Planned {
         plans: Vec::new(),
         rules: None,
+        stages: Vec::new(),
         hairpins: Vec::new(),
         plan: Plan::default(),
         numbers: running.numbers.clone(),
@@ -128,7 +131,9 @@ pub(super) fn make(
         let Control { arena, seed, logs, .. } = control;
         let (part, logs) = (Part::WHOLE, Some(logs));
         let others = control.sharing.as_ref().map(|sharing| Others { sharing, numbers: &planned.numbers });
-        let context = Context { config: new, chain, ports: &facts, arena, seed: *seed, logs, part, others };
+        let stages = Some(&control.stages);
+        let context =
+            Context { config: new, chain, ports: &facts, arena, seed: *seed, logs, part, others, stages };
         planned.rules = Some(rules(&context).map_err(|error| vec![error.problem()])?);
         for chain in new.chains.iter().filter(|_| new.workers.owners() > 1) {
             let Some(old) = predecessor(&running.config, new, chain) else { continue };
@@ -323,6 +328,7 @@ impl<'a> Planner<'a> {
             logs: Some(logs),
             part: self.part,
             others: self.others(&numbers),
+            stages: Some(&self.control.stages),
         };
         let old = self.predecessor(chain);
         let kind = |config: &Config, name: &str| config.function(name).map(|function| function.kind.name());
@@ -480,7 +486,15 @@ impl<'a> Planner<'a> {
                     if words.is_empty() { "what follows from ports and chains".to_owned() } else { words };
                 self.planned.said.note(after.kind.name(), name, Change::Changed, words);
                 let chain = context.chain.name.clone();
-                self.planned.plan.changes.push((chain, name.to_owned(), change));
+                match change {
+                    // Once, and not by share.
+                    FunctionChange::Inspect(change) if self.control.stages.has(name) => {
+                        if self.part.at == 0 {
+                            self.planned.stages.push((name.to_owned(), change));
+                        }
+                    }
+                    change => self.planned.plan.changes.push((chain, name.to_owned(), change)),
+                }
             }
             Err(problem) => self.problems.push(problem),
         }

@@ -49,9 +49,13 @@ fn table(name: &str, settings: &settings::Inspect) -> Result<Arc<Patterns>, Inst
     Ok(table)
 }
 
-/// Counters by pattern, then what was not looked at.
+/// Counters by pattern, then what was not looked at. Nothing if the function has a core of its own.
 pub fn counters(chain: &mut Chain, name: &str) -> Vec<Counter> {
-    let Some(inspect) = chain.packet_function::<Inspect>(name) else { return Vec::new() };
+    chain.packet_function::<Inspect>(name).map_or_else(Vec::new, |inspect| rows(inspect))
+}
+
+/// The same of the function itself.
+pub fn rows(inspect: &Inspect) -> Vec<Counter> {
     let totals = inspect.counters();
     let pattern = |report: millrace_nf::inspect::PatternReport| {
         let packets = report.packets;

@@ -16,6 +16,7 @@ use serde_json::Value;
 use super::numbers::PortNumbers;
 use super::rule_logs::RuleLogs;
 use super::sharing::Sharing;
+use super::stages::Stages;
 use super::{InstanceError, NfWorker, hairpins};
 use crate::config::{self, Config, FunctionKind};
 use crate::listing::{Listing, SLICE, Slice, show_mac};
@@ -76,6 +77,8 @@ pub struct Context<'a> {
     pub part: Part,
     /// The other parts, if there are any and packets may go between them.
     pub others: Option<Others<'a>>,
+    /// The ways to packet functions on cores of their own; none if all work in the turns of the workers.
+    pub(crate) stages: Option<&'a Stages>,
 }
 
 /// What functions know of others of their kind in other parts.
@@ -142,9 +145,12 @@ pub fn build_chain(context: &Context<'_>, kept: &[String]) -> Result<Chain, Inst
             FunctionKind::Nat(settings) => {
                 builder.function(name.as_str(), nat::build(context, name, settings)?)
             }
-            FunctionKind::Inspect(settings) => {
-                builder.packet_function(name.as_str(), Box::new(inspect::build(name, settings)?))
-            }
+            FunctionKind::Inspect(settings) => match context.stages.filter(|_| settings.core.is_some()) {
+                Some(stages) => {
+                    builder.packet_function_apart(name.as_str(), stages.link(name, context.part.at)?)
+                }
+                None => builder.packet_function(name.as_str(), Box::new(inspect::build(name, settings)?)),
+            },
             FunctionKind::Router(settings) => {
                 return Ok(builder.forwarder(name.as_str(), router::build(context, name, settings)?));
             }
@@ -160,9 +166,36 @@ pub(crate) type Counter = (String, u64, Option<u64>, Option<u64>);
 /// Columns of [`counters`] that name a row; the others are counts.
 pub const NAMES: &[&str] = &["chain", "function", "kind", "item"];
 
-/// Counters of all functions, those of firewalls by rule. One function a slice.
+/// A listing for [`counters`].
+pub(crate) fn listing() -> Listing {
+    Listing::new(&["chain", "function", "kind", "item", "count", "packets", "bytes"])
+}
+
+/// Adds the counters of a function.
+pub(crate) fn tell(listing: &mut Listing, chain: &str, name: &str, kind: &str, rows: Vec<Counter>) {
+    for (item, count, packets, bytes) in rows {
+        listing.push([
+            chain.into(),
+            name.into(),
+            kind.into(),
+            item.into(),
+            count.into(),
+            packets.map_or(Value::Null, Value::from),
+            bytes.map_or(Value::Null, Value::from),
+        ]);
+    }
+}
+
+/// The name of the chain that has a function.
+pub(crate) fn chain_of(worker: &NfWorker, function: &str) -> Option<String> {
+    let mut chains = worker.engine.slow.iter().map(|(_, chain)| chain);
+    let chain = chains.find(|chain| chain.functions().iter().any(|(name, _)| *name == function))?;
+    Some(chain.name().to_owned())
+}
+
+/// Counters of all functions that the worker has, those of firewalls by rule. One function a slice.
 pub fn counters(worker: &mut NfWorker, from: usize) -> Slice {
-    let mut listing = Listing::new(&["chain", "function", "kind", "item", "count", "packets", "bytes"]);
+    let mut listing = listing();
     let chains = &mut worker.engine.slow;
     let places: Vec<(usize, String, &'static str)> = chains
         .iter()
@@ -184,17 +217,7 @@ pub fn counters(worker: &mut NfWorker, from: usize) -> Slice {
             "inspect" => inspect::counters(chain, name),
             _ => router::counters(chain, name),
         };
-        for (item, count, packets, bytes) in rows {
-            listing.push([
-                chain_name.as_str().into(),
-                name.as_str().into(),
-                (*kind).into(),
-                item.into(),
-                count.into(),
-                packets.map_or(Value::Null, Value::from),
-                bytes.map_or(Value::Null, Value::from),
-            ]);
-        }
+        tell(&mut listing, &chain_name, name, kind, rows);
     }
     (listing, (from + 1 < places.len()).then_some(from + 1))
 }
