@@ -161,9 +161,11 @@ pub trait SlowPath: Send {
         None
     }
 
-    /// Appends what came back from stages that work apart to `burst`, and adds what can't come back to `lost`.
-    fn take_returned(&mut self, burst: &mut Burst, lost: &mut u64) {
-        let _ = (burst, lost);
+    /// Appends what came back to `burst`, as much as fits, by the way number `at` of those to stages that work apart, and adds what
+    /// can't come back any more to `lost`. False if there are not so many ways.
+    fn take_returned(&mut self, at: usize, burst: &mut Burst, lost: &mut u64) -> bool {
+        let _ = (at, burst, lost);
+        false
     }
 
     /// True if something came back from a stage that works apart.

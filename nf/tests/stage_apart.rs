@@ -255,6 +255,21 @@ fn closing_under_load_loses_nothing() {
     }
 }
 
+#[test]
+fn a_stage_that_does_not_come_in_time_loses_what_it_has_and_no_frame() {
+    let mut joined = Joined::new(1, inspect());
+    let owner = &mut joined.owners[0];
+    owner.feed(0, frames(0, 300));
+    while owner.worker.turn() > 0 {}
+    let (worker, report) = joined.owners.pop().unwrap().close();
+    assert_eq!(report.sums.drops.get(DropReason::Shutdown), 300);
+    assert_eq!(worker.pool.available(), worker.pool.capacity() - 300, "the stage has them");
+    // It works on what it has, and nobody takes it.
+    let report = joined.start().join().unwrap();
+    assert_eq!((report.taken, report.given), (300, 300));
+    assert_eq!(worker.pool.available(), worker.pool.capacity());
+}
+
 /// Works for a while, then panics.
 struct Fragile(u32);
 
@@ -285,7 +300,7 @@ fn a_function_that_panics_costs_what_it_had_and_all_is_counted() {
         let mut owner = owner;
         owner.turn_until(910);
         let drops = owner.worker.report().sums.drops;
-        assert!(drops.get(DropReason::RingFull) >= 10, "{drops:?}");
+        assert!(drops.get(DropReason::Shutdown) >= 10, "{drops:?}");
         let (worker, _) = owner.close();
         assert_eq!(worker.pool.available(), worker.pool.capacity());
     }

@@ -156,9 +156,13 @@ fn frames_needed(config: &Config, worker: usize) -> u64 {
         if shares { 2 * ring_packets(pollers) as u64 * (workers - 1) + WAITING_MAX as u64 } else { 0 }
     };
     let between = config.ports.iter().map(between).sum::<u64>() + hairpins(config);
-    // Those that wait for packet functions on cores of their own, of all shares if they are its own.
-    let apart = config.stages().count() as u64 * STAGE_PACKETS as u64 * config.workers.owners() as u64;
-    ring_frames(config, worker) + between + apart + workers * (bursts + HELD_FRAMES_MAX)
+    ring_frames(config, worker) + between + apart(config) + workers * (bursts + HELD_FRAMES_MAX)
+}
+
+/// Frames on their way to packet functions on cores of their own and back, of all shares: a worker that polls may have received all of
+/// them.
+fn apart(config: &Config) -> u64 {
+    config.stages().count() as u64 * STAGE_PACKETS as u64 * config.workers.owners() as u64
 }
 
 /// Frames on their way between shares as hairpins: one port for each NAT, at which each share has a queue.
@@ -250,8 +254,16 @@ fn check_frames(context: &Context<'_>, config: &Config) {
     {
         let finding =
             Finding::error("memory.frames", "there are fewer frames than rings and bursts can hold");
-        let help =
-            format!("the ports' rings alone hold {}: smaller rings need fewer", ring_frames(config, worker));
+        let rings = ring_frames(config, worker);
+        let mut help = format!("the ports' rings alone hold {rings}: smaller rings need fewer");
+        let stages: Vec<String> = config.stages().map(|(name, _)| format!("`{name}`")).collect();
+        if !stages.is_empty() {
+            let names = stages.join(", ");
+            help += &format!(
+                "; {} are for what is under way to {names}, which has a core of its own",
+                apart(config)
+            );
+        }
         context.push(finding.found(frames.to_string()).valid(format!("at least {needed}")).help(help));
     }
     let Some(frame_bytes) = config.memory.frame_bytes else { return };
@@ -313,5 +325,31 @@ mod tests {
         let hairpins = 2 * 2 * ring_packets(3) as u64 + LOOPBACK_PACKETS as u64;
         let others = 2 * (MADE_FRAMES + 2 * 2 * BURST_PACKETS_MAX as u64);
         assert_eq!(frames("[0, 1, 2]"), 3 * of_worker + rings + waiting + hairpins + others);
+    }
+
+    #[test]
+    fn functions_on_cores_of_their_own_need_frames_for_what_is_under_way() {
+        let text = |workers: &str, rest: &str| {
+            let text = include_str!("../../../configs/generator.toml");
+            let functions = text.replace("\"nat\", ", "\"ids\", \"nat\", \"late\", ");
+            format!(
+                "{functions}\n[workers]\n{workers}\n[functions.ids]\nkind = \"inspect\"\n{rest}[functions.late]\nkind = \"inspect\"\n"
+            )
+        };
+        let parsed = |text: &str| parse("generator.toml".as_ref(), text, &Host::default());
+        let frames = |workers: &str, core: &str| {
+            let parsed = parsed(&text(workers, core));
+            frames_of(&parsed.config.unwrap_or_else(|| panic!("{}", parsed.report)), 0)
+        };
+        let one = STAGE_PACKETS as u64;
+        for (workers, shares) in [("cores = [0]", 1), ("cores = [0]\nshares = 2", 2)] {
+            assert_eq!(frames(workers, "core = 1\n"), frames(workers, "") + shares * one);
+        }
+        let few = format!("{}[memory]\nframes = 1000\n", text("cores = [0]", "core = 1\n"));
+        let report = parsed(&few).report.to_string();
+        assert!(
+            report.contains("1024 are for what is under way to `ids`, which has a core of its own"),
+            "{report}"
+        );
     }
 }

@@ -7,8 +7,7 @@ use millrace_dataplane::worker::WorkerReport;
 use millrace_nf::chain::Chains;
 use serde_json::{Value, json};
 
-use super::functions::Counter;
-use super::{NfWorker, functions, rows};
+use super::{NfWorker, functions, rows, stages};
 use crate::listing::{Listing, SLICE};
 use crate::table::Table;
 
@@ -31,7 +30,7 @@ pub struct Accounting {
     pub sums_hold: bool,
     /// Frames in the pool at the end, and in all.
     pub pool: (usize, usize),
-    /// What ports were to do and could not: captures that were not read or written whole.
+    /// What ports were to do and could not: captures that were not read or written whole. Packet functions that panicked.
     pub failures: Vec<String>,
 }
 
@@ -63,15 +62,25 @@ fn fold(worker: &mut NfWorker) {
 }
 
 impl Accounting {
-    /// The same with packet functions that had cores of their own, by name.
-    pub(crate) fn with_stages(closed: Vec<Closed>, stages: Vec<(String, Vec<Counter>)>) -> Self {
+    /// The same with packet functions that had cores of their own.
+    pub(crate) fn with_stages(closed: Vec<Closed>, stages: Vec<stages::Ended>) -> Self {
         let mut listing = functions::listing();
-        for (name, rows) in stages {
+        let mut failures = Vec::new();
+        for stages::Ended { name, counters } in stages {
             let chain = closed.iter().find_map(|(_, worker, _)| functions::chain_of(worker, &name));
-            functions::tell(&mut listing, &chain.unwrap_or_default(), &name, "inspect", rows);
+            match counters {
+                Ok(rows) => {
+                    functions::tell(&mut listing, &chain.unwrap_or_default(), &name, "inspect", rows);
+                }
+                Err(panic) => {
+                    failures
+                        .push(format!("functions.{name}: it panicked, and its counters are lost: {panic}"));
+                }
+            }
         }
         let mut all = Self::of(closed);
         rows::add(&mut all.functions, listing, functions::NAMES);
+        all.failures.extend(failures);
         all
     }
 

@@ -56,15 +56,17 @@ pub enum InstanceError {
     /// The worker does not answer.
     #[error("the worker does not answer")]
     WorkerGone,
-    /// The change is in force, and these shares have not taken it in time.
+    /// The change is in force, and these have not taken it in time.
     #[error(
         "the change is in force, but {} did not answer: what it works on goes by the old configuration until it goes on, and \
          then by the new one; cores change, and removed ports are closed, with the next `apply`",
-        show_shares(.shares)
+        show_late(.shares, .functions)
     )]
     Late {
-        /// Their numbers.
+        /// Numbers of shares.
         shares: Vec<usize>,
+        /// Names of functions on cores of their own.
+        functions: Vec<String>,
     },
     /// A thread panicked.
     #[error("{what} panicked: {panic}")]
@@ -76,10 +78,15 @@ pub enum InstanceError {
     },
 }
 
-/// `share 1`, `shares 1, 3`.
-fn show_shares(shares: &[usize]) -> String {
-    let numbers = shares.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ");
-    format!("share{} {numbers}", if shares.len() == 1 { "" } else { "s" })
+/// `share 1`, `shares 1, 3 and function ids`.
+fn show_late(shares: &[usize], functions: &[String]) -> String {
+    let numbers: Vec<String> = shares.iter().map(ToString::to_string).collect();
+    let show = |what: &str, names: &[String]| {
+        let plural = if names.len() == 1 { "" } else { "s" };
+        (!names.is_empty()).then(|| format!("{what}{plural} {}", names.join(", ")))
+    };
+    let late = [show("share", &numbers), show("function", functions)];
+    late.into_iter().flatten().collect::<Vec<_>>().join(" and ")
 }
 
 impl InstanceError {

@@ -96,13 +96,28 @@ impl WorkerHandle {
         &self,
         work: impl FnOnce(&mut NfWorker) -> T + Send + 'static,
     ) -> Result<Answer<T>, InstanceError> {
-        let (sender, receiver) = sync_channel(1);
-        // A caller that no longer waits needs no answer.
-        let command = Box::new(move |worker: &mut NfWorker| drop(sender.send(work(worker))));
-        self.sender.send(command).map_err(|_| InstanceError::WorkerGone)?;
-        self.waker.ring();
-        Ok(Answer(receiver))
+        send(&self.sender, &self.waker, work)
     }
+}
+
+/// The way of commands to a thread that works on a `W`.
+type Commands<W> = Sender<Box<dyn FnOnce(&mut W) + Send>>;
+
+/// Sends `work` to the thread that takes such commands and is woken by `waker`.
+///
+/// # Errors
+/// The thread has ended.
+pub(super) fn send<W: 'static, T: Send + 'static>(
+    commands: &Commands<W>,
+    waker: &Waker,
+    work: impl FnOnce(&mut W) -> T + Send + 'static,
+) -> Result<Answer<T>, InstanceError> {
+    let (sender, receiver) = sync_channel(1);
+    // A caller that no longer waits needs no answer.
+    let command = Box::new(move |worker: &mut W| drop(sender.send(work(worker))));
+    commands.send(command).map_err(|_| InstanceError::WorkerGone)?;
+    waker.ring();
+    Ok(Answer(receiver))
 }
 
 /// A worker's answer to [`WorkerHandle::begin_ask`] that is still to come.

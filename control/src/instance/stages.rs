@@ -19,7 +19,7 @@ use serde_json::Value;
 
 use super::InstanceError;
 use super::functions::{self, Counter};
-use super::handle::answer_deadline;
+use super::handle::{self, Answer, answer_deadline};
 use crate::config::{Config, FunctionKind};
 use crate::listing::{Listing, Row};
 use crate::logging;
@@ -116,17 +116,15 @@ impl Stages {
         self.handle(name).is_some()
     }
 
-    /// Brings other patterns into force. What is replaced is dropped here.
+    /// Brings other patterns into force. The answer is what they replace, to be dropped where it is waited for.
     ///
     /// # Errors
     /// The thread is gone.
-    pub(crate) fn change(&self, name: &str, change: Change) -> Result<(), InstanceError> {
+    pub(crate) fn change(&self, name: &str, change: Change) -> Result<Answer<Option<Change>>, InstanceError> {
         let handle = self.handle(name).ok_or(InstanceError::WorkerGone)?;
-        let replaced = handle.call(move |worker| {
+        handle.send(move |worker| {
             worker.function().as_any().downcast_mut::<Inspect>().map(|inspect| inspect.apply(change))
-        })?;
-        drop(replaced);
-        Ok(())
+        })
     }
 
     /// Counters of all, as [`functions::counters`] has them.
@@ -202,25 +200,18 @@ impl Handle {
         &self,
         work: impl FnOnce(&mut StageWorker) -> T + Send + 'static,
     ) -> Result<T, InstanceError> {
-        self.call(|worker| catch_unwind(AssertUnwindSafe(|| work(worker))))?.map_err(|panic| {
-            InstanceError::Panicked {
-                what: "a look at a packet function",
-                panic: panic_message(panic.as_ref()).to_owned(),
-            }
+        let caught = |worker: &mut StageWorker| catch_unwind(AssertUnwindSafe(|| work(worker)));
+        self.send(caught)?.wait(answer_deadline())?.map_err(|panic| InstanceError::Panicked {
+            what: "a look at a packet function",
+            panic: panic_message(panic.as_ref()).to_owned(),
         })
     }
 
-    fn call<T: Send + 'static>(
+    fn send<T: Send + 'static>(
         &self,
         work: impl FnOnce(&mut StageWorker) -> T + Send + 'static,
-    ) -> Result<T, InstanceError> {
-        let (sender, receiver) = sync_channel(1);
-        // A caller that no longer waits needs no answer.
-        let command = Box::new(move |worker: &mut StageWorker| drop(sender.send(work(worker))));
-        self.commands.send(command).map_err(|_| InstanceError::WorkerGone)?;
-        self.waker.ring();
-        let left = answer_deadline().saturating_duration_since(std::time::Instant::now());
-        receiver.recv_timeout(left).map_err(|_| InstanceError::WorkerGone)
+    ) -> Result<Answer<T>, InstanceError> {
+        handle::send(&self.commands, &self.waker, work)
     }
 }
 
@@ -237,9 +228,22 @@ impl StageThread {
         self.thread.is_finished()
     }
 
-    /// Waits for its end, and says what it counted. Frames that it had go back to their pools.
-    pub(crate) fn join(self) -> std::thread::Result<(String, Vec<Counter>)> {
+    /// Waits for its end. Frames that it had go back to their pools.
+    pub(crate) fn join(self) -> Ended {
         let Self { name, thread } = self;
-        thread.join().map(|mut worker| (name, counters(&mut worker)))
+        let counters = thread.join().map(|mut worker| counters(&mut worker));
+        Ended { name, counters: counters.map_err(|panic| panic_message(panic.as_ref()).to_owned()) }
     }
 }
+
+/// One that has ended.
+#[derive(Debug)]
+pub(crate) struct Ended {
+    /// The function.
+    pub(crate) name: String,
+    /// What it counted; or what its thread said when it panicked.
+    pub(crate) counters: Result<Vec<Counter>, String>,
+}
+
+#[cfg(test)]
+mod tests;

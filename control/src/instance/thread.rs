@@ -18,8 +18,7 @@ use millrace_dataplane::worker::WorkerCounters;
 use millrace_nf::chain::Chains;
 
 use super::accounting::{Accounting, Closed, close};
-use super::functions::Counter;
-use super::stages::StageThread;
+use super::stages::{self, StageThread};
 use super::{Control, InstanceError, NfWorker};
 use crate::config::deal::deal;
 use crate::config::settings::Workers;
@@ -69,7 +68,7 @@ pub(crate) struct Threads {
 /// How all threads ended.
 struct Ended {
     workers: Vec<std::thread::Result<Vec<Closed>>>,
-    stages: Vec<std::thread::Result<(String, Vec<Counter>)>>,
+    stages: Vec<stages::Ended>,
 }
 
 /// Workers at work. They end, with their ports closed, at the latest when this is dropped.
@@ -115,14 +114,14 @@ impl WorkerThreads {
 
     /// True if one has ended, well or not: the others will, too.
     pub fn has_ended(&self) -> bool {
-        self.0.list().iter().any(|thread| thread.thread.is_finished())
-            || self.0.stages().iter().any(StageThread::has_ended)
+        self.0.has_ended()
     }
 
     /// Drains: what is held is dropped and counted, what waits is sent, ports are closed. Says what became of every packet.
     ///
     /// # Errors
-    /// A worker panicked; its ports are closed, its accounting is lost.
+    /// A worker panicked; its ports are closed, its accounting is lost. If a packet function on a core of its own did, the workers have
+    /// counted what it had, so it is one of [`Accounting::problems`].
     pub fn finish(self) -> Result<Accounting, InstanceError> {
         let Ended { workers: joined, stages } = self.0.end();
         let closed = joined.into_iter().collect::<Result<Vec<_>, _>>();
@@ -132,11 +131,6 @@ impl WorkerThreads {
         })?;
         let mut closed: Vec<Closed> = closed.into_iter().flatten().collect();
         closed.sort_by_key(|(number, ..)| *number);
-        let stages = stages.into_iter().collect::<Result<Vec<_>, _>>();
-        let stages = stages.map_err(|panic| InstanceError::Panicked {
-            what: "a packet function, whose accounting is lost,",
-            panic: panic_message(panic.as_ref()).to_owned(),
-        })?;
         Ok(Accounting::with_stages(closed, stages))
     }
 }
@@ -161,6 +155,13 @@ impl Threads {
         let workers = threads.into_iter().map(|thread| thread.thread.join()).collect();
         let stages = std::mem::take(&mut *self.stages());
         Ended { workers, stages: stages.into_iter().map(StageThread::join).collect() }
+    }
+
+    /// True if one of them has ended, or all were told to.
+    pub(crate) fn has_ended(&self) -> bool {
+        self.is_over.load(Ordering::Relaxed)
+            || self.list().iter().any(|thread| thread.thread.is_finished())
+            || self.stages().iter().any(StageThread::has_ended)
     }
 
     fn stages(&self) -> MutexGuard<'_, Vec<StageThread>> {

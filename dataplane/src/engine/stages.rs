@@ -10,7 +10,7 @@ use crate::slow_path::SlowPath;
 use crate::stage::Mark;
 use crate::time::Time;
 
-/// Bursts that are taken back in one turn from stages that work apart.
+/// Bursts that are taken back in one turn from each stage that works apart.
 const BURSTS_BACK: usize = 4;
 /// Rounds through the stages in one turn, before packets that still circle are dropped.
 const ROUNDS_MAX: usize = 128;
@@ -73,42 +73,51 @@ impl<S: SlowPath> Engine<S> {
         true
     }
 
-    /// Packets that come back walk on from where they went.
+    /// Packets that come back walk on from where they went: so many of each stage, so that none waits for another.
     fn take_returned(&mut self, pool: &mut Pool, now: Time) -> usize {
         let mut returned = 0;
-        for _ in 0..BURSTS_BACK {
-            let (mut back, mut lost) = (Burst::new(), 0);
-            self.slow.take_returned(&mut back, &mut lost);
-            self.outputs.sums.drops.count_many(DropReason::Shutdown, lost);
-            if back.is_empty() {
-                break;
-            }
-            returned += back.len();
-            let (mut run, mut from) = (Burst::new(), PortId::default());
-            for packet in back.drain_all() {
-                match Mark::of(&packet) {
-                    Mark::Dropped(reason) => {
-                        if let Some(recorder) = pool.recorder() {
-                            recorder.enter(Moment::Inside, None, now);
-                        }
-                        self.outputs.drop_packet(packet, reason, pool);
-                    }
-                    Mark::On(port) => {
-                        if port != from && !run.is_empty() {
-                            self.process_again(from, &mut run, pool, now);
-                        }
-                        from = port;
-                        if let Err(packet) = run.push(packet) {
-                            self.outputs.drop_packet(packet, DropReason::TxQueueFull, pool);
-                        }
-                    }
+        for at in 0.. {
+            for _ in 0..BURSTS_BACK {
+                let (mut back, mut lost) = (Burst::new(), 0);
+                if !self.slow.take_returned(at, &mut back, &mut lost) {
+                    return returned;
                 }
-            }
-            if !run.is_empty() {
-                self.process_again(from, &mut run, pool, now);
+                self.outputs.sums.drops.count_many(DropReason::Shutdown, lost);
+                if back.is_empty() {
+                    break;
+                }
+                returned += back.len();
+                self.walk_on(&mut back, pool, now);
             }
         }
         returned
+    }
+
+    /// Packets of a stage, each with its mark: neighbours of one port are a burst.
+    fn walk_on(&mut self, back: &mut Burst, pool: &mut Pool, now: Time) {
+        let (mut run, mut from) = (Burst::new(), PortId::default());
+        for packet in back.drain_all() {
+            match Mark::of(&packet) {
+                Mark::Dropped(reason) => {
+                    if let Some(recorder) = pool.recorder() {
+                        recorder.enter(Moment::Inside, None, now);
+                    }
+                    self.outputs.drop_packet(packet, reason, pool);
+                }
+                Mark::On(port) => {
+                    if port != from && !run.is_empty() {
+                        self.process_again(from, &mut run, pool, now);
+                    }
+                    from = port;
+                    if let Err(packet) = run.push(packet) {
+                        self.outputs.drop_packet(packet, DropReason::TxQueueFull, pool);
+                    }
+                }
+            }
+        }
+        if !run.is_empty() {
+            self.process_again(from, &mut run, pool, now);
+        }
     }
 
     /// Nobody waits for what is under way any more: it is dropped.

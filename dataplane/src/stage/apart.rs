@@ -33,6 +33,8 @@ pub struct StageReport {
     pub given: u64,
     /// Packets that it dropped; the workers whose packets they were count them by their reasons.
     pub dropped: u64,
+    /// Packets that wait in front of it now.
+    pub waiting: u64,
 }
 
 /// The way to a worker and back.
@@ -110,8 +112,9 @@ impl StageWorker {
     }
 
     /// What it did.
-    pub const fn report(&self) -> StageReport {
-        self.report
+    pub fn report(&self) -> StageReport {
+        let waiting = self.peers.iter().map(|peer| peer.from.len() as u64).sum();
+        StageReport { waiting, ..self.report }
     }
 
     /// Grows as long as it lives, with packets or without.
@@ -158,8 +161,14 @@ impl StageWorker {
         self.peers.iter().all(|peer| peer.from.is_abandoned() && peer.from.is_empty())
     }
 
-    /// Turns until all workers have closed their links; once `stops`, not for much longer.
+    /// Turns until all workers have closed their links; once `stops`, not for much longer. Takes no command from then on.
     pub fn run(&mut self, stops: impl Fn() -> bool) {
+        self.run_until_over(stops);
+        // Who asks it something is not left waiting.
+        self.commands = channel().1;
+    }
+
+    fn run_until_over(&mut self, stops: impl Fn() -> bool) {
         let (mut before, mut deadline) = (cycles(), None);
         while !self.is_over() {
             if stops() {

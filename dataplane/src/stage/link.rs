@@ -15,8 +15,10 @@ pub struct LinkCounters {
     pub given: u64,
     /// Packets that came back, those among them that the stage dropped.
     pub taken: u64,
-    /// Packets that found the ring full, or the stage gone.
+    /// Packets that found the ring full.
     pub refused: u64,
+    /// Packets that found the stage gone, or were with it when it went.
+    pub lost: u64,
 }
 
 /// The way to a stage apart and back.
@@ -28,7 +30,8 @@ pub struct StageLink {
     kind: &'static str,
     /// None when nothing more goes there.
     to: Option<Producer<Packet>>,
-    from: Consumer<Packet>,
+    /// None when nothing is waited for any more.
+    from: Option<Consumer<Packet>>,
     stage: Waker,
     counters: LinkCounters,
 }
@@ -40,7 +43,8 @@ impl StageLink {
         from: Consumer<Packet>,
         stage: Waker,
     ) -> Self {
-        Self { kind, to: Some(to), from, stage, counters: LinkCounters { given: 0, taken: 0, refused: 0 } }
+        let counters = LinkCounters { given: 0, taken: 0, refused: 0, lost: 0 };
+        Self { kind, to: Some(to), from: Some(from), stage, counters }
     }
 
     /// The kind of the function.
@@ -60,37 +64,42 @@ impl StageLink {
 
     /// True if packets came back.
     pub fn has_returned(&self) -> bool {
-        !self.from.is_empty()
+        self.from.as_ref().is_some_and(|from| !from.is_empty())
     }
 
     /// Gives packets of a logical port to the stage, as many as there is room for. The others are dropped.
     pub(super) fn give(&mut self, port: PortId, burst: &mut Burst, dropped: &mut Vec<(Packet, DropReason)>) {
         let room = STAGE_PACKETS.saturating_sub(self.under_way() as usize);
         let mut part = burst.take(room);
-        if let Some(to) = self.to.as_mut().filter(|to| !to.is_abandoned()) {
-            part.iter_mut().for_each(|packet| Mark::On(port).put(packet));
-            let pushed = to.push_packets(&mut part) as u64;
-            self.counters.given += pushed;
-            if pushed > 0 {
-                self.stage.pushed();
+        let Self { to, stage, counters, .. } = self;
+        let (reason, count) = match to.as_mut().filter(|to| !to.is_abandoned()) {
+            Some(to) => {
+                part.iter_mut().for_each(|packet| Mark::On(port).put(packet));
+                let pushed = to.push_packets(&mut part) as u64;
+                counters.given += pushed;
+                if pushed > 0 {
+                    stage.pushed();
+                }
+                (DropReason::RingFull, &mut counters.refused)
             }
-        }
-        self.counters.refused += (part.len() + burst.len()) as u64;
-        let refused = part.drain_all().chain(burst.drain_all());
-        dropped.extend(refused.map(|packet| (packet, DropReason::RingFull)));
+            None => (DropReason::Shutdown, &mut counters.lost),
+        };
+        *count += (part.len() + burst.len()) as u64;
+        dropped.extend(part.drain_all().chain(burst.drain_all()).map(|packet| (packet, reason)));
     }
 
     /// Appends what came back to `burst`, as much as fits, marked with what became of it.
     pub fn take(&mut self, burst: &mut Burst) {
-        self.counters.taken += self.from.pop_packets(burst) as u64;
+        if let Some(from) = &mut self.from {
+            self.counters.taken += from.pop_packets(burst) as u64;
+        }
     }
 
     /// What was under way and can't come back, since the stage has ended. It is counted as taken.
     pub fn take_lost(&mut self) -> u64 {
-        if self.under_way() == 0 || !(self.from.is_abandoned() && self.from.is_empty()) {
-            return 0;
-        }
-        self.close()
+        // In this order: what the stage gave back before it went is seen then.
+        let is_over = self.from.as_ref().is_some_and(|from| from.is_abandoned() && from.is_empty());
+        if is_over { self.close() } else { 0 }
     }
 
     /// Nothing more goes to the stage. What is under way still comes back.
@@ -101,10 +110,12 @@ impl StageLink {
 
     /// Nothing more goes to the stage, and nothing is waited for: what was under way, which is counted as taken.
     pub fn close(&mut self) -> u64 {
-        // With it goes the ring, if the stage is gone, and frames go back to their pools.
+        // With its ends go the rings, as soon as the stage has let go of its own, and frames return to their pools.
         self.finish();
+        self.from = None;
         let lost = self.under_way();
-        self.counters.taken = self.counters.given;
+        self.counters.taken += lost;
+        self.counters.lost += lost;
         lost
     }
 }

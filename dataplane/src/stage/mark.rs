@@ -3,13 +3,14 @@
 //! Dropped packets come back, too: the worker that owns them counts them and has their frames, so that its sums hold alone (R13).
 
 use crate::drops::DropReason;
+use crate::limits::{LOGICAL_PORTS_MAX, PORTS_MAX};
 use crate::packet::Packet;
 use crate::port::PortId;
 
 /// Marks from here on are reasons; no logical port has such a number.
 const REASONS: u16 = 0xff00;
 
-const _: () = assert!(DropReason::ALL.len() <= 0xff);
+const _: () = assert!(PORTS_MAX + LOGICAL_PORTS_MAX <= REASONS as usize && DropReason::ALL.len() <= 0xff);
 
 /// What became of a packet.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

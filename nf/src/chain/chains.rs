@@ -415,12 +415,15 @@ impl SlowPath for Chains {
         self.stage_of(port)
     }
 
-    fn take_returned(&mut self, burst: &mut Burst, lost: &mut u64) {
-        for link in self.links() {
+    fn take_returned(&mut self, at: usize, burst: &mut Burst, lost: &mut u64) -> bool {
+        if let Some(link) = self.links().nth(at) {
             link.take(burst);
             *lost += link.take_lost();
+            return true;
         }
+        // Here and not before, so that the others keep their numbers.
         self.leaving.retain(|stage| stage.under_way() > 0);
+        false
     }
 
     fn has_returned(&self) -> bool {

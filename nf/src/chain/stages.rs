@@ -17,7 +17,7 @@ use millrace_dataplane::packet::Verify;
 use millrace_dataplane::packet::parse::parse;
 use millrace_dataplane::port::PortId;
 use millrace_dataplane::slow_path::{Fate, Miss};
-use millrace_dataplane::stage::{Stage, StageLink};
+use millrace_dataplane::stage::{LinkCounters, Stage, StageLink};
 
 /// Numbers of logical ports follow those of ports.
 const FIRST: usize = PORTS_MAX;
@@ -238,6 +238,15 @@ impl Chains {
                 self.leaving.extend(boundary.stage.take());
             }
         }
+    }
+
+    /// What passed the ways to packet functions that work apart, by the names of these.
+    pub fn stage_links(&self) -> impl Iterator<Item = (&str, LinkCounters)> {
+        let boundaries = self.chains.iter().flatten().flat_map(|chain| &chain.boundaries);
+        boundaries.filter_map(|boundary| match &boundary.stage {
+            Some(Stage::Apart(link)) => Some((boundary.name.as_str(), link.counters())),
+            _ => None,
+        })
     }
 
     /// The ways to those that work apart.

@@ -26,7 +26,7 @@ pub use self::said::Applied;
 
 use super::control::{Control, Running};
 use super::functions::PortFacts;
-use super::handle::answer_deadline;
+use super::handle::{Answer, answer_deadline};
 use super::{InstanceError, NfWorker, WorkerHandle, thread};
 use crate::config::{self, Config, Host, Problem, host_stack};
 
@@ -121,23 +121,28 @@ impl Control {
         };
         // To all before the first one answers, so that all take it at the same time, as nearly as they can.
         let sent: Vec<_> = self.workers.iter().zip(plans).enumerate().map(send).collect();
+        let changed: Vec<_> =
+            stages.into_iter().map(|(name, change)| (self.stages.change(&name, change), name)).collect();
         let deadline = answer_deadline();
         let answers: Vec<_> =
             sent.into_iter().map(|sent| sent.and_then(|answer| answer.wait(deadline))).collect();
-        for (name, change) in stages {
-            self.stages.change(&name, change)?;
-        }
-        // It is in force whoever is late: that worker takes it when it goes on, before anything that is asked of it later.
+        let late_stage = |(sent, name): (Result<Answer<_>, _>, _)| {
+            let answer = sent.and_then(|answer| answer.wait(deadline));
+            answer.is_err().then_some(name)
+        };
+        let functions: Vec<_> = changed.into_iter().filter_map(late_stage).collect();
+        // It is in force whoever is late: who is takes it when it goes on, before anything that is asked of it later.
         self.timings.keep(&new);
-        let is_late = |(at, answer): (usize, &Result<_, _>)| answer.is_err().then_some(at);
-        let late: Vec<_> = answers.iter().enumerate().filter_map(is_late).collect();
+        let late_share = |(at, answer): (usize, &Result<_, _>)| answer.is_err().then_some(at);
+        let shares: Vec<_> = answers.iter().enumerate().filter_map(late_share).collect();
+        let is_late = !shares.is_empty() || !functions.is_empty();
         // Nothing moves to other cores then: that is left to the next change.
-        let workers = if late.is_empty() { new.workers.clone() } else { running.config.workers.clone() };
+        let workers = if is_late { running.config.workers.clone() } else { new.workers.clone() };
         let now = Arc::new(Running { config: Config { workers, ..new }, numbers, facts, policies });
         *self.running.lock().unwrap_or_else(PoisonError::into_inner) = Arc::clone(&now);
         self.hosts.keep(|chain| now.config.port(&host_stack::port_name(chain)).is_some());
-        if !late.is_empty() {
-            return Err(InstanceError::Late { shares: late });
+        if is_late {
+            return Err(InstanceError::Late { shares, functions });
         }
         let all: Vec<_> = answers.into_iter().flatten().collect();
         self.close_retired()?;

@@ -35,7 +35,7 @@ fn a_worker_that_is_late_has_the_change_when_it_goes_on() {
     });
     let is_two = |worker: &mut NfWorker| worker.engine.slow.place_of("two").is_some();
     let error = control.apply(path, &text("[chains.two]")).unwrap_err();
-    assert!(matches!(&error, InstanceError::Late { shares } if *shares == [1]), "{error}");
+    assert!(matches!(&error, InstanceError::Late { shares, .. } if *shares == [1]), "{error}");
     assert!(error.to_string().contains("in force, but share 1 did not answer"), "{error}");
     assert!(control.workers[0].ask(is_two).unwrap());
     release.send(()).unwrap();
