@@ -7,7 +7,7 @@ use crate::cpu::{CycleScale, cycles};
 use crate::handoff::Waker;
 use crate::idle::{Idle, IdlePolicy};
 use crate::slow_path::SlowPath;
-use crate::worker::{FINISH_TIME_MAX, Worker, WorkerCounters, WorkerReport};
+use crate::worker::{Worker, WorkerCounters, WorkerReport, finish_time_max};
 use std::io;
 use std::iter::once_with;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -114,6 +114,8 @@ pub struct Crew<S: SlowPath> {
     counters: WorkerCounters,
     scale: CycleScale,
     is_over: bool,
+    /// It ended because all ports had.
+    is_through: bool,
 }
 
 impl<S: SlowPath> Crew<S> {
@@ -143,6 +145,7 @@ impl<S: SlowPath> Crew<S> {
             counters: WorkerCounters::default(),
             scale: CycleScale::measured(),
             is_over: false,
+            is_through: false,
         };
         Ok((crew, handle))
     }
@@ -181,6 +184,7 @@ impl<S: SlowPath> Crew<S> {
                 continue;
             }
             if until_exhausted && self.is_exhausted() {
+                self.is_through = true;
                 return;
             }
             self.rest();
@@ -264,7 +268,7 @@ impl<S: SlowPath> Crew<S> {
         let mut closed = Vec::new();
         self.shut();
         self.workers().for_each(Worker::finish_receiving);
-        let deadline = Instant::now() + FINISH_TIME_MAX;
+        let deadline = Instant::now() + finish_time_max(self.is_through);
         while !self.members.is_empty() {
             let (is_late, mut taken) = (Instant::now() > deadline, 0);
             for Member { number, mut worker } in std::mem::take(&mut self.members) {

@@ -27,6 +27,13 @@ const HOUSEKEEPING_EVERY: Duration = Duration::from_micros(100);
 
 /// How long a worker waits at its end for what others still have for it.
 pub(crate) const FINISH_TIME_MAX: Duration = Duration::from_secs(1);
+/// The same for one that ends because all its ports have ended: others may not be through yet with what it gave them.
+const FINISH_TIME_MAX_THROUGH: Duration = Duration::from_secs(60);
+
+/// How long one that ends waits for others, which `is_through` with all its ports or was told to end.
+pub(crate) const fn finish_time_max(is_through: bool) -> Duration {
+    if is_through { FINISH_TIME_MAX_THROUGH } else { FINISH_TIME_MAX }
+}
 
 /// Removed ports whose counts are kept apart; those before them are one sum.
 const REMOVED_MAX: usize = 64;
@@ -168,6 +175,8 @@ pub struct Worker<S: SlowPath> {
     counters: WorkerCounters,
     housekeeping_due: Time,
     burst: Burst,
+    /// It ended because all its ports had.
+    is_through: bool,
 }
 
 impl<S: SlowPath> std::fmt::Debug for Worker<S> {
@@ -200,6 +209,7 @@ impl<S: SlowPath> Worker<S> {
             counters: WorkerCounters::default(),
             housekeeping_due: Time(0),
             burst: Burst::new(),
+            is_through: false,
         };
         (worker, sender)
     }
@@ -393,6 +403,7 @@ impl<S: SlowPath> Worker<S> {
                 continue;
             }
             if until_exhausted && self.is_exhausted() {
+                self.is_through = true;
                 return;
             }
             self.rest();
@@ -458,7 +469,7 @@ impl<S: SlowPath> Worker<S> {
     /// and the report is final.
     pub fn close(&mut self) -> WorkerReport {
         self.finish_receiving();
-        let deadline = std::time::Instant::now() + FINISH_TIME_MAX;
+        let deadline = std::time::Instant::now() + finish_time_max(self.is_through);
         while !self.is_finished() && std::time::Instant::now() < deadline {
             if self.turn() == 0 {
                 std::thread::yield_now();
@@ -479,6 +490,8 @@ impl<S: SlowPath> Worker<S> {
 
     /// The end of [`Self::close`]: nobody has anything for it any more.
     pub(crate) fn end(&mut self) -> WorkerReport {
+        // Who asks it something from now on is not left waiting.
+        self.commands = channel().1;
         self.engine.drain(&mut self.pool);
         for at in 0..self.ports.len() {
             let id = PortId(at as u16);

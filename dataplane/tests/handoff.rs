@@ -2,6 +2,7 @@
 //! are woken.
 
 use millrace_dataplane::budget::BudgetConfig;
+use millrace_dataplane::crew::Crew;
 use millrace_dataplane::drops::DropReason;
 use millrace_dataplane::engine::{Engine, EngineConfig};
 use millrace_dataplane::flow::field::Reads;
@@ -283,6 +284,28 @@ fn every_packet_passes_in_the_order_of_its_flow() {
         for (at, report) in reports.iter().enumerate() {
             assert_eq!(report.sums.received > 0, owners.contains(&(at as u8)), "worker {at} of {owners:?}");
         }
+    }
+}
+
+/// One thread for all of them: none can end before another.
+#[test]
+fn workers_of_one_thread_end_together_when_all_is_through() {
+    const PACKETS: u64 = 20_000;
+    for (workers, owners) in [(1, 0..1), (2, 0..2), (2, 1..2), (3, 0..3)] {
+        let next = |count: u64| (count < PACKETS).then_some((FLOW, count as u16 % 50, count as u32));
+        let Rig { workers: made, sent } = Rig::new(workers, owners, IdlePolicy::Adaptive, true, next);
+        let made = made.into_iter().map(Box::new).enumerate().collect();
+        let (mut crew, _) = Crew::new(made, IdlePolicy::Adaptive).unwrap();
+        let start = Instant::now();
+        let is_late = || start.elapsed() > Duration::from_secs(20);
+        crew.run(is_late, true);
+        assert!(!is_late(), "{workers} workers don't end by themselves");
+        let ended: Vec<_> = crew.close().into_iter().map(|(_, worker, report)| (*worker, report)).collect();
+        assert_accounts(&ended);
+        let reports: Vec<_> = ended.into_iter().map(|(_, report)| report).collect();
+        let sent = std::mem::take(&mut *sent.lock().unwrap());
+        assert_order(&sent);
+        assert_eq!(sent.len() as u64 + ring_full(&reports), PACKETS, "{workers} workers");
     }
 }
 

@@ -130,6 +130,11 @@ impl Control {
         }
     }
 
+    /// True if a thread has ended, or all were told to: nobody may answer any more.
+    pub(crate) fn has_ended(&self) -> bool {
+        self.threads.get().is_some_and(|threads| threads.has_ended())
+    }
+
     /// What is known of the memory.
     pub fn memory(&self) -> &Arc<memory::Facts> {
         &self.memory

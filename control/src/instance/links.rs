@@ -38,10 +38,15 @@ pub fn start(control: Arc<Control>) -> io::Result<Supervised> {
     Supervised::start("links", STALL_TIME, move |pulse: &Pulse| {
         let mut links = Links::default();
         while pulse.goes_on() {
-            if let Err(error) = links.look(&control) {
+            let looked = links.look(&control);
+            std::thread::sleep(LOOK_EVERY);
+            // Workers that have ended answer no more, which is no news.
+            if let Err(error) = looked
+                && pulse.goes_on()
+                && !control.has_ended()
+            {
                 tracing::warn!(%error, "the links can't be looked at");
             }
-            std::thread::sleep(LOOK_EVERY);
         }
     })
 }
@@ -106,5 +111,37 @@ fn forget_neighbours(worker: &mut NfWorker, port: PortId) {
                 worker.engine.state.validity.within(chain.scope()).change_all(&watches);
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+    use std::time::Instant;
+
+    use super::*;
+    use crate::config::{self, Host};
+    use crate::instance::thread::WorkerThreads;
+    use crate::instance::{Instance, Options};
+
+    #[test]
+    fn who_asks_a_worker_that_has_ended_is_not_left_waiting() {
+        let text = include_str!("../../../configs/generator.toml")
+            .replace("packets = 10000000", "packets = 100")
+            + "\n[memory]\nhugepages = \"off\"\n[metrics]\nlisten = \"off\"\n";
+        let config = config::parse(Path::new("links.toml"), &text, &Host::default()).config.unwrap();
+        let options = Options { pinned: false, ..Options::default() };
+        let Instance { workers, control } = Instance::build(config, options).unwrap();
+        let control = Arc::new(control);
+        let threads = WorkerThreads::start(workers, &control, true).unwrap();
+        let start = Instant::now();
+        while !control.has_ended() {
+            assert!(start.elapsed() < Duration::from_secs(60));
+            std::thread::sleep(Duration::from_millis(5));
+        }
+        let ended = Instant::now();
+        assert!(matches!(Links::default().look(&control), Err(InstanceError::WorkerGone)));
+        assert!(ended.elapsed() < Duration::from_secs(5), "{:?}", ended.elapsed());
+        assert_eq!(threads.finish().unwrap().problems(), Vec::<String>::new());
     }
 }

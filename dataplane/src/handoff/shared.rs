@@ -85,13 +85,15 @@ impl SharedPort {
         account.handed.rx_taken += taken as u64;
     }
 
-    /// Others have given all that they ever will.
-    fn is_over(&self) -> bool {
-        let is_over = |from: &Consumer<Packet>| from.is_abandoned() && from.is_empty();
-        self.poller.as_ref().is_none_or(Poller::is_over)
-            && self.arrivals.iter().all(is_over)
-            && self.clients.iter().all(is_over)
+    /// Nothing more will be received for this worker.
+    fn has_received_all(&self) -> bool {
+        self.poller.as_ref().is_none_or(Poller::is_over) && self.arrivals.iter().all(is_over)
     }
+}
+
+/// Who pushes there has given all that it ever will.
+fn is_over(from: &Consumer<Packet>) -> bool {
+    from.is_abandoned() && from.is_empty()
 }
 
 impl Port for SharedPort {
@@ -165,11 +167,14 @@ impl Port for SharedPort {
     }
 
     fn is_finished(&self) -> bool {
-        self.is_over()
+        self.has_received_all() && self.clients.iter().all(is_over)
     }
 
+    /// Clients may be there still: they end when this worker does, if one thread runs both.
     fn exhausted(&self) -> bool {
-        self.poller.as_ref().is_none_or(|poller| poller.device.exhausted()) && self.is_over()
+        self.poller.as_ref().is_none_or(|poller| poller.device.exhausted())
+            && self.has_received_all()
+            && self.clients.iter().all(Consumer::is_empty)
     }
 
     fn is_source(&self) -> bool {
