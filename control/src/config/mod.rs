@@ -104,6 +104,24 @@ impl Config {
         })
     }
 
+    /// Chains whose NAT turns hairpins round from share to share, with its name: where several shares own connections, and its
+    /// `hairpinning` is on.
+    pub fn hairpins(&self) -> impl Iterator<Item = (&Chain, &str)> {
+        let chains = self.chains.iter().filter(|_| self.workers.owners() > 1);
+        chains.filter_map(|chain| {
+            let name = chain.functions.iter().find(|name| self.nat(name).is_some())?;
+            self.nat(name)?.hairpinning.then_some((chain, name.as_str()))
+        })
+    }
+
+    /// The NAT with this name.
+    pub fn nat(&self, name: &str) -> Option<&nat::Nat> {
+        match &self.function(name)?.kind {
+            FunctionKind::Nat(nat) => Some(nat),
+            _ => None,
+        }
+    }
+
     /// Leaves one worker that does all, for runs in which nothing happens at the same time.
     pub fn keep_one_worker(&mut self) {
         self.workers.keep_one();

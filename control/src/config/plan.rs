@@ -182,14 +182,6 @@ fn rings(config: &Config, pollers: usize, share: usize) -> usize {
     (shares - 1) + others + 4 * others + clients
 }
 
-/// Ports by which hairpins go from share to share: one for each NAT.
-fn hairpin_ports(config: &Config) -> usize {
-    let functions = config.chains.iter().flat_map(|chain| &chain.functions);
-    let is_nat =
-        |name: &&String| matches!(config.function(name).map(|it| &it.kind), Some(FunctionKind::Nat(_)));
-    if config.workers.owners() > 1 { functions.filter(is_nat).count() } else { 0 }
-}
-
 /// Each share has its queues of the ports; the rest of its packets it gets by rings.
 fn plan_workers(config: &Config, host: &Host) -> Vec<PlanWorker> {
     let last = host.cores.as_ref().and_then(|cores| cores.last().copied());
@@ -210,7 +202,7 @@ fn plan_workers(config: &Config, host: &Host) -> Vec<PlanWorker> {
     let pollers = |port: &Port| config.workers.pollers(port.kind.queues());
     let rings_of = |share: &usize| -> usize {
         let of_ports: usize = config.ports.iter().map(|port| rings(config, pollers(port), *share)).sum();
-        of_ports + hairpin_ports(config) * rings(config, config.workers.count(), *share)
+        of_ports + config.hairpins().count() * rings(config, config.workers.count(), *share)
     };
     let worker = |(core, shares): (_, Vec<usize>)| PlanWorker {
         core,

@@ -165,7 +165,8 @@ fn apart(config: &Config) -> u64 {
     config.stages().count() as u64 * STAGE_PACKETS as u64 * config.workers.owners() as u64
 }
 
-/// Frames on their way between shares as hairpins: one port for each NAT, at which each share has a queue.
+/// Frames on their way between shares as hairpins: one port for each NAT, at which each share has a queue. Also for one without
+/// `hairpinning`, which may be switched on.
 fn hairpins(config: &Config) -> u64 {
     let shares = config.workers.count() as u64;
     let rings = 2 * ring_packets(config.workers.count()) as u64 * (shares - 1);

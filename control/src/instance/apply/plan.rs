@@ -220,7 +220,7 @@ fn device(port: &config::Port) -> String {
     port.kind.interface().map_or_else(|| kind.to_owned(), |(_, interface)| format!("{kind} {interface}"))
 }
 
-/// The ports of hairpins that come and go with NATs.
+/// The ports of hairpins that come and go with NATs and their `hairpinning`.
 fn plan_hairpins(
     control: &Control,
     running: &Running,
