@@ -299,6 +299,9 @@ fn a_function_on_a_core_of_its_own_is_shown_changed_and_ends_under_load() {
             |row: &Value| row["busy_ms"].as_u64().unwrap() > 0 && row["busy_turns"].as_u64().unwrap() > 0;
         wait("its thread is busy", || busy(&site.show("workers").unwrap()[1]));
 
+        assert!(sum(&functions(), "under way", "count") <= 1_024 * shares);
+        assert_eq!(functions().iter().filter(|row| row["item"] == "refused, ring full").count(), 1);
+
         applied(&site, &text(1, "core = 1\n", "drop"));
         wait("packets are dropped", || dropped(&site) > 1_000);
         // Where it works is fixed.

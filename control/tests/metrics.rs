@@ -27,8 +27,13 @@ struct Scraped {
 
 impl Scraped {
     fn start() -> Self {
+        Self::start_with(|text| text)
+    }
+
+    fn start_with(change: impl Fn(String) -> String) -> Self {
         let (site, address) = (Site::new(), free_address());
-        site.write("run.toml", &site.text().replace("listen = \"off\"", &format!("listen = \"{address}\"")));
+        let text = change(site.text());
+        site.write("run.toml", &text.replace("listen = \"off\"", &format!("listen = \"{address}\"")));
         let running = site.start();
         Self { site, running, address }
     }
@@ -122,6 +127,33 @@ fn a_scrape_is_openmetrics_and_adds_up() {
     let sum = samples["millrace_chain_latency_seconds_sum{chain=\"measured\"}"];
     assert!(sum > 0.0 && sum / sent < 0.1, "{sum} s for {sent} bursts");
     assert!(share("millrace_burst_seconds_sum") <= sum * 1.1, "a burst is rewritten before it is sent");
+    scraped.running.stop();
+}
+
+#[test]
+fn functions_on_cores_of_their_own_are_told() {
+    let scraped = Scraped::start_with(|text| {
+        let text = text.replace("[\"firewall\", \"nat\"", "[\"firewall\", \"ids\", \"nat\"");
+        text + "[functions.ids]\nkind = \"inspect\"\ncore = 1\n[workers]\ncores = [0]\nshares = 2\n"
+    });
+    let of = |samples: &BTreeMap<String, f64>, name: &str| samples[&format!("millrace_stage_{name}")];
+    let start = Instant::now();
+    while of(&scraped.samples(), "packets_total{function=\"ids\"}") < 10_000.0 {
+        assert!(start.elapsed() < PATIENCE);
+        std::thread::sleep(Duration::from_millis(300));
+    }
+    let samples = scraped.samples();
+    let stage = |name: &str| of(&samples, &format!("{name}{{function=\"ids\"}}"));
+    assert!(stage("turns_total") >= stage("busy_turns_total") && stage("busy_turns_total") > 0.0);
+    assert!(stage("busy_seconds_total") > 0.0 && stage("sleeps_total") >= 0.0);
+    for share in 0..2 {
+        let link = |name: &str| of(&samples, &format!("{name}{{function=\"ids\",share=\"{share}\"}}"));
+        assert!(link("under_way_packets") <= 1_024.0 && link("refused_packets_total") >= 0.0);
+        assert!(
+            samples[&format!("millrace_buffered_packets{{share=\"{share}\"}}")] >= link("under_way_packets")
+        );
+    }
+    assert!(stage("waiting_packets") <= 2_048.0);
     scraped.running.stop();
 }
 

@@ -142,13 +142,21 @@ impl Stages {
         Ok(listing)
     }
 
+    /// What each of them did.
+    ///
+    /// # Errors
+    /// A thread is gone.
+    pub(crate) fn reports(&self) -> Result<Vec<(String, StageReport)>, InstanceError> {
+        let each = self.handles.iter();
+        each.map(|handle| Ok((handle.name.clone(), handle.ask(|worker| worker.report())?))).collect()
+    }
+
     /// A row for each of them, of a listing of workers.
     ///
     /// # Errors
     /// A thread is gone.
     pub(crate) fn add_rows(&self, workers: &mut Listing) -> Result<(), InstanceError> {
-        for handle in &self.handles {
-            let StageReport { time, .. } = handle.ask(|worker| worker.report())?;
+        for (handle, (_, StageReport { time, .. })) in self.handles.iter().zip(self.reports()?) {
             let mut row: Row = workers.columns.iter().map(|column| (column.clone(), Value::Null)).collect();
             let values: [(&str, Value); 7] = [
                 ("worker", thread_name(&handle.name).into()),

@@ -94,7 +94,7 @@ families! {
     DROPS: Counter "millrace_dropped_packets" ["share", "reason"] "Packets that the chains dropped.";
     HANDED_IN: Counter "millrace_handed_in_packets" ["share"] "Packets taken from other shares: to be worked on, or to be sent.";
     HANDED_OUT: Counter "millrace_handed_out_packets" ["share"] "Packets given to other shares: to be worked on, or to be sent.";
-    BUFFERED: Gauge "millrace_buffered_packets" ["share"] "Packets that wait for a neighbour or an output.";
+    BUFFERED: Gauge "millrace_buffered_packets" ["share"] "Packets that wait for a neighbour or an output, or are with a function on a core of its own.";
     SUMS_HOLD: Gauge "millrace_sums_hold" ["share"] "Whether every packet is accounted for.";
     TURNS: Counter "millrace_worker_turns" ["core"] "Turns of the worker's loop.";
     BUSY_TURNS: Counter "millrace_worker_busy_turns" ["core"] "Turns that moved packets.";
@@ -116,6 +116,14 @@ families! {
     REFUSED: Counter "millrace_chain_sessions_refused" ["chain"] "Sessions not opened because the table was full.";
     UNDECLARED: Counter "millrace_chain_undeclared_reads" ["chain"] "Decisions that could not be cached because of an error in a function.";
     BURST: Histogram "millrace_burst_seconds" ["share"] "Time from when a burst was received to when its packets are decided and rewritten.";
+    STAGE_PACKETS: Counter "millrace_stage_packets" ["function"] "Packets that a function with a core of its own worked on.";
+    STAGE_WAITING: Gauge "millrace_stage_waiting_packets" ["function"] "Packets that wait in front of it.";
+    STAGE_TURNS: Counter "millrace_stage_turns" ["function"] "Turns of its loop.";
+    STAGE_BUSY_TURNS: Counter "millrace_stage_busy_turns" ["function"] "Its turns with packets.";
+    STAGE_SLEEPS: Counter "millrace_stage_sleeps" ["function"] "Its naps while idle.";
+    STAGE_BUSY: Counter "millrace_stage_busy_seconds" ["function"] "Time that it spent in turns with packets.";
+    STAGE_UNDER_WAY: Gauge "millrace_stage_under_way_packets" ["function", "share"] "Packets of a share on their way to it, with it, and on their way back.";
+    STAGE_REFUSED: Counter "millrace_stage_refused_packets" ["function", "share"] "Packets dropped because as many were under way as can be.";
     PROBE_UP: Gauge "millrace_probe_up" ["probe"] "Whether the host that the probe asks works; none while nobody has asked.";
     PROBE_CHECKS: Counter "millrace_probe_checks" ["probe", "result"] "Checks that were good and that were bad.";
     PROBE_LATENCY: Gauge "millrace_probe_latency_seconds" ["probe"] "How long the last good check took.";

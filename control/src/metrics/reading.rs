@@ -4,6 +4,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use millrace_dataplane::port::Handed;
+use millrace_dataplane::stage::{LinkCounters, StageReport};
 use millrace_dataplane::timing::HistogramReport;
 use millrace_dataplane::worker::{PortReport, WorkerReport};
 use millrace_nf::chain::ChainCounters;
@@ -28,6 +29,8 @@ pub struct ShareReading {
     pub flows: usize,
     /// Chains by name.
     pub chains: Vec<(String, ChainCounters)>,
+    /// The ways to functions with cores of their own, by name.
+    pub links: Vec<(String, LinkCounters)>,
 }
 
 impl ShareReading {
@@ -54,6 +57,8 @@ pub struct Reading {
     pub latency: Vec<(String, HistogramReport)>,
     /// What is known by each probe.
     pub probes: Vec<Status>,
+    /// Functions with cores of their own, by name.
+    pub stages: Vec<(String, StageReport)>,
 }
 
 impl Reading {
@@ -66,15 +71,21 @@ impl Reading {
             let state = &worker.engine.state;
             let (sessions, flows) = (state.sessions.count(), state.cache.count());
             let sessions_max = state.sessions.capacity();
-            let chains = worker.engine.slow.iter();
-            let chains = chains.map(|(_, chain)| (chain.name().to_owned(), chain.counters())).collect();
-            ShareReading { report: worker.report(), sessions, sessions_max, flows, chains }
+            let all = || worker.engine.slow.iter().map(|(_, chain)| chain);
+            let links = all().flat_map(|chain| {
+                let link = |(name, _): (&str, _)| Some((name.to_owned(), chain.stage_link(name)?));
+                chain.functions().into_iter().filter_map(link).collect::<Vec<_>>()
+            });
+            let links = links.collect();
+            let chains = all().map(|chain| (chain.name().to_owned(), chain.counters())).collect();
+            ShareReading { report: worker.report(), sessions, sessions_max, flows, chains, links }
         };
         let shares = control.ask_all(look)?;
         let seats = control.seats();
         let timings = control.timings();
         let (bursts, latency) = (timings.bursts(), timings.latency());
         let probes = control.hosts().board().all();
+        let stages = control.stages.reports()?;
         let mut reports = shares.iter().map(|share| &share.report);
         let mut all = reports.next().cloned().ok_or(InstanceError::WorkerGone)?;
         reports.for_each(|report| all.add(report.clone()));
@@ -85,7 +96,7 @@ impl Reading {
                 None => chains.push((name.clone(), *counters)),
             }
         }
-        Ok(Self { seats, shares, ports: all.ports, chains, bursts, latency, probes })
+        Ok(Self { seats, shares, ports: all.ports, chains, bursts, latency, probes, stages })
     }
 }
 

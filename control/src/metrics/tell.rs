@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::time::SystemTime;
 
 use millrace_dataplane::port::PortCounters;
+use millrace_dataplane::stage::{LinkCounters, StageReport};
 use millrace_dataplane::worker::{PortReport, WorkerCounters};
 
 use super::exposition::{Exposition, Format};
@@ -28,6 +29,7 @@ pub fn tell(reading: &Reading, start: SystemTime, format: Format) -> String {
     tell_workers(&mut text, reading);
     tell_shares(&mut text, reading);
     tell_chains(&mut text, reading);
+    tell_stages(&mut text, reading);
     tell_probes(&mut text, &reading.probes);
     text.finish()
 }
@@ -136,6 +138,29 @@ fn tell_shares(text: &mut Exposition, reading: &Reading) {
         .iter()
         .enumerate()
         .for_each(|(at, report)| bursts.add_histogram(&[&at.to_string()], report));
+}
+
+/// Functions with cores of their own, and the ways there.
+fn tell_stages(text: &mut Exposition, reading: &Reading) {
+    let mut each = |family: &'static Family, value: fn(&StageReport) -> u64| {
+        let mut samples = text.family(family);
+        reading.stages.iter().for_each(|(name, report)| samples.add(&[name], value(report)));
+    };
+    each(&families::STAGE_PACKETS, |report| report.taken);
+    each(&families::STAGE_WAITING, |report| report.waiting);
+    each(&families::STAGE_TURNS, |report| report.time.turns);
+    each(&families::STAGE_BUSY_TURNS, |report| report.time.busy_turns);
+    each(&families::STAGE_SLEEPS, |report| report.time.sleeps);
+    let mut busy = text.family(&families::STAGE_BUSY);
+    reading.stages.iter().for_each(|(name, report)| busy.add_nanos(&[name], report.time.busy_nanos));
+    let mut each = |family: &'static Family, value: fn(&LinkCounters) -> u64| {
+        let mut samples = text.family(family);
+        for (at, share) in reading.shares.iter().enumerate() {
+            share.links.iter().for_each(|(name, link)| samples.add(&[name, &at.to_string()], value(link)));
+        }
+    };
+    each(&families::STAGE_UNDER_WAY, LinkCounters::under_way);
+    each(&families::STAGE_REFUSED, |link| link.refused);
 }
 
 fn tell_probes(text: &mut Exposition, probes: &[Status]) {

@@ -21,6 +21,13 @@ pub struct LinkCounters {
     pub lost: u64,
 }
 
+impl LinkCounters {
+    /// Packets that are under way.
+    pub const fn under_way(&self) -> u64 {
+        self.given - self.taken
+    }
+}
+
 /// The way to a stage apart and back.
 ///
 /// No more packets are under way than a ring holds, so the ring back is never full: what can't be given is refused at the tail of the
@@ -59,7 +66,7 @@ impl StageLink {
 
     /// Packets that are under way.
     pub const fn under_way(&self) -> u64 {
-        self.counters.given - self.counters.taken
+        self.counters.under_way()
     }
 
     /// True if packets came back.

@@ -90,6 +90,15 @@ impl Chain {
         boundary.stage.as_mut()?.function()?.as_any().downcast_mut()
     }
 
+    /// What passed the way to a packet function that works apart, by its name.
+    pub fn stage_link(&self, name: &str) -> Option<LinkCounters> {
+        let boundary = self.boundaries.iter().find(|boundary| boundary.name == name)?;
+        match boundary.stage.as_ref()? {
+            Stage::Inline(_) => None,
+            Stage::Apart(link) => Some(link.counters()),
+        }
+    }
+
     /// True if all packet functions that stay are there.
     pub(super) fn can_take_over_stages(&self, old: &Self) -> bool {
         let kept = self.boundaries.iter().filter(|boundary| boundary.stage.is_none());
@@ -238,15 +247,6 @@ impl Chains {
                 self.leaving.extend(boundary.stage.take());
             }
         }
-    }
-
-    /// What passed the ways to packet functions that work apart, by the names of these.
-    pub fn stage_links(&self) -> impl Iterator<Item = (&str, LinkCounters)> {
-        let boundaries = self.chains.iter().flatten().flat_map(|chain| &chain.boundaries);
-        boundaries.filter_map(|boundary| match &boundary.stage {
-            Some(Stage::Apart(link)) => Some((boundary.name.as_str(), link.counters())),
-            _ => None,
-        })
     }
 
     /// The ways to those that work apart.

@@ -49,12 +49,17 @@ fn table(name: &str, settings: &settings::Inspect) -> Result<Arc<Patterns>, Inst
     Ok(table)
 }
 
-/// Counters by pattern, then what was not looked at. Nothing if the function has a core of its own.
+/// Counters by pattern, then what was not looked at. If the function has a core of its own, which counts these, what passed the way
+/// there.
 pub fn counters(chain: &mut Chain, name: &str) -> Vec<Counter> {
+    if let Some(link) = chain.stage_link(name) {
+        let items = [("under way", link.under_way()), ("refused, ring full", link.refused)];
+        return items.map(|(item, count)| (item.to_owned(), count, None, None)).into();
+    }
     chain.packet_function::<Inspect>(name).map_or_else(Vec::new, |inspect| rows(inspect))
 }
 
-/// The same of the function itself.
+/// Counters by pattern, then what was not looked at, of the function itself.
 pub fn rows(inspect: &Inspect) -> Vec<Counter> {
     let totals = inspect.counters();
     let pattern = |report: millrace_nf::inspect::PatternReport| {
