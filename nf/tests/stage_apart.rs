@@ -220,6 +220,81 @@ fn inline_and_apart_are_the_same_with_one_owner_and_with_two() {
     }
 }
 
+/// A generator of numbers (splitmix64).
+struct Random(u64);
+
+impl Random {
+    fn below(&mut self, bound: u64) -> u64 {
+        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mixed = (self.0 ^ (self.0 >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        let mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        (mixed ^ (mixed >> 31)) % bound
+    }
+
+    /// Of one of 20 flows, with a payload of any length that holds the pattern anywhere, or not at all.
+    fn frame(&mut self) -> Vec<u8> {
+        let mut payload: Vec<u8> = (0..self.below(1_200)).map(|_| b'a' + self.below(26) as u8).collect();
+        if payload.len() >= 4 && self.below(4) == 0 {
+            let at = self.below(payload.len() as u64 - 3) as usize;
+            payload[at..at + 4].copy_from_slice(b"evil");
+        }
+        let mut frame = Vec::new();
+        PacketBuilder::ethernet2([2; 6], [4; 6])
+            .ipv4([10, 0, 0, 1], [10, 0, 0, 2], 64)
+            .udp(1 + self.below(20) as u16, 2)
+            .write(&mut frame, &payload)
+            .unwrap();
+        frame
+    }
+}
+
+#[test]
+fn random_traffic_of_two_owners_at_once_passes_as_it_does_inline() {
+    for seed in 0..6 {
+        let mut random = Random(seed);
+        let mut joined = Joined::new(2, inspect());
+        let thread = joined.start();
+        let mut inline: Vec<Owner> = (0..2).map(|_| Owner::new(None, Waker::new().unwrap())).collect();
+        let mut fed = [0; 2];
+        for _ in 0..20 {
+            for at in 0..2 {
+                // No more at once than the ring holds.
+                for port in 0..2 {
+                    let frames: Vec<_> =
+                        (0..random.below(STAGE_PACKETS as u64 / 2)).map(|_| random.frame()).collect();
+                    fed[at] += frames.len() as u64;
+                    joined.owners[at].feed(port, frames.clone());
+                    inline[at].feed(port, frames);
+                }
+            }
+            // In any order, as threads would.
+            let done = |owner: &mut Owner| {
+                let sums = owner.worker.report().sums;
+                sums.sent + sums.drops.total()
+            };
+            let deadline = Instant::now() + Duration::from_secs(60);
+            while (0..2).any(|at| done(&mut joined.owners[at]) < fed[at]) {
+                let turns = random.below(5);
+                let owner = &mut joined.owners[random.below(2) as usize];
+                (0..turns).for_each(|_| _ = owner.worker.turn());
+                assert!(Instant::now() < deadline, "seed {seed}");
+                std::thread::yield_now();
+            }
+            inline.iter_mut().zip(fed).for_each(|(owner, fed)| owner.turn_until(fed));
+        }
+        for (apart, inline) in joined.owners.iter_mut().zip(&mut inline) {
+            for port in 0..2 {
+                assert_eq!(apart.sent(port), inline.sent(port), "seed {seed}");
+            }
+            let (apart, inline) = (apart.worker.report().sums, inline.worker.report().sums);
+            assert_eq!(apart.drops, inline.drops, "seed {seed}");
+            assert!(apart.drops.get(DropReason::PayloadDenied) > 0 && apart.sent > 0);
+        }
+        let report = joined.end(thread);
+        assert_eq!(report.taken, fed.iter().sum::<u64>());
+    }
+}
+
 #[test]
 fn a_full_ring_drops_at_its_tail_and_the_rest_comes_back() {
     let mut joined = Joined::new(1, inspect());

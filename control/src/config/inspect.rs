@@ -242,4 +242,33 @@ mod tests {
             bounded(vec![0; PATTERN_BYTES_MAX]).is_ok() && bounded(vec![0; PATTERN_BYTES_MAX + 1]).is_err()
         );
     }
+
+    /// Text of what is wrong with functions on these cores, of a machine with so many.
+    fn cores(machine: usize, workers: &str, of: &[usize]) -> String {
+        let names: Vec<String> = (0..of.len()).map(|at| format!("ids{at}")).collect();
+        let list: String = names.iter().map(|name| format!("\"{name}\", ")).collect();
+        let mut text =
+            include_str!("../../../configs/generator.toml").replace("\"nat\", ", &format!("{list}\"nat\", "));
+        text += workers;
+        for (name, core) in names.iter().zip(of) {
+            text += &format!("\n[functions.{name}]\nkind = \"inspect\"\ncore = {core}\n");
+        }
+        let host = Host { cores: Some((0..machine).collect()), ..Host::default() };
+        crate::config::parse("cores.toml".as_ref(), &text, &host).report.to_string()
+    }
+
+    #[test]
+    fn more_functions_than_cores_are_refused_and_said() {
+        let one = "\n[workers]\ncores = [0]\n";
+        assert_eq!(cores(4, one, &[1, 2, 3]), "cores.toml: 0 errors, 0 warnings");
+        let said = cores(2, one, &[1, 2]);
+        assert!(said.contains("functions.ids1.core") && said.contains("there is no core 2"), "{said}");
+        assert!(said.contains("no such key: no core is free"), "{said}");
+        let said = cores(3, one, &[1, 1]);
+        assert!(said.contains("`ids0` is on core 1") && said.contains("2, or no such key"), "{said}");
+        // Without `workers.cores` the worker is on the last one.
+        let said = cores(2, "", &[1]);
+        assert!(said.contains("a worker is on core 1, as workers.cores is not given"), "{said}");
+        assert!(said.contains("0, or no such key"), "{said}");
+    }
 }
