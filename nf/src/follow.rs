@@ -73,8 +73,8 @@ impl<A: Audience> Follower<A> {
     }
 
     /// Whether a packet is followed; counts it as left out if it would be, were there time.
-    fn chooses(&self, port: PortId, packet: &Packet, left_out: &mut u64) -> bool {
-        let allows = self.allowance.allows();
+    fn chooses(&mut self, port: PortId, packet: &Packet, now: Time, left_out: &mut u64) -> bool {
+        let allows = self.allowance.allows(now);
         let wants = (allows || self.finds_all) && self.audience.wants(port, packet.bytes());
         *left_out += u64::from(!allows && (wants || !self.finds_all));
         wants && allows
@@ -92,13 +92,12 @@ impl<A: Audience> Observer<Chains> for Follower<A> {
             self.audience.passed(port, count, 0);
             return None;
         }
-        self.allowance.earn(now);
         let start = cycles();
         let (mut at, mut left_out) = (self.until, 0);
         let mut found = None;
         while at < count && found.is_none() {
             let packet = packets.get(at as usize);
-            if packet.is_some_and(|packet| self.chooses(port, packet, &mut left_out)) {
+            if packet.is_some_and(|packet| self.chooses(port, packet, now, &mut left_out)) {
                 found = Some(at as usize);
             }
             at = at.saturating_add(self.every);

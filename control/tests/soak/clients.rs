@@ -14,6 +14,8 @@ use super::random::Random;
 const TRAFFIC: &str = include_str!("traffic.py");
 /// From the end of a client to its next start.
 const PAUSE: Duration = Duration::from_millis(200);
+/// A measurement by iperf3 takes 6 s. One whose server was killed may wait in a busy loop for ever.
+const MEASUREMENT_MAX: Duration = Duration::from_secs(30);
 
 /// A client with its counts, which outlive its processes.
 struct Client {
@@ -24,6 +26,7 @@ struct Client {
     /// What it prints.
     output: PathBuf,
     process: Option<Child>,
+    /// When the present process was started, or the next one will be.
     start_at: Instant,
     starts: u64,
     /// Counts of its former processes.
@@ -66,6 +69,7 @@ impl Client {
             .args(&self.command);
         command.stdin(Stdio::null()).stdout(file.try_clone().unwrap()).stderr(file);
         self.process = Some(command.spawn().unwrap());
+        self.start_at = Instant::now();
         self.starts += 1;
     }
 
@@ -90,6 +94,10 @@ impl Client {
         let last = text.lines().rev().find_map(|line| serde_json::from_str::<Value>(line).ok());
         let count = |key: &str| last.as_ref().and_then(|last| last[key].as_u64()).unwrap_or(0);
         Counts { ok: count("ok"), failed: count("failed"), corrupt: count("corrupt"), bytes: count("bytes") }
+    }
+
+    fn is_stuck(&self) -> bool {
+        self.name == "iperf3 TCP" && self.process.is_some() && self.start_at.elapsed() > MEASUREMENT_MAX
     }
 
     fn total(&self) -> Counts {
@@ -176,6 +184,9 @@ impl Clients {
     /// Starts those again that have ended.
     pub fn look(&mut self, _random: &mut Random) {
         for client in &mut self.0 {
+            if client.is_stuck() {
+                client.kill();
+            }
             if client.process.as_mut().is_some_and(|process| process.try_wait().unwrap().is_some()) {
                 client.process = None;
                 client.before.add(client.counted());

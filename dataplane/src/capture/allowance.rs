@@ -7,6 +7,12 @@ use crate::time::{Time, nanos};
 
 /// What is not used is kept for so long: a burst of packets may be looked at together.
 const KEPT: Duration = Duration::from_millis(100);
+/// Of what can be kept, the part that must be there before looking on goes on after all was used up. Stretches of packets are
+/// looked at rather than single ones, so that between them a comparison tells that there is no time.
+const STRETCH: i64 = 16;
+/// What is looked at displaces packets' lines from the caches, and packets that come later wait for them: as long again as the
+/// look itself took, as the benchmark of looking on finds.
+const AFTERMATH: u64 = 2;
 
 /// A share of a worker's time: a token bucket of nanoseconds.
 ///
@@ -17,7 +23,10 @@ pub struct Allowance {
     rate: u64,
     left: i64,
     most: i64,
+    /// Until when it was earned.
     at: Option<Time>,
+    /// All was used up: nothing begins before then.
+    closed_until: Option<Time>,
     scale: CycleScale,
 }
 
@@ -27,11 +36,30 @@ impl Allowance {
     pub fn new(share: f64) -> Self {
         let rate = (share.clamp(0.0, 1.0) * f64::from(1 << 20)) as u64;
         let most = ((nanos(KEPT) * rate) >> 20).max(1) as i64;
-        Self { rate, left: most, most, at: None, scale: CycleScale::measured() }
+        Self { rate, left: most, most, at: None, closed_until: None, scale: CycleScale::measured() }
+    }
+
+    /// Whether something may begin at `now`.
+    #[inline]
+    pub fn allows(&mut self, now: Time) -> bool {
+        match self.closed_until {
+            // Since when it is earned.
+            None => {
+                self.at.get_or_insert(now);
+                true
+            }
+            Some(until) => now >= until && self.opens(now),
+        }
+    }
+
+    fn opens(&mut self, now: Time) -> bool {
+        self.earn(now);
+        self.closed_until = self.wait();
+        self.closed_until.is_none()
     }
 
     /// Time has passed.
-    pub fn earn(&mut self, now: Time) {
+    fn earn(&mut self, now: Time) {
         let before = *self.at.get_or_insert(now);
         let earned = (u128::from(now.0.saturating_sub(before.0)) * u128::from(self.rate)) >> 20;
         // What is too little to count is earned later.
@@ -42,18 +70,29 @@ impl Allowance {
         }
     }
 
-    /// Whether something may begin.
-    pub fn allows(&self) -> bool {
-        self.left > 0
+    /// When enough for a stretch is earned, if that is not there.
+    fn wait(&self) -> Option<Time> {
+        let missing = (self.most / STRETCH).max(1) - self.left;
+        let nanos = match u64::try_from(missing) {
+            Err(_) | Ok(0) => return None,
+            Ok(missing) => {
+                (u128::from(missing) << 20).checked_div(u128::from(self.rate)).unwrap_or(u128::MAX)
+            }
+        };
+        let nanos = u64::try_from(nanos).unwrap_or(u64::MAX).max(1);
+        Some(Time(self.at.unwrap_or_default().0.saturating_add(nanos)))
     }
 
     /// Something was done since the counter [`cycles`] was `start`.
     pub fn spend_since(&mut self, start: u64) {
-        self.spend(self.scale.nanos(cycles().saturating_sub(start)));
+        self.spend(AFTERMATH * self.scale.nanos(cycles().saturating_sub(start)));
     }
 
     fn spend(&mut self, nanos: u64) {
         self.left = self.left.saturating_sub(i64::try_from(nanos).unwrap_or(i64::MAX));
+        if self.left <= 0 && self.closed_until.is_none() {
+            self.closed_until = self.wait();
+        }
     }
 }
 
@@ -64,34 +103,46 @@ mod tests {
     #[test]
     fn no_more_than_the_share_is_spent_in_the_long_run() {
         let mut allowance = Allowance::new(0.03);
-        let (mut spent, mut now) = (0u64, Time(0));
-        for _ in 0..1_000_000 {
-            now = now + Duration::from_micros(1);
-            allowance.earn(now);
-            if allowance.allows() {
+        let (mut spent, mut stretches, mut was) = (0u64, 0, false);
+        for micros in 1..=1_000_000 {
+            let allows = allowance.allows(Time(micros * 1_000));
+            if allows {
                 allowance.spend(700);
                 spent += 700;
             }
+            stretches += u64::from(allows && !was);
+            was = allows;
         }
         // A second's share, what was kept from before it, and one piece of work.
-        assert!((30_000_000..33_001_000).contains(&spent), "{spent}");
+        assert!((29_800_000..33_001_000).contains(&spent), "{spent}");
+        // One at the beginning, then sixteen in 100 ms, or a few more, since something is earned meanwhile.
+        assert!((100..200).contains(&stretches), "{stretches}");
+    }
+
+    #[test]
+    fn what_is_not_used_is_kept_for_a_tenth_of_a_second() {
+        let mut allowance = Allowance::new(0.5);
+        assert!(allowance.allows(Time(0)));
+        allowance.spend(50_000_000);
+        assert!(!allowance.allows(Time(6_000_000)) && allowance.allows(Time(6_250_001)));
+        allowance.spend(10_000_000);
+        assert!(!allowance.allows(Time(20_000_000)) && allowance.allows(Time::from_secs(1_000)));
+        assert_eq!(allowance.left, 50_000_000);
     }
 
     #[test]
     fn nothing_and_everything_are_shares() {
         let mut nothing = Allowance::new(0.0);
-        nothing.earn(Time(0));
-        assert!(nothing.allows(), "one piece of work");
+        assert!(nothing.allows(Time(0)), "one piece of work");
         nothing.spend(1);
-        nothing.earn(Time::from_secs(1_000));
-        assert!(!nothing.allows());
+        assert!(!nothing.allows(Time::from_secs(1_000)));
         let mut all = Allowance::new(1.0);
-        all.earn(Time(0));
+        assert!(all.allows(Time(0)));
         all.spend(1_000_000_000);
-        assert!(!all.allows());
-        all.earn(Time(900_000_001));
-        assert!(all.allows());
-        all.earn(Time(u64::MAX));
+        assert!(!all.allows(Time(0)) && !all.allows(Time(900_000_001)));
+        assert!(all.allows(Time(906_250_000)));
+        all.spend(1 << 40);
+        assert!(all.allows(Time(u64::MAX)));
         assert_eq!(all.left, 100_000_000);
     }
 }

@@ -195,7 +195,6 @@ impl Recorder {
     /// What is dropped from now on is dropped there.
     pub fn enter(&mut self, moment: Moment, port: Option<PortId>, now: Time) {
         (self.moment, self.port, self.now) = (moment, port, now);
-        self.config.allowance.earn(now);
     }
 
     /// `port` received these packets. What is dropped from now on is dropped inside.
@@ -216,10 +215,10 @@ impl Recorder {
     }
 
     /// Whether a packet that is dropped for `reason` is to be explained: it will be copied, and there is time.
-    pub fn explains(&self, bytes: &[u8], reason: DropReason) -> bool {
+    pub fn explains(&mut self, bytes: &[u8], reason: DropReason) -> bool {
         let point = point(&self.config.points.dropped, reason as usize);
         point.is_some_and(|point| self.until[usize::from(point)] == 0)
-            && self.config.allowance.allows()
+            && self.config.allowance.allows(self.now)
             && self.wants(bytes)
     }
 
@@ -258,7 +257,7 @@ impl Recorder {
         let (passed, mut next) = (count as u64, self.until[at]);
         add(&self.counts[at].passed, passed);
         if next < passed {
-            if self.config.allowance.allows() {
+            if self.config.allowance.allows(self.now) {
                 let start = cycles();
                 while next < passed {
                     each(self, next as usize);
@@ -266,15 +265,17 @@ impl Recorder {
                 }
                 self.config.allowance.spend_since(start);
             } else {
-                let mut left_out = 0;
-                while next < passed {
-                    left_out += 1;
-                    next = next.saturating_add(self.config.every);
-                }
+                let left_out = self.turns(passed - next);
+                next = next.saturating_add(left_out.saturating_mul(self.config.every));
                 add(&self.counts[at].no_time, left_out);
             }
         }
         self.until[at] = next - passed;
+    }
+
+    /// How many of `count` packets have their turn, the first of them among these. Nothing is divided when all have.
+    fn turns(&self, count: u64) -> u64 {
+        if self.config.every <= 1 { count } else { count.div_ceil(self.config.every) }
     }
 
     fn write(&mut self, point: u16, bytes: &[u8], reason: Option<DropReason>) {
