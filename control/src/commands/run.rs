@@ -8,6 +8,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use clap::Args;
+use millrace_dataplane::memory::{limit_heap_arenas, trim_heap};
 use signal_hook::consts::{SIGINT, SIGTERM};
 use signal_hook::flag;
 
@@ -29,6 +30,10 @@ use crate::supervised::Supervised;
 
 /// How often the main thread looks for signals and the workers' end.
 const LOOK_EVERY: Duration = Duration::from_millis(50);
+/// Allocators of memory that is no packet and no table: workers need none of it, all others are few.
+const HEAP_ARENAS: u8 = 2;
+/// How often what is free of that goes back to the system. Configurations that change leave gaps, several times what is in use.
+const TRIM_EVERY: Duration = Duration::from_secs(60);
 
 /// Arguments of `run`.
 #[derive(Debug, Args)]
@@ -102,6 +107,7 @@ fn serve(config: Config, arguments: &Arguments) -> Result<Accounting, InstanceEr
         let action = action.to_owned();
         move |source| InstanceError::System { action, source }
     };
+    limit_heap_arenas(HEAP_ARENAS);
     let stop = handle_signals().map_err(system("handle signals"))?;
     // The socket first: of two instances the second ends here, before it takes any interface.
     let socket = open_socket(&config.management)?;
@@ -137,6 +143,7 @@ fn serve(config: Config, arguments: &Arguments) -> Result<Accounting, InstanceEr
     notifier.ready(&status);
     let mut watchdog = Watchdog::from_environment();
     let started = Instant::now();
+    let mut trimmed = started;
     let in_time = || arguments.duration.is_none_or(|duration| started.elapsed() < duration);
     while !stop.load(Ordering::Relaxed) && !workers.has_ended() && in_time() {
         server.iter_mut().for_each(|server| server.thread().look());
@@ -150,6 +157,10 @@ fn serve(config: Config, arguments: &Arguments) -> Result<Accounting, InstanceEr
         let others = [rule_log.is_alive(), host.is_alive(), links.is_alive()];
         let alive = serving.chain(others).all(|alive| alive);
         watchdog.look(&notifier, Instant::now(), control.timings().turns(), alive);
+        if trimmed.elapsed() >= TRIM_EVERY {
+            trimmed = Instant::now();
+            trim_heap();
+        }
         std::thread::sleep(LOOK_EVERY);
     }
     notifier.stopping();

@@ -1,6 +1,7 @@
 //! Rows about a whole instance: what `show` lists and what the accounting ends with.
 
 use millrace_dataplane::engine::Sums;
+use millrace_dataplane::memory::{HeapUse, heap_use};
 use millrace_dataplane::port::{Handed, PortCounters};
 use millrace_dataplane::worker::WorkerReport;
 use serde_json::Value;
@@ -262,6 +263,17 @@ pub fn all_memory(memory: &Facts, workers: Vec<Listing>) -> Listing {
         memory.pages().into(),
     ];
     listing.rows.insert(0, listing.columns.iter().cloned().zip(arena).collect());
+    if let Some(HeapUse { used, held }) = heap_use() {
+        let heap = [
+            "heap bytes".into(),
+            used.into(),
+            Value::Null,
+            Value::Null,
+            held.into(),
+            "what is no packet and no table; free pages go back every minute".into(),
+        ];
+        listing.push(heap);
+    }
     for step in memory.failed_steps() {
         let none = || Value::Null;
         listing.push(["not possible".into(), none(), none(), none(), none(), step.into()]);

@@ -75,6 +75,7 @@ macro_rules! families {
 families! {
     BUILD: Info "millrace_build" ["version"] "The running version.";
     START_TIME: Gauge "millrace_start_time_seconds" [] "When the instance started, in seconds since 1970.";
+    HEAP_USED: Gauge "millrace_heap_used_bytes" [] "Memory of the process beside packets and tables, in use.";
     LOG_LINES: Counter "millrace_log_lines_left_out" ["reason"] "Lines of the log that were not written.";
     PORT_RX_PACKETS: Counter "millrace_port_received_packets" ["port"] "Packets received and given to the chains.";
     PORT_RX_BYTES: Counter "millrace_port_received_bytes" ["port"] "Their bytes, without FCS.";

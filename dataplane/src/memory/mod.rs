@@ -5,6 +5,7 @@
 //! [`Pool::put`] with their bulk forms, which touch the worker's own list only.
 
 mod arena;
+mod heap;
 mod mapping;
 mod pool;
 mod prefetch;
@@ -14,6 +15,7 @@ mod return_ring;
 mod slice;
 
 pub use arena::{Arena, ArenaError};
+pub use heap::{HeapUse, heap_use, limit_heap_arenas, trim_heap};
 pub use mapping::{ArenaConfig, ArenaReport, Backing, FailedStep, PageSize};
 pub use pool::{FRAME_BYTES_DEFAULT, Pool, PoolConfig, PoolError};
 pub use prefetch::prefetch;
