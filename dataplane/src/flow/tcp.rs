@@ -185,7 +185,13 @@ impl TcpTracker {
 
     /// SYN and ACK of `side`, which acknowledges the other side's SYN.
     fn accept(&mut self, side: usize, segment: &Segment, header: &[u8]) -> TcpVerdict {
+        let before = self.sides[side];
         self.open(side, segment, header);
+        let mine = &mut self.sides[side];
+        if before.flags & SEEN != 0 && after(mine.end, before.end) {
+            // In a simultaneous open its SYN went before, with data that this one does not repeat.
+            (mine.end, mine.syn_payload) = (before.end, before.syn_payload);
+        }
         self.state = TcpState::SynReceived as u8;
         self.agree_on_scale();
         self.acknowledged[side] = segment.acknowledgment;
@@ -247,9 +253,9 @@ impl TcpTracker {
         let state = self.state();
         let expected = self.acknowledged[1 - me];
         let ack = segment.flags & ACK != 0;
-        // Who has nothing left of the connection refuses a new one like this (RFC 9293 section 3.10.7.1).
-        let refuses = reply && ack && segment.sequence == 0;
-        let refuses = refuses && self.is_about_late_syn(segment);
+        // Who has nothing left of the connection refuses a new one with sequence number zero (RFC 9293 section 3.10.7.1), but who
+        // sent the SYN believes any reset that acknowledges it (section 3.10.7.3).
+        let refuses = reply && ack && self.is_about_late_syn(segment);
         let acceptable = match state {
             TcpState::None => false,
             TcpState::SynSent if reply => {

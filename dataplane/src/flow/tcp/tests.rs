@@ -150,6 +150,11 @@ fn both_sides_open_at_once() {
         assert_eq!(tracker.segment(reply, &opens, &[]), TcpVerdict::Valid, "{opens:?}");
     }
     assert_eq!(tracker.state(), TcpState::SynReceived);
+    // It was sent all the same, and may be acknowledged.
+    for (reply, data) in [(true, segment(ACK, 341, 121, 10)), (false, segment(ACK, 121, 351, 10))] {
+        assert_eq!(tracker.segment(reply, &data, &[]), TcpVerdict::Valid, "{data:?}");
+    }
+    assert_eq!(tracker.state(), TcpState::Established);
 }
 
 /// Of the responder nothing is known, whatever numbers would suit.
@@ -341,8 +346,11 @@ fn a_refusal_of_a_late_syn_passes() {
     assert_eq!(tracker.segment(true, &refusal, &[]), TcpVerdict::Invalid);
     assert_eq!(tracker.segment(false, &segment(SYN, 70_000_000, 0, 0), &[]), TcpVerdict::Valid);
     assert_eq!(tracker.segment(true, &segment(RST | ACK, 0, 9, 0), &[]), TcpVerdict::Invalid);
-    assert_eq!(tracker.segment(true, &refusal, &[]), TcpVerdict::Valid);
-    assert_eq!(tracker.state(), TcpState::Closed);
+    for sequence in [0, 501, 77_000_000] {
+        let mut tracker = tracker;
+        assert_eq!(tracker.segment(true, &Segment { sequence, ..refusal }, &[]), TcpVerdict::Valid);
+        assert_eq!(tracker.state(), TcpState::Closed, "{sequence}");
+    }
 }
 
 #[test]
