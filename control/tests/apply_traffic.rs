@@ -5,11 +5,10 @@ mod common;
 use std::io::{BufRead, BufReader};
 use std::process::Stdio;
 
+use common::Site;
 use common::edge::python;
 use common::hosts::Hosts;
 use common::net::{Namespace, may_make_namespaces};
-use common::{Site, millrace};
-use serde_json::Value;
 
 /// The chain `edge` between `lan` and `wan`, and `side`, which changes: another interface, pool, route, functions.
 fn text(site: &Site, side: &str) -> String {
@@ -110,11 +109,7 @@ fn a_chain_that_a_change_does_not_concern_loses_nothing() {
     let mut rounds = 0;
     while ping.try_wait().unwrap().is_none() {
         for change in &changes {
-            let file = site.write("change.toml", change);
-            let output = millrace().args(["apply", "--json"]).arg(file).output().unwrap();
-            let said = String::from_utf8_lossy(&output.stdout).into_owned();
-            assert!(output.status.success(), "{said}{}", String::from_utf8_lossy(&output.stderr));
-            let said: Value = serde_json::from_str(&said).unwrap();
+            let said = site.applied(change);
             assert_eq!(said["applied"], true);
             longest = longest.max(said["worker_nanos"].as_u64().unwrap());
         }
@@ -210,12 +205,7 @@ icmp_type = "echo-request"
     let pings = [pinging(&client, "198.51.100.2"), pinging(&outside, "198.51.100.1")];
     assert_eq!((line.trim(), ask().as_str()), ("ready", "nobody"));
     for (forward, answer) in [(forward, "question"), ("", "nobody"), (forward, "question")] {
-        let output = millrace()
-            .args(["apply", "--json"])
-            .arg(site.write("change.toml", &with(forward)))
-            .output()
-            .unwrap();
-        let said: Value = serde_json::from_slice(&output.stdout).unwrap();
+        let said = site.applied(&with(forward));
         assert_eq!(said["applied"], true, "{said}");
         assert_eq!(ask(), answer, "after {forward:?}");
     }

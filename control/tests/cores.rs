@@ -4,7 +4,7 @@ mod common;
 
 use std::collections::BTreeSet;
 use std::io::{BufRead, BufReader, Write};
-use std::process::{Child, Command, Output, Stdio};
+use std::process::{Child, Command, Stdio};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
@@ -145,17 +145,6 @@ interfaces.wan.addresses = ["198.51.100.1/24"]
     )
 }
 
-fn apply(site: &Site, text: &str) -> Output {
-    millrace().args(["apply", "--json"]).arg(site.write("change.toml", text)).output().unwrap()
-}
-
-fn applied(site: &Site, text: &str) -> Value {
-    let output = apply(site, text);
-    let said = String::from_utf8_lossy(&output.stdout).into_owned();
-    assert!(output.status.success(), "{said}{}", String::from_utf8_lossy(&output.stderr));
-    serde_json::from_str(&said).unwrap()
-}
-
 /// Each worker's core and shares.
 fn seats(site: &Site) -> Vec<(u64, String)> {
     let rows = site.show("workers").unwrap();
@@ -225,7 +214,7 @@ fn connections_live_on_while_cores_come_and_go() {
         });
         while ping.try_wait().unwrap().is_none() {
             for cores in ["[0, 1]", "[1]", "[0, 1]", "[0]"] {
-                let said = applied(&site, &text(cores));
+                let said = site.applied(&text(cores));
                 assert!(said["summary"].as_str().unwrap().starts_with("workers "), "{said}");
                 longest = longest.max(said["worker_nanos"].as_u64().unwrap());
                 let seats = seats(&site);
@@ -279,7 +268,7 @@ fn who_only_receives_and_sends_has_the_first_core_alone() {
     assert!(plan.contains("worker 1 on core 1 with shares 1 2 3: nothing, 12 rings;"), "{plan}");
     let running = site.start();
     assert_eq!(seats(&site), [(0, "0".to_owned()), (1, "1 2 3".to_owned())]);
-    let said = applied(&site, &text("[1, 0]"));
+    let said = site.applied(&text("[1, 0]"));
     assert_eq!(said["summary"], "workers 2 changed");
     assert_eq!(seats(&site), [(1, "0".to_owned()), (0, "1 2 3".to_owned())]);
     let rows = site.show("shares").unwrap();
@@ -307,25 +296,22 @@ fn what_cannot_be_is_refused_before_anything_moves() {
         ("cores = [0, 1]\nidle = \"poll\"", "key: workers.idle"),
         ("cores = [0, 0]", "two workers on one core take each other's time"),
     ] {
-        let output = apply(&site, &generator(&site, workers));
-        let said =
-            format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
-        let plain = millrace().arg("apply").arg(site.path("change.toml")).output().unwrap();
-        let said = format!("{said}{}", String::from_utf8_lossy(&plain.stderr));
+        let output = site.apply(&generator(&site, workers));
+        let said = String::from_utf8_lossy(&output.stderr).into_owned();
         assert!(!output.status.success() && said.contains(expected), "{workers}: {said}");
         assert_eq!(seats(&site), before);
     }
     // Whoever names no shares keeps them.
-    let said = applied(&site, &generator(&site, "cores = [1]"));
+    let said = site.applied(&generator(&site, "cores = [1]"));
     assert_eq!(said["summary"], "workers -1 1 changed");
     assert_eq!(seats(&site), [(1, "0 1".to_owned())]);
     // Hairpins may come and go.
     let has_port = || site.show("ports").unwrap().iter().any(|port| port["port"] == "(hairpins of nat)");
     assert!(!has_port());
     for _ in 0..3 {
-        applied(&site, &generator(&site, "cores = [1]").replace("hairpinning = false", ""));
+        site.applied(&generator(&site, "cores = [1]").replace("hairpinning = false", ""));
         assert!(has_port());
-        applied(&site, &generator(&site, "cores = [1]"));
+        site.applied(&generator(&site, "cores = [1]"));
     }
     running.stop();
 }
@@ -346,7 +332,7 @@ fn an_end_amid_changes_loses_nothing() {
                 let mut changes = 0;
                 while ["[0, 1]", "[1]", "[0, 1]", "[0]"].iter().all(|cores| {
                     changes += 1;
-                    apply(&site, &text(cores)).status.success()
+                    site.apply(&text(cores)).status.success()
                 }) {}
                 changes
             });

@@ -9,7 +9,7 @@ use common::cores::has_two_cores;
 use common::hosts::Hosts;
 use common::net::{Namespace, may_make_namespaces};
 use common::wait::wait_until;
-use common::{Running, Site, millrace};
+use common::{Running, Site};
 use serde_json::Value;
 
 const STREAM_BYTES: usize = 10 << 20;
@@ -121,8 +121,8 @@ interfaces.wan.addresses = ["198.51.100.1/24", "2001:db8:ffff::1/64"]
     }
 
     fn apply(&self, settings: &str, rules: &str) -> String {
-        let file = self.site.write("change.toml", &self.text(settings, rules));
-        let output = self.router.enter(millrace().arg("apply").arg(file)).output().unwrap();
+        let command = self.site.apply_command(&self.text(settings, rules));
+        let output = self.router.enter(&command).output().unwrap();
         let text = String::from_utf8_lossy(&output.stdout).into_owned();
         assert!(output.status.success(), "{text}{}", String::from_utf8_lossy(&output.stderr));
         text

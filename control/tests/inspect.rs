@@ -5,7 +5,6 @@ mod common;
 
 use std::fs::File;
 use std::path::Path;
-use std::process::Output;
 use std::time::{Duration, Instant};
 
 use pcap_file::DataLink;
@@ -31,15 +30,6 @@ fn any_byte(action: &str) -> String {
         )
     };
     (0..=255).map(pattern).collect()
-}
-
-fn apply(site: &Site, text: &str) -> Output {
-    millrace().arg("apply").arg(site.write("change.toml", text)).output().unwrap()
-}
-
-fn applied(site: &Site, text: &str) {
-    let output = apply(site, text);
-    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
 }
 
 fn sum(rows: &[Value], item: &str, column: &str) -> u64 {
@@ -80,14 +70,14 @@ fn patterns_of_a_running_instance_change_and_count_on() {
     let opened = || site.show("chains").unwrap()[0]["sessions_opened"].as_u64().unwrap();
     wait("all flows have their sessions", || opened() >= 3_000);
 
-    applied(&site, &with(&site, 0, &any_byte("drop")));
+    site.applied(&with(&site, 0, &any_byte("drop")));
     wait("packets are dropped", || dropped(&site) > 1_000);
     let rows = functions();
     assert_eq!(sum(&rows, "inspected", "count"), sum(&rows, "inspected", "packets"));
     assert!(sum(&rows, "dropped", "count") > 0);
 
     // Back to what passes: nothing was forgotten, and the connections are the same.
-    applied(&site, &with(&site, 0, &any_byte("count")));
+    site.applied(&with(&site, 0, &any_byte("count")));
     let before = dropped(&site);
     wait("packets pass again", || site.show("ports").unwrap()[1]["tx_packets"].as_u64().unwrap() > 5_000);
     assert_eq!(dropped(&site), before);
@@ -105,14 +95,14 @@ fn a_function_comes_and_goes_where_no_connection_is_cut() {
     wait("all flows have their sessions", || opened() >= 3_000);
     // In front of what keeps connections, behind it, and out again: they go on.
     for text in [with(&site, 0, &any_byte("count")), with(&site, 2, &any_byte("count")), site.text()] {
-        applied(&site, &text);
+        site.applied(&text);
         let sent = || site.show("ports").unwrap()[1]["tx_packets"].as_u64().unwrap();
         let before = sent();
         wait("packets pass", || sent() > before + 5_000);
         assert_eq!(opened(), 3_000);
     }
     // Between them it would cut all.
-    let refused = apply(&site, &with(&site, 1, &any_byte("count")));
+    let refused = site.apply(&with(&site, 1, &any_byte("count")));
     let said = String::from_utf8_lossy(&refused.stderr).into_owned();
     assert!(!refused.status.success(), "{said}");
     assert!(said.contains("chains.measured.functions"), "{said}");
@@ -302,15 +292,15 @@ fn a_function_on_a_core_of_its_own_is_shown_changed_and_ends_under_load() {
         assert!(sum(&functions(), "under way", "count") <= 1_024 * shares);
         assert_eq!(functions().iter().filter(|row| row["item"] == "refused, ring full").count(), 1);
 
-        applied(&site, &text(1, "core = 1\n", "drop"));
+        site.applied(&text(1, "core = 1\n", "drop"));
         wait("packets are dropped", || dropped(&site) > 1_000);
         // Where it works is fixed.
         for core in ["", "core = 0\n"] {
-            let refused = apply(&site, &text(1, core, "drop"));
+            let refused = site.apply(&text(1, core, "drop"));
             let said = String::from_utf8_lossy(&refused.stderr).into_owned();
             assert!(!refused.status.success() && said.contains("functions.ids.core"), "{said}");
         }
-        applied(&site, &text(1, "core = 1\n", "count"));
+        site.applied(&text(1, "core = 1\n", "count"));
         let sent = || site.show("ports").unwrap()[1]["tx_packets"].as_u64().unwrap();
         let before = sent();
         wait("packets pass again", || sent() > before + 5_000);

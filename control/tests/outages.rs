@@ -80,9 +80,8 @@ fn logging(site: &Site, port: u16) -> Command {
     let text = text.replace("listen = \"off\"", &format!("listen = \"127.0.0.1:{port}\""));
     site.write("run.toml", &text);
     site.write("address", &format!("http://127.0.0.1:{port}/metrics"));
-    let mut command = millrace();
-    command.args(["run", "--json", "--interval", "0", "--log", "info"]).arg(site.path("run.toml"));
-    command.stdout(Stdio::piped());
+    let mut command = site.command();
+    command.args(["--log", "info"]);
     command
 }
 

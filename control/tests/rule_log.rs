@@ -21,9 +21,7 @@ fn lines(log_from_the_start: bool) -> Vec<String> {
     command.env_remove("RUST_LOG");
     let mut running = site.start_with_stderr(command, log);
     if !log_from_the_start {
-        let changed = site.write("changed.toml", &logging);
-        let applied = millrace().arg("apply").arg(changed).output().unwrap();
-        assert!(applied.status.success(), "{}", String::from_utf8_lossy(&applied.stderr));
+        site.applied(&logging);
         assert!(site.ask(&["clear", "sessions", "all"]).status.success());
     }
     let read = || fs::read_to_string(site.path("stderr")).unwrap();

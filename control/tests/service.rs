@@ -5,7 +5,7 @@ mod common;
 use std::fs;
 use std::os::unix::net::UnixDatagram;
 use std::path::Path;
-use std::process::{Command, Stdio};
+use std::process::Command;
 use std::time::{Duration, Instant};
 
 use common::{Site, millrace};
@@ -39,8 +39,7 @@ fn next_state(socket: &UnixDatagram) -> String {
 fn a_manager_is_told_of_the_whole_life() {
     let site = Site::new();
     let socket = manager(&site.path("notify"));
-    let mut command = millrace();
-    command.args(["run", "--json", "--interval", "0"]).arg(site.path("run.toml")).stdout(Stdio::piped());
+    let mut command = site.command();
     command.env("NOTIFY_SOCKET", site.path("notify")).env("WATCHDOG_USEC", "400000");
     let mut running = site.start_as(command);
     assert_eq!(next(&socket), "READY=1\nSTATUS=running: 2 ports, 1 chains");
@@ -49,9 +48,7 @@ fn a_manager_is_told_of_the_whole_life() {
         assert_eq!(next(&socket), "WATCHDOG=1");
     }
     assert!(start.elapsed() >= Duration::from_millis(700), "it is fed twice in its time, not all the time");
-    let changed = site.write("changed.toml", &site.text().replace("name = \"all\"", "name = \"every\""));
-    let applied = millrace().arg("apply").arg(&changed).output().unwrap();
-    assert!(applied.status.success(), "{}", String::from_utf8_lossy(&applied.stderr));
+    site.applied(&site.text().replace("name = \"all\"", "name = \"every\""));
     let reloading = next_state(&socket);
     assert!(reloading.starts_with("RELOADING=1\nMONOTONIC_USEC="), "{reloading}");
     assert_eq!(next_state(&socket), "READY=1");

@@ -131,6 +131,26 @@ neighbours = [{{ address = "203.0.113.2", mac = "02:00:00:00:01:02" }}]
         millrace().args(arguments).arg("--socket").arg(self.path("m.sock")).output().unwrap()
     }
 
+    /// The command that applies this text, which it finds as `change.toml`.
+    pub fn apply_command(&self, text: &str) -> Command {
+        let mut command = millrace();
+        command.arg("apply").arg(self.write("change.toml", text));
+        command
+    }
+
+    /// Applies it.
+    pub fn apply(&self, text: &str) -> Output {
+        self.apply_command(text).output().unwrap()
+    }
+
+    /// Applies what must be accepted; what is said of it.
+    pub fn applied(&self, text: &str) -> Value {
+        let output = self.apply_command(text).arg("--json").output().unwrap();
+        let said = String::from_utf8_lossy(&output.stdout).into_owned();
+        assert!(output.status.success(), "{said}{}", String::from_utf8_lossy(&output.stderr));
+        serde_json::from_str(&said).unwrap()
+    }
+
     pub fn show(&self, topic: &str) -> Option<Vec<Value>> {
         let output = self.ask(&["show", topic, "--json", "--limit", "10000"]);
         let answer: Value = serde_json::from_slice(&output.stdout).ok()?;

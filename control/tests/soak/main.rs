@@ -19,12 +19,11 @@ mod verdict;
 
 use std::fs::File;
 use std::path::PathBuf;
-use std::process::Stdio;
 use std::time::{Duration, Instant};
 
 use clients::Clients;
+use common::accounting;
 use common::net::may_make_namespaces;
-use common::{accounting, millrace};
 use configuration::Configuration;
 use disturbance::Disturber;
 use network::Network;
@@ -66,11 +65,8 @@ fn soak(settings: &Settings) -> Report {
     let network = Network::new();
     let configuration = Configuration::new(settings.workers);
     network.site.write("run.toml", &configuration.text(&network.site));
-    let mut command = millrace();
-    command.args(["run", "--json", "--interval", "0", "--log-format", "json"]);
-    command.arg(network.site.path("run.toml"));
-    let mut inside = network.router.enter(&command);
-    inside.stdout(Stdio::piped());
+    let mut inside = network.site.command_in(&network.router);
+    inside.args(["--log-format", "json"]);
     let log = network.site.path("log");
     let mut running = network.site.start_with_stderr(inside, File::create(&log).unwrap());
     let pid = running.child().id();

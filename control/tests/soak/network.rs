@@ -70,9 +70,7 @@ impl Network {
 
     /// Applies a configuration in the namespace of the interfaces. Returns whether it was accepted, and what was said.
     pub fn apply(&self, text: &str) -> (bool, String) {
-        let file = self.site.write("next.toml", text);
-        let mut command = millrace();
-        let output = self.router.enter(command.arg("apply").arg(file)).output().unwrap();
+        let output = self.router.enter(&self.site.apply_command(text)).output().unwrap();
         let said =
             String::from_utf8_lossy(&output.stdout).into_owned() + &String::from_utf8_lossy(&output.stderr);
         (output.status.success(), said)
