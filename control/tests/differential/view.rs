@@ -17,6 +17,8 @@ pub struct Side {
     pub asked: bool,
     /// The right edge of what it allowed by acknowledgments.
     edge: Option<u32>,
+    /// Its last SYN had another number than the one before, and was not answered yet.
+    is_new: bool,
     /// The window of its SYN, which is not scaled (RFC 7323 section 2.2).
     opening_window: u16,
     scale: Option<u8>,
@@ -105,9 +107,12 @@ impl View {
             let syn = other.first.is_some_and(|first| after(first, segment.acknowledgment));
             view.is_answered = !segment.has(RST) && (view.is_answered || segment.has(SYN | ACK) && syn);
             if segment.has(SYN) && side.first.is_some_and(|first| first != segment.sequence) {
-                view.began_anew = true;
-                // Those were other numbers.
-                (other.acknowledged, other.edge) = (None, None);
+                (view.began_anew, side.is_new) = (true, true);
+            }
+            let answers = other.first.is_some_and(|first| segment.acknowledgment.wrapping_sub(first) == 1);
+            if segment.has(SYN | ACK) && answers && std::mem::take(&mut other.is_new) {
+                // What it acknowledged before were other numbers.
+                (side.acknowledged, side.edge) = (None, None);
             }
             // A SYN in an open connection is answered with a challenge, and else ignored (RFC 5961 section 4).
             let known = side.first == Some(segment.sequence);
@@ -162,7 +167,8 @@ impl Side {
         if segment.has(SYN) && self.first != Some(segment.sequence) {
             let (first, asked) = (Some(segment.sequence), self.asked);
             let opening_window = segment.window;
-            *self = Self { first, scale: segment.scale, asked, opening_window, ..Self::default() };
+            let is_new = self.is_new;
+            *self = Self { first, scale: segment.scale, asked, opening_window, is_new, ..Self::default() };
         }
         self.asked |= segment.has(SYN) && !segment.has(ACK);
         self.end = later(self.end, segment.end);

@@ -122,6 +122,11 @@ fn is_at_its_last_hop(step: &Step) -> bool {
     step.packet.ttl <= 1
 }
 
+/// Routers drop it.
+fn is_source_routed(step: &Step) -> bool {
+    step.packet.options.first() == Some(&131)
+}
+
 /// A difference that is explained.
 pub struct Known {
     /// Its heading in docs/differences.md.

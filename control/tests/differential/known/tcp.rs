@@ -1,6 +1,6 @@
 //! What differs about the state of TCP connections.
 
-use super::{Known, is_at_its_last_hop, is_too_big};
+use super::{Known, is_at_its_last_hop, is_source_routed, is_too_big};
 use crate::packet::{ACK, RST, SYN, URG};
 use crate::script::Step;
 use crate::seen::{Kind, Seen};
@@ -48,7 +48,9 @@ pub const KNOWN: &[Known] = &[
         name: "A SYN may be refused at any time",
         is_it: |case| {
             let Some((segment, view)) = case.segment() else { return false };
-            segment.has(RST | ACK) && segment.sequence == 0 && view.receiver.asked && case.linux_drops()
+            let acknowledges = view.receiver.end == Some(segment.acknowledgment);
+            let refusal = segment.has(RST | ACK) && (segment.sequence == 0 || acknowledges);
+            refusal && view.receiver.asked && case.linux_drops()
         },
     },
     Known {
@@ -108,7 +110,8 @@ pub const KNOWN: &[Known] = &[
                 of_flow.any(|step| Segment::of(step).is_some_and(|segment| is_it(step, &segment)))
             };
             let forgot = earlier(|_, segment| segment.has(SYN) && !segment.has(ACK));
-            let went_no_further = earlier(|step, _| is_at_its_last_hop(step) || is_too_big(step));
+            let went_no_further =
+                earlier(|step, _| is_at_its_last_hop(step) || is_too_big(step) || is_source_routed(step));
             let Some((_, view)) = case.segment() else { return false };
             case.linux_drops() && (view.closes && forgot || went_no_further)
         },
