@@ -177,6 +177,8 @@ pub struct Worker<S: SlowPath> {
     burst: Burst,
     /// It ended because all its ports had.
     is_through: bool,
+    /// Nothing more is received from devices.
+    is_finishing: bool,
 }
 
 impl<S: SlowPath> std::fmt::Debug for Worker<S> {
@@ -210,6 +212,7 @@ impl<S: SlowPath> Worker<S> {
             housekeeping_due: Time(0),
             burst: Burst::new(),
             is_through: false,
+            is_finishing: false,
         };
         (worker, sender)
     }
@@ -323,6 +326,9 @@ impl<S: SlowPath> Worker<S> {
         for at in 0..self.ports.len() {
             let id = PortId(at as u16);
             let Some(port) = self.ports[at].as_mut() else { continue };
+            if self.is_finishing && port.is_finished() {
+                continue;
+            }
             if let Some(recorder) = self.pool.recorder() {
                 recorder.enter(Moment::Received, Some(id), now);
             }
@@ -480,6 +486,7 @@ impl<S: SlowPath> Worker<S> {
 
     /// Nothing more is received from devices; what is on its way between workers gets where it was going.
     pub(crate) fn finish_receiving(&mut self) {
+        self.is_finishing = true;
         self.ports.iter_mut().flatten().for_each(|port| port.finish());
     }
 

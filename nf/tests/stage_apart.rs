@@ -345,6 +345,23 @@ fn a_stage_that_does_not_come_in_time_loses_what_it_has_and_no_frame() {
     assert_eq!(worker.pool.available(), worker.pool.capacity());
 }
 
+#[test]
+fn an_end_amid_traffic_receives_nothing_more_and_waits_for_what_is_under_way() {
+    let mut joined = Joined::new(1, inspect());
+    let thread = joined.start();
+    let owner = &mut joined.owners[0];
+    let lap = frames(0, 1_000);
+    owner.feed(0, lap.iter().cycle().take(100_000).cloned());
+    (0..50).for_each(|_| _ = owner.worker.turn());
+    let (wires, before) = (owner.wires[0].clone(), owner.worker.report().sums.received);
+    let (worker, report) = joined.owners.pop().unwrap().close();
+    assert_eq!(report.sums.received, before);
+    assert_eq!(wires.lock().unwrap().0.len() as u64, 100_000 - before);
+    assert_eq!(report.sums.drops.get(DropReason::Shutdown), 0, "{report:?}");
+    joined.end(thread);
+    assert_eq!(worker.pool.available(), worker.pool.capacity());
+}
+
 /// Works for a while, then panics.
 struct Fragile(u32);
 
