@@ -79,6 +79,20 @@ pub fn build(kinds: &[Kind], sessions: usize) -> BenchResult<Chains> {
     Ok(chains)
 }
 
+/// Firewall, NAT and router, with what `inspect` puts behind the firewall. The NAT has room as in [`build`].
+///
+/// # Errors
+/// As for [`build`].
+pub fn inspected(sessions: usize, inspect: impl FnOnce(ChainBuilder) -> ChainBuilder) -> BenchResult<Chains> {
+    let builder = ChainBuilder::new(CHAIN, &["inside", "outside"]).function("firewall", firewall()?);
+    let builder = inspect(builder).function("nat", nat(sessions)?);
+    let mut chains = Chains::new();
+    let at = chains.insert(builder.forwarder("router", router()?));
+    chains.attach(INSIDE, at, ZoneId(0));
+    chains.attach(OUTSIDE, at, ZoneId(1));
+    Ok(chains)
+}
+
 /// A rule that concerns no flow of the benchmarks.
 pub fn stray_rule(id: u32) -> BenchResult<Rule> {
     let destination: IpNet = format!("192.88.{}.{}/32", (id >> 8) & 255, id & 255).parse()?;

@@ -2,11 +2,11 @@
 //! that have a queue of each port.
 
 use crate::chains::{Kind, build, translation};
+use crate::device::{Device, Progress, pair, pin};
 use crate::random::Random;
 use crate::rig::{BenchResult, INSIDE, OUTSIDE, Templates};
 use crate::statistics::Series;
 use crate::traffic::{TrafficConfig, inside_frame};
-use millrace_dataplane::affinity::{allowed_cores, pin_to_core};
 use millrace_dataplane::budget::BudgetConfig;
 use millrace_dataplane::cpu::cycles;
 use millrace_dataplane::engine::{Engine, EngineConfig};
@@ -17,23 +17,21 @@ use millrace_dataplane::handoff::{Member, Queue, Waker, WorkerId, share};
 use millrace_dataplane::idle::IdlePolicy;
 use millrace_dataplane::memory::{Arena, ArenaConfig, Pool, PoolConfig};
 use millrace_dataplane::packet::Burst;
-use millrace_dataplane::port::{Port, PortCounters, PortId, PortInfo};
+use millrace_dataplane::port::{Port, PortId};
 use millrace_dataplane::ring::ring;
-use millrace_dataplane::time::{SystemClock, Time};
+use millrace_dataplane::time::SystemClock;
 use millrace_dataplane::worker::Worker;
 use millrace_nf::chain::Chains;
 use millrace_nf::placing::{Owners, Placing, PortRule};
 use millrace_nf::zone::ZoneId;
 use serde::Serialize;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::Ordering;
 use std::sync::{Arc, Barrier};
 
 /// Packets moved at once between two cores.
 const BULK: usize = 32;
 const RING_PACKETS: usize = 4_096;
 const HOP_PACKETS: usize = 1 << 22;
-/// Packets on their way in a run with workers, so that rings never overflow.
-const UNDER_WAY: u64 = 768;
 const FRAMES: usize = 8_192;
 const WARM: u64 = 1 << 20;
 const PACKETS: u64 = 1 << 22;
@@ -93,10 +91,7 @@ impl std::fmt::Display for HandoffReport {
 /// # Errors
 /// If a thread can't be pinned, the chain can't be built or there is not enough memory.
 pub fn measure(repeat: usize) -> BenchResult<HandoffReport> {
-    let pair = match allowed_cores()?[..] {
-        [first, second, ..] => Some([first, second]),
-        _ => None,
-    };
+    let pair = pair()?;
     let (mut hops, mut alone) = (Series::new(), Series::new());
     let (mut one, mut two, mut each) = (Series::new(), Series::new(), Series::new());
     for _ in 0..repeat.max(1) {
@@ -116,10 +111,6 @@ pub fn measure(repeat: usize) -> BenchResult<HandoffReport> {
         queue_each_cycles: each.median(),
         two_cores: pair.is_some(),
     })
-}
-
-fn pin(pair: Option<[usize; 2]>, at: usize) -> std::io::Result<()> {
-    pair.map_or(Ok(()), |cores| pin_to_core(cores[at.min(1)]))
 }
 
 /// As a device fills a frame.
@@ -226,83 +217,6 @@ enum Layout {
     QueueEach,
 }
 
-/// What the ends of a run share.
-#[derive(Debug, Default)]
-struct Progress {
-    received: AtomicU64,
-    sent: AtomicU64,
-    started_at: AtomicU64,
-    spent: AtomicU64,
-    over: AtomicBool,
-}
-
-/// A queue of a device in memory: delivers flows in a fixed random order while not too many packets are under way, and counts what
-/// is sent.
-struct Device {
-    info: PortInfo,
-    templates: Option<(Templates, Vec<u32>)>,
-    turn: usize,
-    counters: PortCounters,
-    progress: Arc<Progress>,
-}
-
-impl Device {
-    fn new(name: &str, templates: Option<(Templates, Vec<u32>)>, progress: &Arc<Progress>) -> Self {
-        let name = name.to_owned();
-        let info = PortInfo { name, description: String::new(), mac: [2; 6], mtu: 9000, link_up: true };
-        let counters = PortCounters::default();
-        Self { info, templates, turn: 0, counters, progress: Arc::clone(progress) }
-    }
-}
-
-impl Port for Device {
-    fn rx(&mut self, pool: &mut Pool, _now: Time, burst: &mut Burst) {
-        let Some((templates, order)) = &self.templates else { return };
-        let Progress { received, sent, .. } = &*self.progress;
-        if received.load(Ordering::Relaxed).saturating_sub(sent.load(Ordering::Relaxed)) >= UNDER_WAY {
-            return;
-        }
-        let taken = pool.take_bulk(burst, burst.room());
-        for packet in burst.iter_mut() {
-            let index = order[self.turn] as usize;
-            self.turn = if self.turn + 1 == order.len() { 0 } else { self.turn + 1 };
-            // Frames have room for it.
-            let _ = packet.set_contents(templates.get(index));
-        }
-        self.counters.rx_packets += taken as u64;
-        received.fetch_add(taken as u64, Ordering::Relaxed);
-    }
-
-    fn tx(&mut self, pool: &mut Pool, _now: Time, burst: &mut Burst) {
-        if burst.is_empty() {
-            return;
-        }
-        let (count, progress) = (burst.len() as u64, &*self.progress);
-        self.counters.tx_packets += count;
-        pool.put_all(burst);
-        let before = progress.sent.fetch_add(count, Ordering::Relaxed);
-        let sent = before + count;
-        if before < WARM && sent >= WARM {
-            progress.started_at.store(cycles(), Ordering::Relaxed);
-        }
-        if before < WARM + PACKETS && sent >= WARM + PACKETS {
-            let started = progress.started_at.load(Ordering::Relaxed);
-            progress.spent.store(cycles().wrapping_sub(started), Ordering::Relaxed);
-            progress.over.store(true, Ordering::Relaxed);
-        }
-    }
-
-    fn info(&self) -> &PortInfo {
-        &self.info
-    }
-
-    fn counters(&mut self) -> PortCounters {
-        self.counters.clone()
-    }
-
-    fn close(&mut self, _pool: Option<&mut Pool>) {}
-}
-
 /// The flows of one of `queues`.
 fn traffic(queue: usize, queues: usize) -> (Templates, Vec<u32>) {
     let mut templates = Templates::new(TRAFFIC.frame_bytes, TRAFFIC.flows);
@@ -337,7 +251,7 @@ fn worker() -> BenchResult<Worker<Chains>> {
 
 /// Cycles from packet to packet.
 fn run(layout: Layout, pair: Option<[usize; 2]>) -> BenchResult<f64> {
-    let progress = Arc::new(Progress::default());
+    let progress = Progress::new(WARM, PACKETS);
     let queues = if layout == Layout::QueueEach { 2 } else { 1 };
     let devices = [INSIDE, OUTSIDE].map(|port| {
         let queue = |queue| {
@@ -379,7 +293,7 @@ fn run(layout: Layout, pair: Option<[usize; 2]>) -> BenchResult<f64> {
             return Err(format!("packets were lost: {:?}", report.sums).into());
         }
     }
-    Ok(progress.spent.load(Ordering::Relaxed) as f64 / PACKETS as f64)
+    Ok(progress.cycles_per_packet())
 }
 
 /// Gives both workers their parts in the devices.

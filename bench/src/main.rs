@@ -6,7 +6,7 @@ use millrace_bench::chains::Kind;
 use millrace_bench::established::{self, ChainConfig};
 use millrace_bench::rig::BenchResult;
 use millrace_bench::traffic::TrafficConfig;
-use millrace_bench::{flood, handoff, memory, new_flows, observed, results, ring, rule_changes};
+use millrace_bench::{flood, handoff, memory, new_flows, observed, results, ring, rule_changes, stages};
 use millrace_dataplane::counting::CountingAllocator;
 use serde::Serialize;
 use std::fmt::Display;
@@ -45,6 +45,12 @@ enum Command {
     Handoff,
     /// The ring between two cores.
     Ring,
+    /// An inspecting function on a core of its own beside one in the turns of the worker.
+    Stages {
+        /// Bytes of a frame.
+        #[arg(long, default_value_t = 1_400, value_parser = clap::value_parser!(u16).range(64..=1_514))]
+        frame_bytes: u16,
+    },
     /// All of it, as a document.
     Results {
         /// The file to write.
@@ -150,6 +156,9 @@ fn main() -> BenchResult<()> {
         }
         Command::Handoff => print(cli.json, &handoff::measure(cli.repeat)?),
         Command::Ring => print(cli.json, &ring::measure(cli.repeat)?),
+        Command::Stages { frame_bytes } => {
+            print(cli.json, &stages::measure(usize::from(*frame_bytes), cli.repeat)?)
+        }
         Command::Results { output } => Ok(std::fs::write(output, results::document(cli.repeat)?)?),
     }
 }

@@ -4,7 +4,7 @@ use crate::chains::Kind;
 use crate::established::{ChainConfig, measure};
 use crate::rig::BenchResult;
 use crate::traffic::TrafficConfig;
-use crate::{flood, handoff, memory, new_flows, observed, ring, rule_changes};
+use crate::{flood, handoff, memory, new_flows, observed, ring, rule_changes, stages};
 use millrace_dataplane::cpu::cycles_per_second;
 use std::fmt::{Display, Write};
 use std::process::Command;
@@ -48,6 +48,9 @@ pub fn document(repeat: usize) -> BenchResult<String> {
         line(&mut out, memory::measure(1_000_000, flows_per_host))?;
     }
     line(&mut out, handoff::measure(repeat))?;
+    for frame_bytes in [64, 512, 1_400] {
+        line(&mut out, stages::measure(frame_bytes, repeat))?;
+    }
     let ring = ring::measure(repeat);
     let missing = ring.as_ref().ok().and_then(|report| report.dpdk_missing.clone());
     line(&mut out, ring)?;

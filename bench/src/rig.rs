@@ -41,9 +41,18 @@ pub struct Templates {
 }
 
 impl Templates {
-    /// Room for frames of `frame_bytes` bytes.
+    /// Room for frames of `frame_bytes` bytes, of which the beginning is kept that headers are in.
     pub fn new(frame_bytes: usize, capacity: usize) -> Self {
-        let stride = frame_bytes.min(TEMPLATE_BYTES_MAX).next_multiple_of(16);
+        Self::with_stride(frame_bytes, capacity, frame_bytes.min(TEMPLATE_BYTES_MAX))
+    }
+
+    /// The same, kept whole.
+    pub fn whole(frame_bytes: usize, capacity: usize) -> Self {
+        Self::with_stride(frame_bytes, capacity, frame_bytes)
+    }
+
+    fn with_stride(frame_bytes: usize, capacity: usize, kept_bytes: usize) -> Self {
+        let stride = kept_bytes.next_multiple_of(16);
         Self { bytes: Vec::with_capacity(stride * capacity), stride, frame_bytes }
     }
 
