@@ -120,7 +120,10 @@ fn function() -> BenchResult<Box<dyn PacketFunction>> {
 
 fn worker(link: Option<StageLink>) -> BenchResult<Worker<Chains>> {
     let chains = match link {
-        Some(link) => inspected(FLOWS * 4, |chain| chain.packet_function_apart("inspect", link))?,
+        Some(link) => {
+            let likeness = function()?;
+            inspected(FLOWS * 4, |chain| chain.packet_function_apart("inspect", link, likeness))?
+        }
         None => {
             let function = function()?;
             inspected(FLOWS * 4, |chain| chain.packet_function("inspect", function))?

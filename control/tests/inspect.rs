@@ -294,6 +294,12 @@ fn a_function_on_a_core_of_its_own_is_shown_changed_and_ends_under_load() {
 
         site.applied(&text(1, "core = 1\n", "drop"));
         wait("packets are dropped", || dropped(&site) > 1_000);
+        // What its likeness with the share foresees is what it does.
+        let traced = site.ask(&["trace", "all", "--count", "1", "--json"]);
+        let traced = String::from_utf8(traced.stdout).unwrap();
+        let report: Value = serde_json::from_str(traced.lines().next().unwrap()).unwrap();
+        let step = &report["segments"][0]["payload"];
+        assert_eq!((&step["function"], &step["verdict"]), (&"ids".into(), &"drop".into()), "{report}");
         // Where it works is fixed.
         for core in ["", "core = 0\n"] {
             let refused = site.apply(&text(1, core, "drop"));

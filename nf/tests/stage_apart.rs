@@ -79,7 +79,7 @@ impl Owner {
         let arena = Arena::anonymous(64 << 20).unwrap();
         let builder = ChainBuilder::new("test", &["inside", "outside"]);
         let builder = match link {
-            Some(link) => builder.packet_function_apart("ids", link),
+            Some(link) => builder.packet_function_apart("ids", link, inspect()),
             None => builder.packet_function("ids", inspect()),
         };
         let mut chains = Chains::new();

@@ -29,15 +29,19 @@ pub enum Stage {
     /// It works in the turn of the worker.
     Inline(Box<dyn PacketFunction>),
     /// It works on a thread of its own.
-    Apart(StageLink),
+    Apart {
+        /// The way there.
+        link: StageLink,
+        /// One like it, that works on nothing: it says what becomes of packets that are explained.
+        likeness: Box<dyn PacketFunction>,
+    },
 }
 
 impl Stage {
-    /// The function, where it works inline.
-    pub fn function(&mut self) -> Option<&mut dyn PacketFunction> {
+    /// The function, or one like it where it works apart.
+    pub fn function(&mut self) -> &mut dyn PacketFunction {
         match self {
-            Self::Inline(function) => Some(function.as_mut()),
-            Self::Apart(_) => None,
+            Self::Inline(function) | Self::Apart { likeness: function, .. } => function.as_mut(),
         }
     }
 
@@ -45,7 +49,7 @@ impl Stage {
     pub fn link(&mut self) -> Option<&mut StageLink> {
         match self {
             Self::Inline(_) => None,
-            Self::Apart(link) => Some(link),
+            Self::Apart { link, .. } => Some(link),
         }
     }
 
@@ -53,7 +57,7 @@ impl Stage {
     pub fn kind(&self) -> &'static str {
         match self {
             Self::Inline(function) => function.kind(),
-            Self::Apart(link) => link.kind(),
+            Self::Apart { link, .. } => link.kind(),
         }
     }
 
@@ -68,7 +72,7 @@ impl Stage {
     ) {
         match self {
             Self::Inline(function) => function.process(burst, now, dropped),
-            Self::Apart(link) => link.give(port, burst, dropped),
+            Self::Apart { link, .. } => link.give(port, burst, dropped),
         }
     }
 
@@ -76,7 +80,7 @@ impl Stage {
     pub fn under_way(&self) -> u64 {
         match self {
             Self::Inline(_) => 0,
-            Self::Apart(link) => link.under_way(),
+            Self::Apart { link, .. } => link.under_way(),
         }
     }
 }

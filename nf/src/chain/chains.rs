@@ -427,7 +427,7 @@ impl SlowPath for Chains {
     }
 
     fn has_returned(&self) -> bool {
-        self.stages().any(|stage| matches!(stage, Stage::Apart(link) if link.has_returned()))
+        self.stages().any(|stage| matches!(stage, Stage::Apart { link, .. } if link.has_returned()))
     }
 
     fn under_way(&self) -> u64 {

@@ -64,10 +64,16 @@ impl ChainBuilder {
         self.split(name.into(), Some(Stage::Inline(function)))
     }
 
-    /// The same with a packet function on a thread of its own: see [`millrace_dataplane::stage`].
+    /// The same with a packet function on a thread of its own (see [`millrace_dataplane::stage`]). `likeness` is made as that one is, and
+    /// changed with it: it is asked what would become of packets.
     #[must_use]
-    pub fn packet_function_apart(self, name: impl Into<String>, link: StageLink) -> Self {
-        self.split(name.into(), Some(Stage::Apart(link)))
+    pub fn packet_function_apart(
+        self,
+        name: impl Into<String>,
+        link: StageLink,
+        likeness: Box<dyn PacketFunction>,
+    ) -> Self {
+        self.split(name.into(), Some(Stage::Apart { link, likeness }))
     }
 
     /// The packet function of this name stays when the chain replaces the one that has it.
@@ -84,10 +90,10 @@ impl ChainBuilder {
 }
 
 impl Chain {
-    /// A packet function by its name, to be configured or looked at.
+    /// A packet function by its name, to be configured or looked at; of one on a thread of its own the likeness.
     pub fn packet_function<F: 'static>(&mut self, name: &str) -> Option<&mut F> {
         let boundary = self.boundaries.iter_mut().find(|boundary| boundary.name == name)?;
-        boundary.stage.as_mut()?.function()?.as_any().downcast_mut()
+        boundary.stage.as_mut()?.function().as_any().downcast_mut()
     }
 
     /// What passed the way to a packet function that works apart, by its name.
@@ -95,7 +101,7 @@ impl Chain {
         let boundary = self.boundaries.iter().find(|boundary| boundary.name == name)?;
         match boundary.stage.as_ref()? {
             Stage::Inline(_) => None,
-            Stage::Apart(link) => Some(link.counters()),
+            Stage::Apart { link, .. } => Some(link.counters()),
         }
     }
 
@@ -285,13 +291,7 @@ impl Chains {
             let stage = boundary.stage.as_mut()?;
             let mut notes = Notes::default();
             let bytes = frame.as_deref().unwrap_or(miss.bytes);
-            let drop = match stage.function() {
-                Some(function) => function.foresee(bytes, &mut |what, value| notes.say(what, value)),
-                None => {
-                    notes.say("not_foreseen", "on a worker of its own");
-                    None
-                }
-            };
+            let drop = stage.function().foresee(bytes, &mut |what, value| notes.say(what, value));
             let (function, kind) = (boundary.name.clone(), stage.kind());
             let schema = KeySchema::new(port, 0, chain.reads());
             let direction = to.direction();

@@ -486,17 +486,22 @@ impl<'a> Planner<'a> {
                     if words.is_empty() { "what follows from ports and chains".to_owned() } else { words };
                 self.planned.said.note(after.kind.name(), name, Change::Changed, words);
                 let chain = context.chain.name.clone();
-                match change {
-                    // Once, and not by share.
-                    FunctionChange::Inspect(change) if self.control.stages.has(name) => {
-                        if self.part.at == 0 {
-                            self.planned.stages.push((name.to_owned(), change));
-                        }
-                    }
-                    change => self.planned.plan.changes.push((chain, name.to_owned(), change)),
-                }
+                self.planned.plan.changes.push((chain, name.to_owned(), change));
+                self.change_stage(name, &before.kind, &after.kind);
             }
             Err(problem) => self.problems.push(problem),
+        }
+    }
+
+    /// A function on a core of its own changes once, beside its likenesses with the shares.
+    fn change_stage(&mut self, name: &str, before: &FunctionKind, after: &FunctionKind) {
+        let (FunctionKind::Inspect(old), FunctionKind::Inspect(new)) = (before, after) else { return };
+        if self.part.at != 0 || !self.control.stages.has(name) {
+            return;
+        }
+        match functions::inspect::change(name, old, new) {
+            Ok(change) => self.planned.stages.extend(change.map(|change| (name.to_owned(), change))),
+            Err(error) => self.problems.push(error.problem()),
         }
     }
 

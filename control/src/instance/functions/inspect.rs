@@ -49,14 +49,16 @@ fn table(name: &str, settings: &settings::Inspect) -> Result<Arc<Patterns>, Inst
     Ok(table)
 }
 
-/// Counters by pattern, then what was not looked at. If the function has a core of its own, which counts these, what passed the way
-/// there.
+/// Counters by pattern, then what was not looked at. If the function has a core of its own, its thread counts these; then what passed
+/// the way there.
 pub fn counters(chain: &mut Chain, name: &str) -> Vec<Counter> {
-    if let Some(link) = chain.stage_link(name) {
+    let link = chain.stage_link(name);
+    let mut all = chain.packet_function::<Inspect>(name).map_or_else(Vec::new, |inspect| rows(inspect));
+    if let Some(link) = link {
         let items = [("under way", link.under_way()), ("refused, ring full", link.refused)];
-        return items.map(|(item, count)| (item.to_owned(), count, None, None)).into();
+        all.extend(items.map(|(item, count)| (item.to_owned(), count, None, None)));
     }
-    chain.packet_function::<Inspect>(name).map_or_else(Vec::new, |inspect| rows(inspect))
+    all
 }
 
 /// Counters by pattern, then what was not looked at, of the function itself.

@@ -147,7 +147,9 @@ pub fn build_chain(context: &Context<'_>, kept: &[String]) -> Result<Chain, Inst
             }
             FunctionKind::Inspect(settings) => match context.stages.filter(|_| settings.core.is_some()) {
                 Some(stages) => {
-                    builder.packet_function_apart(name.as_str(), stages.link(name, context.part.at)?)
+                    let (link, likeness) =
+                        (stages.link(name, context.part.at)?, inspect::build(name, settings)?);
+                    builder.packet_function_apart(name.as_str(), link, Box::new(likeness))
                 }
                 None => builder.packet_function(name.as_str(), Box::new(inspect::build(name, settings)?)),
             },
