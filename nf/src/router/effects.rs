@@ -1,7 +1,7 @@
 //! What the router proposes while it looks, and how it comes true (R6).
 
 use super::interface::InterfaceId;
-use super::neighbour::{Action, Event};
+use super::neighbour::{Action, Asker, Event};
 use super::state::{Router, neighbour_watch};
 use crate::function::Verdict;
 use crate::headers::{VlanTags, resolve};
@@ -164,7 +164,7 @@ impl Router {
         let Event::Advertisement { interface, address, mac: Some(mac), overrides: false, .. } = *event else {
             return None;
         };
-        let view = self.neighbours.lookup(interface, address, Time(0));
+        let view = self.neighbours.lookup(interface, address, Asker::default(), Time(0));
         view.id.filter(|_| view.mac.is_some_and(|known| known != mac))
     }
 

@@ -1,5 +1,6 @@
 //! By which route and neighbour the router forwarded, for people.
 
+use super::forward::asker;
 use super::interface::AddressClass;
 use super::lpm::RouteKind;
 use super::state::Router;
@@ -27,7 +28,7 @@ impl Router {
         let Some(hop) = self.next_hop(route, walk, destination) else { return };
         let next = hop.gateway.unwrap_or(destination);
         notes.say("next_hop", &next);
-        let view = self.neighbours.lookup(hop.interface, next, walk.now);
+        let view = self.neighbours.lookup(hop.interface, next, asker(walk, ingress), walk.now);
         notes.say("neighbour", view.state.map_or("unknown", |state| state.name()));
     }
 }

@@ -5,7 +5,7 @@ use super::addressing::is_link_local;
 use super::effects::{Outcome, Staged, dropped};
 use super::interface::{AddressClass, InterfaceId};
 use super::lpm::{NextHop, Route, RouteKind};
-use super::neighbour::{Event, Needs};
+use super::neighbour::{Asker, Event, Needs};
 use super::state::{Router, neighbour_watch, port_watch};
 use crate::function::Verdict;
 use crate::headers::answer::{IcmpError, icmp_error, may_answer_with_error};
@@ -105,12 +105,13 @@ impl Router {
             return self.too_big(walk, ingress, out.mtu);
         }
         let address = hop.gateway.unwrap_or(destination);
-        let view = self.neighbours.lookup(hop.interface, address, walk.now);
+        let asker = asker(walk, ingress);
+        let view = self.neighbours.lookup(hop.interface, address, asker, walk.now);
         let ((mac, neighbour), staged) = match (view.needs, view.mac, view.id) {
             (Needs::Nothing, Some(mac), Some(id)) => ((mac, id), None),
             (Needs::Used, Some(mac), Some(id)) => ((mac, id), Some(Staged::neighbour(Event::Used { id }))),
             (Needs::Resolve, ..) => {
-                let event = Event::Resolve { interface: hop.interface, address };
+                let event = Event::Resolve { interface: hop.interface, address, asker };
                 let token = hold_token(HoldKind::Neighbour, view.token.0);
                 return (Verdict::Hold(token), Some(Staged::neighbour(event)));
             }
@@ -161,4 +162,9 @@ impl Router {
         });
         self.speak(walk, to, frame, reason)
     }
+}
+
+/// For whom a next hop is wanted: who sent the packet, as it came.
+pub(super) fn asker(walk: &Walk<'_>, ingress: InterfaceId) -> Asker {
+    Asker { ingress, source: walk.headers.original().addresses().map(|(source, _)| source) }
 }

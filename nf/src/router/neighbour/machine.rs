@@ -1,9 +1,10 @@
 //! The transitions (RFC 4861 sections 7.2 and 7.3, appendix C).
 
 use super::store::{Displaces, Entry, Store};
+use super::unanswered::{Party, Room, Unanswered};
 use super::{
-    Action, Event, Needs, NeighbourCounters, NeighbourId, NeighbourInfo, NeighbourLimits, NeighbourState,
-    NeighbourTimers, NeighbourView,
+    Action, Asker, Event, Needs, NeighbourCounters, NeighbourId, NeighbourInfo, NeighbourLimits,
+    NeighbourState, NeighbourTimers, NeighbourView,
 };
 use crate::router::interface::InterfaceId;
 use millrace_dataplane::flow::hash::KeyedHash;
@@ -12,14 +13,6 @@ use millrace_dataplane::slow_path::HoldToken;
 use millrace_dataplane::time::Time;
 use std::net::IpAddr;
 use std::time::Duration;
-
-/// The unanswered resolutions of one interface.
-#[derive(Clone, Debug, Default)]
-struct Unanswered {
-    ids: Vec<NeighbourId>,
-    /// At the limit, nothing can be displaced before this time.
-    full_until: Time,
-}
 
 /// All neighbours of a router.
 #[derive(Clone, Debug)]
@@ -46,11 +39,13 @@ impl NeighbourTable {
     }
 
     /// What is known of a neighbour, and what a packet for it needs. Changes nothing.
+    /// `asker` is for whom.
     #[inline]
-    pub fn lookup(&self, interface: InterfaceId, address: IpAddr, now: Time) -> NeighbourView {
+    pub fn lookup(&self, interface: InterfaceId, address: IpAddr, asker: Asker, now: Time) -> NeighbourView {
         let Some(entry) = self.store.find(interface, address) else {
             let token = HoldToken(self.store.hash(interface, address));
-            let needs = if self.is_full(interface, now) { Needs::Refused } else { Needs::Resolve };
+            let full = self.room(interface, self.party(asker, address), now) == Room::None;
+            let needs = if full { Needs::Refused } else { Needs::Resolve };
             return NeighbourView { id: None, state: None, mac: None, token, needs };
         };
         let needs = match entry.state {
@@ -64,17 +59,30 @@ impl NeighbourTable {
         NeighbourView { id: Some(entry.id), state: Some(entry.state), mac, token, needs }
     }
 
-    /// Whether the interface has no room for another resolution, as far as known without looking for it.
-    fn is_full(&self, interface: InterfaceId, now: Time) -> bool {
-        self.unanswered.get(usize::from(interface.0)).is_some_and(|unanswered| {
-            unanswered.ids.len() >= self.limits.incomplete_per_interface_max && now < unanswered.full_until
-        })
+    fn party(&self, asker: Asker, target: IpAddr) -> Party {
+        Party::of(asker, target, |interface, address| self.store.hash(interface, address))
+    }
+
+    /// Whether an interface may have one more unanswered resolution.
+    fn room(&self, interface: InterfaceId, party: Party, now: Time) -> Room {
+        let (most, retransmit) = (self.limits.incomplete_per_interface_max, self.timers.retransmit);
+        let unanswered = self.unanswered.get(usize::from(interface.0));
+        unanswered.map_or(Room::Free, |unanswered| unanswered.room(party, most, now, retransmit))
     }
 
     /// Takes an event. Events of entries that are gone have no effect. At most four actions are appended.
     pub fn apply(&mut self, event: Event, now: Time, actions: &mut Vec<Action>) {
         match event {
-            Event::Resolve { interface, address } => self.resolve(interface, address, now, actions),
+            Event::Resolve { interface, address, asker } => {
+                self.resolve(interface, address, asker, now, actions);
+            }
+            Event::Answer { interface, address, mac } => {
+                let Some(entry) = self.store.find(interface, address).copied() else { return };
+                // Whoever was asked answers, and nobody else: an ARP reply does not say whether it was asked for.
+                let solicited = matches!(entry.state, NeighbourState::Incomplete | NeighbourState::Probe);
+                let says = Advertised { mac: Some(mac), solicited, overrides: true, router: false };
+                self.advertised(&entry, &says, now, actions);
+            }
             Event::Used { id } => self.used(id, now),
             Event::Advertisement { interface, address, mac, solicited, overrides, router } => {
                 let Some(entry) = self.store.find(interface, address).copied() else {
@@ -92,7 +100,14 @@ impl NeighbourTable {
     }
 
     /// RFC 4861 section 7.2.2: makes an entry and asks for its address; the packet is held until the answer.
-    fn resolve(&mut self, interface: InterfaceId, address: IpAddr, now: Time, actions: &mut Vec<Action>) {
+    fn resolve(
+        &mut self,
+        interface: InterfaceId,
+        address: IpAddr,
+        asker: Asker,
+        now: Time,
+        actions: &mut Vec<Action>,
+    ) {
         let token = HoldToken(self.store.hash(interface, address));
         if let Some(entry) = self.store.find(interface, address).copied() {
             match entry.state {
@@ -105,7 +120,8 @@ impl NeighbourTable {
             }
             return;
         }
-        if !self.admit_resolution(interface, now, actions) {
+        let party = self.party(asker, address);
+        if !self.admit_resolution(interface, party, now, actions) {
             actions.push(Action::Fail(token));
             return;
         }
@@ -116,34 +132,29 @@ impl NeighbourTable {
             return;
         };
         self.counters.resolutions += 1;
-        self.unanswered[usize::from(interface.0)].ids.push(id);
+        self.unanswered[usize::from(interface.0)].push(id, party, now);
         self.note_use(id, now);
         self.solicit(id, None, now, actions);
     }
 
-    /// Whether an interface may have one more unanswered resolution. At the limit, the oldest that has waited for longer
-    /// than a retransmission gives way: a station that is there has answered by then.
-    fn admit_resolution(&mut self, interface: InterfaceId, now: Time, actions: &mut Vec<Action>) -> bool {
+    /// Whether an interface may have one more unanswered resolution; who gives way for it is gone then.
+    fn admit_resolution(
+        &mut self,
+        interface: InterfaceId,
+        party: Party,
+        now: Time,
+        actions: &mut Vec<Action>,
+    ) -> bool {
         let at = usize::from(interface.0);
         if self.unanswered.len() <= at {
             self.unanswered.resize_with(at + 1, Unanswered::default);
         }
-        if self.unanswered[at].ids.len() < self.limits.incomplete_per_interface_max {
-            return true;
+        let room = self.room(interface, party, now);
+        self.counters.limited += u64::from(room != Room::Free);
+        if let Room::Displaces(id) = room {
+            self.remove_entry(id, actions);
         }
-        self.counters.limited += 1;
-        if now < self.unanswered[at].full_until {
-            return false;
-        }
-        let entries = self.unanswered[at].ids.iter().filter_map(|&id| self.store.get(id));
-        let Some(oldest) = entries.min_by_key(|entry| (entry.since, entry.id)).copied() else { return false };
-        let due = oldest.since + self.timers.retransmit;
-        if now < due {
-            self.unanswered[at].full_until = due;
-            return false;
-        }
-        self.remove_entry(oldest.id, actions);
-        true
+        room != Room::None
     }
 
     /// Makes an entry, displacing another if need be.
@@ -189,7 +200,7 @@ impl NeighbourTable {
             return;
         };
         if let Some(unanswered) = self.unanswered.get_mut(usize::from(entry.interface.0)) {
-            unanswered.ids.retain(|&other| other != id);
+            unanswered.remove(id);
         }
     }
 
@@ -507,11 +518,9 @@ impl NeighbourTable {
     pub(super) fn check(&self) {
         self.store.check();
         let incomplete = |it: &&Entry| it.state == NeighbourState::Incomplete;
-        let listed: usize = self.unanswered.iter().map(|unanswered| unanswered.ids.len()).sum();
+        let listed: usize = self.unanswered.iter().map(Unanswered::len).sum();
         assert_eq!(self.store.iter().filter(incomplete).count(), listed);
-        assert!(
-            self.unanswered.iter().all(|it| it.ids.len() <= self.limits.incomplete_per_interface_max.max(1))
-        );
+        assert!(self.unanswered.iter().all(|it| it.len() <= self.limits.incomplete_per_interface_max.max(1)));
     }
 }
 

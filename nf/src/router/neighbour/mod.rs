@@ -20,8 +20,8 @@
 //!
 //! **Bounds.** Entries have a maximum. A new one may displace one that nobody needs; permanent ones, those
 //! being resolved or probed, and reachable ones in use are spared. Entries made from what others send displace only
-//! those that were never used. Unanswered resolutions have a maximum for each interface, against scans (RFC 6583): at the
-//! maximum a new one displaces the oldest that missed its first answer, or is refused. A look-up walks a chain of at most
+//! those that were never used. Unanswered resolutions have a maximum for each interface, against scans (RFC 6583); it is
+//! parted fairly among those for whom they are (`unanswered`). A look-up walks a chain of at most
 //! [`CHAIN_MAX`] entries, chosen by a keyed hash (R16).
 //!
 //! **Deviations from RFC 4861.** The reachable time is drawn anew for each confirmation instead of every few hours for an
@@ -33,6 +33,7 @@ mod machine;
 mod store;
 #[cfg(test)]
 mod tests;
+mod unanswered;
 
 pub use machine::NeighbourTable;
 pub use store::CHAIN_MAX;
@@ -102,6 +103,15 @@ pub enum Needs {
     Refused,
 }
 
+/// For whom a neighbour is asked for: those who ask for many share places with themselves.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Asker {
+    /// The interface that the packet came in by.
+    pub ingress: InterfaceId,
+    /// Its source as it came.
+    pub source: Option<IpAddr>,
+}
+
 /// What the table knows of a neighbour.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct NeighbourView {
@@ -126,11 +136,23 @@ pub enum Event {
         interface: InterfaceId,
         /// The next hop.
         address: IpAddr,
+        /// For whom.
+        asker: Asker,
     },
     /// A packet was sent to the neighbour.
     Used {
         /// Its entry.
         id: NeighbourId,
+    },
+    /// An ARP reply to an address of ours. It answers what was asked; unasked, it is a gratuitous one (RFC 4861 section 7.2.5: what is
+    /// not solicited makes no entry, and none reachable).
+    Answer {
+        /// Where it came in.
+        interface: InterfaceId,
+        /// The sender's address.
+        address: IpAddr,
+        /// The sender's link-layer address.
+        mac: MacAddress,
     },
     /// A neighbour advertisement (RFC 4861 section 7.2.5) or an ARP packet with this meaning ([`Event::from_arp`]). It
     /// never makes an entry.
@@ -167,7 +189,7 @@ pub enum Event {
 
 impl Event {
     /// What an ARP packet from a plausible sender means (RFC 826, "Packet Reception"). `to_us`: its target is an address
-    /// that we answer for. A reply to us answers our request. A request to us tells its sender's address, which we will
+    /// that we answer for. A reply to us answers our request, if there was one. A request to us tells its sender's address, which we will
     /// need for the answer's connection. All else (gratuitous ARP, requests among others) only updates what we have.
     pub const fn from_arp(
         interface: InterfaceId,
@@ -176,14 +198,16 @@ impl Event {
         reply: bool,
         to_us: bool,
     ) -> Self {
-        if to_us && !reply {
-            return Self::Solicitation { interface, address: sender, mac };
+        match (to_us, reply) {
+            (true, false) => return Self::Solicitation { interface, address: sender, mac },
+            (true, true) => return Self::Answer { interface, address: sender, mac },
+            (false, _) => {}
         }
         Self::Advertisement {
             interface,
             address: sender,
             mac: Some(mac),
-            solicited: to_us,
+            solicited: false,
             overrides: true,
             router: false,
         }

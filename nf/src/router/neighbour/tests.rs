@@ -56,11 +56,11 @@ impl Bench {
     }
 
     fn view(&self, address: IpAddr) -> NeighbourView {
-        self.table.lookup(LAN, address, self.now)
+        self.table.lookup(LAN, address, Asker::default(), self.now)
     }
 
     fn resolve(&mut self, address: IpAddr) -> Vec<Action> {
-        self.apply(Event::Resolve { interface: LAN, address })
+        self.apply(Event::Resolve { interface: LAN, address, asker: Asker::default() })
     }
 
     fn solicitation(&mut self, address: IpAddr, mac: MacAddress) -> Vec<Action> {
@@ -344,9 +344,20 @@ fn arp_updates_what_is_there() {
     assert_eq!(bench.apply(arp(MAC_A, true, false)), [Action::Invalidate(id)]);
     assert_eq!(bench.view(sender).mac, Some(MAC_A));
     assert_eq!(bench.view(sender).state, Some(Stale));
-    // The answer to our request.
+    // A reply to us that nobody asked for tells an address, and not that anything reaches it (RFC 4861 section 7.2.5).
     assert_eq!(bench.apply(arp(MAC_A, true, true)), []);
+    assert_eq!(bench.view(sender).state, Some(Stale));
+    assert_eq!(bench.apply(arp(MAC_B, true, true)), [Action::Invalidate(id)]);
+    assert_eq!((bench.view(sender).mac, bench.view(sender).state), (Some(MAC_B), Some(Stale)));
+    // The answer to our probe, and to our first question.
+    bench.apply(Event::Used { id });
+    bench.pass(Duration::from_secs(5));
+    assert_eq!(bench.view(sender).state, Some(Probe));
+    assert_eq!(bench.apply(arp(MAC_B, true, true)), []);
     assert_eq!(bench.view(sender).state, Some(Reachable));
+    bench.resolve(host(10));
+    bench.apply(Event::from_arp(LAN, host(10), MAC_A, true, true));
+    assert_eq!(bench.view(host(10)).state, Some(Reachable));
 }
 
 /// RFC 6583: a scan has a bounded number of resolutions, and stations that are there still get theirs.
@@ -361,9 +372,16 @@ fn a_scan_is_bounded_and_gives_way() {
     // Once it is known that nothing can give way, looking says so.
     assert_eq!(bench.view(host(101)).needs, Needs::Refused);
     // Another interface has its own limit.
-    assert_eq!(bench.table.lookup(InterfaceId(3), host(1), bench.now).needs, Needs::Resolve);
     assert_eq!(
-        kinds(&bench.apply(Event::Resolve { interface: InterfaceId(3), address: host(1) })),
+        bench.table.lookup(InterfaceId(3), host(1), Asker::default(), bench.now).needs,
+        Needs::Resolve
+    );
+    assert_eq!(
+        kinds(&bench.apply(Event::Resolve {
+            interface: InterfaceId(3),
+            address: host(1),
+            asker: Asker::default()
+        })),
         [Does::AskAll]
     );
     // The oldest missed its first answer and gives way.
@@ -375,6 +393,33 @@ fn a_scan_is_bounded_and_gives_way() {
     assert_eq!(kinds(&actions), [Does::Fail, Does::AskAll]);
     assert_eq!(bench.view(host(0)).state, None);
     assert_eq!(bench.table.counters().limited, 2);
+}
+
+/// RFC 6583 section 7: who scans takes no place that others want, be it of another interface, family, or source.
+#[test]
+fn a_scan_takes_no_place_that_others_want() {
+    let mut bench = Bench::new(1_024, 16);
+    let scanner = Asker { ingress: InterfaceId(1), source: Some(host(200)) };
+    let resolve = |bench: &mut Bench, address: IpAddr, asker: Asker| {
+        let needs = bench.table.lookup(LAN, address, asker, bench.now).needs;
+        let actions = bench.apply(Event::Resolve { interface: LAN, address, asker });
+        let got = kinds(&actions).contains(&Does::AskAll);
+        assert_eq!(needs == Needs::Resolve, got, "looking says what comes");
+        got
+    };
+    let v6 = |number: u32| IpAddr::V6(std::net::Ipv6Addr::new(0xfd00, 0, 0, 0, 0, 0, 1, number as u16));
+    assert_eq!((0..100).filter(|number| resolve(&mut bench, v6(*number), scanner)).count(), 16);
+    // Of another family, from the same scanner; then from another interface, as many as the scan has left.
+    assert_eq!((0..100).filter(|number| resolve(&mut bench, host(*number), scanner)).count(), 8);
+    let inside = Asker { ingress: LAN, source: Some(host(1)) };
+    assert_eq!((100..200).filter(|number| resolve(&mut bench, host(*number), inside)).count(), 5);
+    // Another source behind the scanner's interface has its part of what that has.
+    let other = Asker { source: Some(host(201)), ..scanner };
+    assert_eq!((200..300).filter(|number| resolve(&mut bench, host(*number), other)).count(), 3);
+    // Nobody who has no more than others loses what it waits for.
+    let waits = |bench: &Bench, address: IpAddr| bench.view(address).state == Some(Incomplete);
+    assert_eq!((100..200).filter(|number| waits(&bench, host(*number))).count(), 5);
+    bench.table.check();
 }
 
 /// Who gives way in a full table: failed and never used entries for anyone, idle ones for a resolution; others never.
@@ -431,7 +476,7 @@ fn the_one_found_last_is_found_while_it_lives() {
     let mut bench = Bench::new(1, 8);
     bench.solicitation(peer(), MAC_A);
     assert_eq!(bench.view(peer()).mac, Some(MAC_A));
-    assert_eq!(bench.table.lookup(InterfaceId(1), peer(), bench.now).id, None);
+    assert_eq!(bench.table.lookup(InterfaceId(1), peer(), Asker::default(), bench.now).id, None);
     assert!(bench.table.remove(LAN, peer(), &mut bench.actions));
     assert_eq!(bench.view(peer()).id, None);
     bench.solicitation(host(2), MAC_B);
@@ -502,13 +547,18 @@ struct Model {
     held: HashSet<HoldToken>,
     /// Link-layer addresses in decisions that the flow cache keeps.
     decided: HashMap<NeighbourId, MacAddress>,
+    /// So many walks: packets come by turns from several.
+    walks: u16,
 }
 
 impl Model {
     /// Sends a packet as the router does.
     fn walk(&mut self, bench: &mut Bench, interface: InterfaceId, address: IpAddr) {
         let (now, actions) = (bench.now, &mut bench.actions);
-        let view = bench.table.lookup(interface, address, now);
+        let asker =
+            Asker { ingress: InterfaceId(self.walks % 3), source: Some(host(u32::from(self.walks % 5))) };
+        self.walks = self.walks.wrapping_add(1);
+        let view = bench.table.lookup(interface, address, asker, now);
         match (view.needs, view.mac, view.id) {
             (Needs::Nothing, Some(mac), Some(id)) => drop(self.decided.insert(id, mac)),
             (Needs::Used, Some(mac), Some(id)) => {
@@ -517,7 +567,7 @@ impl Model {
             }
             (Needs::Resolve, None, _) => {
                 self.held.insert(view.token);
-                bench.table.apply(Event::Resolve { interface, address }, now, actions);
+                bench.table.apply(Event::Resolve { interface, address, asker }, now, actions);
             }
             (Needs::Unreachable | Needs::Refused, None, _) => {}
             other => panic!("{other:?}"),
@@ -558,7 +608,7 @@ impl Model {
             }
             Step::Confirm(interface, number) => {
                 let (interface, address) = name(interface, number);
-                if let Some(id) = table.lookup(interface, address, now).id {
+                if let Some(id) = table.lookup(interface, address, Asker::default(), now).id {
                     table.apply(Event::Confirmed { id }, now, actions);
                 }
             }
