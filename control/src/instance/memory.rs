@@ -3,7 +3,9 @@
 use millrace_dataplane::flow::cache::FlowCache;
 use millrace_dataplane::flow::session::{PARTS_MAX, SessionConfig, SessionTable, Timeouts};
 use millrace_dataplane::flow::state::FlowConfig;
-use millrace_dataplane::memory::{Arena, ArenaConfig, ArenaReport, Backing, PageSize, Pool, PoolConfig};
+use millrace_dataplane::memory::{
+    Arena, ArenaConfig, ArenaError, ArenaReport, Backing, PageSize, Pool, PoolConfig,
+};
 
 use super::InstanceError;
 use crate::config::Config;
@@ -42,7 +44,14 @@ pub fn arena_of(config: &Config, bytes: usize) -> Result<Arena, InstanceError> {
         reserve: config.memory.reserve_hugepages,
         node: None,
     };
-    Ok(Arena::new(&wanted)?)
+    let insists = matches!(config.memory.hugepages, Hugepages::TwoMebibytes | Hugepages::OneGibibyte);
+    Arena::new(&wanted).map_err(|error| match error {
+        ArenaError::Map { .. } if insists => {
+            let message = format!("{error}; \"auto\" takes the best pages that can be had");
+            InstanceError::unsupported("memory.hugepages", message)
+        }
+        error => error.into(),
+    })
 }
 
 /// The packet buffers of a worker.

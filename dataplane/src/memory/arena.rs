@@ -172,6 +172,17 @@ mod tests {
     }
 
     #[test]
+    fn who_insists_on_huge_pages_gets_no_others() {
+        // More than any machine has free.
+        for page_size in [PageSize::Huge2M, PageSize::Huge1G] {
+            let error =
+                Arena::new(&ArenaConfig { page_size, ..ArenaConfig::new(1 << 46) }).unwrap_err().to_string();
+            assert!(error.contains(" huge pages of ") && error.contains("are free"), "{error}");
+            assert!(!error.contains("available"), "nothing else was tried: {error}");
+        }
+    }
+
+    #[test]
     fn plain_pages_are_shareable_and_populated() {
         let config = ArenaConfig { page_size: PageSize::Plain, ..ArenaConfig::new(1 << 20) };
         let arena = Arena::new(&config).unwrap();

@@ -10,6 +10,7 @@ use std::io;
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
 use std::ptr::NonNull;
 
+use super::limits;
 use super::reservation::{self, Reservation};
 
 /// Bytes of a plain page.
@@ -21,15 +22,15 @@ const HUGE_1G_BYTES: usize = 1 << 30;
 /// From this size on, pages of 1 GiB are tried without being asked for: rounding up wastes a quarter at most.
 const HUGE_1G_FROM_BYTES: usize = 4 << 30;
 
-/// The page size wanted. What can't be had falls back to the next smaller kind.
+/// The page size wanted.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum PageSize {
-    /// 1 GiB pages for arenas of 4 GiB and more, else 2 MiB.
+    /// The best that can be had: huge pages of 1 GiB for arenas of 4 GiB and more, of 2 MiB, transparent ones, plain pages.
     #[default]
     Auto,
-    /// Huge pages of 1 GiB, else as `Huge2M`.
+    /// Huge pages of 1 GiB, and no others.
     Huge1G,
-    /// Huge pages of 2 MiB, else transparent ones, else plain pages.
+    /// Huge pages of 2 MiB, and no others.
     Huge2M,
     /// Transparent huge pages, else plain pages.
     Transparent,
@@ -130,6 +131,7 @@ unsafe impl Sync for Mapping {}
 impl Mapping {
     /// Maps `config.bytes` by the best means that works.
     pub(super) fn new(config: &ArenaConfig) -> io::Result<Self> {
+        limits::check_addresses(config.bytes)?;
         let mut failed_steps = Vec::new();
         if let Err(reason) = reservation::give_back_orphaned() {
             failed_steps.push(FailedStep {
@@ -146,9 +148,14 @@ impl Mapping {
                 }),
             }
         }
+        if matches!(config.page_size, PageSize::Huge1G | PageSize::Huge2M) {
+            let steps = failed_steps.iter().map(|failed| format!("{}: {}", failed.step, failed.reason));
+            return Err(io::Error::other(steps.collect::<Vec<_>>().join("; ")));
+        }
         let bytes = round_up(config.bytes, HUGE_2M_BYTES)?;
         // Taking more than there is would wake the out-of-memory killer.
         reservation::check_available(bytes)?;
+        limits::check_groups(bytes)?;
         if config.page_size == PageSize::Plain {
             return Ok(Self::plain(bytes, config, &mut failed_steps)?.finish(failed_steps));
         }
@@ -339,13 +346,13 @@ impl Drop for Mapping {
 }
 
 fn huge_page_sizes(config: &ArenaConfig) -> impl Iterator<Item = usize> {
-    let large = match config.page_size {
-        PageSize::Huge1G => true,
-        PageSize::Auto => config.bytes >= HUGE_1G_FROM_BYTES,
-        _ => false,
+    let (large, usual) = match config.page_size {
+        PageSize::Huge1G => (true, false),
+        PageSize::Huge2M => (false, true),
+        PageSize::Auto => (config.bytes >= HUGE_1G_FROM_BYTES, true),
+        PageSize::Transparent | PageSize::Plain => (false, false),
     };
-    let huge = !matches!(config.page_size, PageSize::Transparent | PageSize::Plain);
-    [large.then_some(HUGE_1G_BYTES), huge.then_some(HUGE_2M_BYTES)].into_iter().flatten()
+    [large.then_some(HUGE_1G_BYTES), usual.then_some(HUGE_2M_BYTES)].into_iter().flatten()
 }
 
 /// `64 huge pages of 2 MiB`.

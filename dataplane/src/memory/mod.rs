@@ -6,6 +6,7 @@
 
 mod arena;
 mod heap;
+mod limits;
 mod mapping;
 mod pool;
 mod prefetch;
