@@ -38,6 +38,32 @@ impl Drop for Place {
     }
 }
 
+/// Most bytes that are written before the time is looked at again.
+const WRITE_BYTES_MAX: usize = 32 << 10;
+/// How often a server says that it can't accept connections.
+const TOLD_EVERY: Duration = Duration::from_secs(10);
+/// How long a server waits after such an error: what it lacks, descriptors mostly, does not come back in microseconds.
+pub const ACCEPT_PAUSE: Duration = Duration::from_millis(200);
+
+/// The errors of a server that accepts: each is counted, one in ten seconds is told.
+#[derive(Debug, Default)]
+pub struct AcceptErrors {
+    told: Option<Instant>,
+    left_out: u64,
+}
+
+impl AcceptErrors {
+    /// Notes an error at `now`. How many were left out since the last one that was told, if this one is to be told.
+    pub fn note(&mut self, now: Instant) -> Option<u64> {
+        if self.told.is_some_and(|told| now.saturating_duration_since(told) < TOLD_EVERY) {
+            self.left_out += 1;
+            return None;
+        }
+        self.told = Some(now);
+        Some(std::mem::take(&mut self.left_out))
+    }
+}
+
 /// A stream whose reads and writes can be given a time.
 pub trait Timed {
     /// Reads end after `time`.
@@ -96,7 +122,7 @@ impl<'a, S> Deadline<'a, S> {
     fn left(&self) -> io::Result<Duration> {
         let left = self.end.saturating_duration_since(Instant::now()).min(self.silence_max);
         if left.is_zero() {
-            return Err(io::Error::new(io::ErrorKind::TimedOut, "the request took too long to arrive"));
+            return Err(io::Error::new(io::ErrorKind::TimedOut, "it took too long"));
         }
         Ok(left)
     }
@@ -118,10 +144,24 @@ where
 {
     fn write(&mut self, buffer: &[u8]) -> io::Result<usize> {
         self.stream.limit_writes(self.left()?)?;
-        io::Write::write(&mut self.stream, buffer)
+        // The system's own limit is on each of its waits, and of a large buffer it waits for every piece.
+        io::Write::write(&mut self.stream, &buffer[..buffer.len().min(WRITE_BYTES_MAX)])
     }
 
     fn flush(&mut self) -> io::Result<()> {
         io::Write::flush(&mut self.stream)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn of_the_same_error_again_and_again_one_in_ten_seconds_is_told() {
+        let (mut errors, start) = (AcceptErrors::default(), Instant::now());
+        let told: Vec<_> = (0..100).map(|at| errors.note(start + ACCEPT_PAUSE * at)).collect();
+        let lines: Vec<_> = told.iter().flatten().collect();
+        assert_eq!((told[0], told[50], lines.len()), (Some(0), Some(49), 2));
     }
 }

@@ -1,5 +1,7 @@
 //! Configuration, management and the commands of Millrace.
 #![forbid(unsafe_code)]
+// They panic where nobody can be written to.
+#![warn(clippy::print_stdout, clippy::print_stderr)]
 
 pub mod capture;
 pub mod commands;

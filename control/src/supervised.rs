@@ -15,6 +15,8 @@ use std::time::{Duration, Instant};
 const PAUSE: Duration = Duration::from_secs(1);
 /// Stalled threads that are left behind at most; then the last one stays the last.
 const LEFT_BEHIND_MAX: usize = 3;
+/// Longest time between two looks that counts as the thread's.
+const LOOKS_APART_MAX: Duration = Duration::from_millis(500);
 /// Longest wait for the end of a thread.
 const END_TIME: Duration = Duration::from_secs(1);
 /// How often the end of a thread is looked for.
@@ -32,6 +34,7 @@ struct Shared {
 /// A thread's own view: its sign of life, and whether it shall go on.
 #[derive(Debug)]
 pub struct Pulse {
+    name: &'static str,
     shared: Arc<Shared>,
     generation: u64,
 }
@@ -42,6 +45,8 @@ impl Pulse {
         let current = self.shared.generation.load(Ordering::Relaxed) == self.generation;
         if current {
             self.shared.beats.fetch_add(1, Ordering::Relaxed);
+            #[cfg(debug_assertions)]
+            sabotage::perhaps(self.name);
         }
         current && !self.shared.stop.load(Ordering::Relaxed)
     }
@@ -62,6 +67,8 @@ pub struct Supervised {
     due: Option<Instant>,
     /// Signs of life up to the last look, and when the last new one was seen.
     seen: (u64, Instant),
+    /// The last look. Who is not looked at for long does not stall: the whole process stood still, or who looks had no time.
+    looked: Instant,
     /// Signs of life before the current thread.
     before: u64,
 }
@@ -91,6 +98,7 @@ impl Supervised {
             left_behind: Vec::new(),
             due: None,
             seen: (0, Instant::now()),
+            looked: Instant::now(),
             before: 0,
         };
         supervised.spawn()?;
@@ -99,7 +107,7 @@ impl Supervised {
 
     fn spawn(&mut self) -> io::Result<()> {
         let generation = self.shared.generation.fetch_add(1, Ordering::Relaxed) + 1;
-        let pulse = Pulse { shared: Arc::clone(&self.shared), generation };
+        let pulse = Pulse { name: self.name, shared: Arc::clone(&self.shared), generation };
         let body = Arc::clone(&self.body);
         self.before = self.shared.beats.load(Ordering::Relaxed);
         self.seen = (self.before, Instant::now());
@@ -110,6 +118,10 @@ impl Supervised {
     /// Starts the thread again if it has panicked or stalls, a little later. To be called now and then; never blocks.
     pub fn look(&mut self) {
         let now = Instant::now();
+        let since = now.saturating_duration_since(std::mem::replace(&mut self.looked, now));
+        if since > LOOKS_APART_MAX {
+            self.seen.1 += since;
+        }
         if self.due.is_some_and(|due| now >= due) {
             self.due = None;
             if let Err(error) = self.spawn() {
@@ -132,7 +144,7 @@ impl Supervised {
             self.seen = (beats, now);
         }
         self.left_behind.retain(|thread| !thread.is_finished());
-        let silence = now.duration_since(self.seen.1);
+        let silence = now.saturating_duration_since(self.seen.1);
         if silence <= self.patience || self.left_behind.len() >= LEFT_BEHIND_MAX {
             self.thread = Some(thread);
             return;
@@ -173,6 +185,34 @@ impl Drop for Supervised {
 pub fn panic_message(panic: &(dyn Any + Send)) -> &str {
     let text = panic.downcast_ref::<String>().map(String::as_str);
     text.or_else(|| panic.downcast_ref::<&str>().copied()).unwrap_or("it said nothing")
+}
+
+/// How tests make the threads of a running process panic and stall. Release builds have nothing of it.
+#[cfg(debug_assertions)]
+mod sabotage {
+    use std::path::PathBuf;
+    use std::sync::OnceLock;
+    use std::time::Duration;
+
+    /// The directory whose file of a thread's name says what becomes of it: `panic`, or for how many seconds it stalls.
+    const DIRECTORY: &str = "MILLRACE_SABOTAGE";
+
+    pub(super) fn perhaps(name: &str) {
+        static PLACE: OnceLock<Option<PathBuf>> = OnceLock::new();
+        let Some(directory) = PLACE.get_or_init(|| std::env::var_os(DIRECTORY).map(PathBuf::from)) else {
+            return;
+        };
+        let file = directory.join(name);
+        let Ok(what) = std::fs::read_to_string(&file) else { return };
+        // Whoever takes its place is spared.
+        if std::fs::remove_file(file).is_err() {
+            return;
+        }
+        match what.trim().parse() {
+            Ok(seconds) => std::thread::sleep(Duration::from_secs(seconds)),
+            Err(_) => panic!("sabotaged"),
+        }
+    }
 }
 
 #[cfg(test)]
@@ -223,6 +263,32 @@ mod tests {
         wait_for(&mut supervised, "goes on", || turns.load(Ordering::Relaxed) > before + 100);
         assert!(supervised.is_alive());
         assert_eq!(starts.load(Ordering::Relaxed), 3);
+        assert!(supervised.end());
+    }
+
+    /// A process that was stopped (SIGSTOP, a debugger, a machine that slept) goes on with the threads it has.
+    #[test]
+    fn time_in_which_nobody_looks_is_no_stall() {
+        let starts = Arc::new(AtomicUsize::new(0));
+        let (counted, held) = (Arc::clone(&starts), Arc::new(std::sync::Mutex::new(())));
+        let holds = Arc::clone(&held);
+        let body = move |pulse: &Pulse| {
+            counted.fetch_add(1, Ordering::Relaxed);
+            while pulse.goes_on() {
+                drop(holds.lock().unwrap());
+                std::thread::sleep(LOOK_EVERY);
+            }
+        };
+        let mut supervised = Supervised::start("tested", PATIENCE, body).unwrap();
+        wait_for(&mut supervised, "it starts", || starts.load(Ordering::Relaxed) == 1);
+        let stopped = held.lock().unwrap();
+        std::thread::sleep(LOOKS_APART_MAX + PATIENCE);
+        supervised.look();
+        supervised.look();
+        assert!(supervised.is_alive() && supervised.left_behind.is_empty() && supervised.due.is_none());
+        // One that goes on standing still is a stall.
+        wait_for(&mut supervised, "replaced", || starts.load(Ordering::Relaxed) == 2);
+        drop(stopped);
         assert!(supervised.end());
     }
 

@@ -453,6 +453,27 @@ fn the_same_again_changes_nothing() {
     undisturbed(running, walks);
 }
 
+/// Also what changes nothing for packets is said.
+#[test]
+fn probes_come_and_go() {
+    let mut site = Site::new();
+    let (running, walks) = warm(&site);
+    let probe = |interval: &str| {
+        format!(
+            "[host]\nchains = [\"moving\"]\n[[host.probes]]\nname = \"far\"\nkind = \"icmp\"\ntarget = \"198.19.0.1\"\ninterval = \"{interval}\"\n"
+        )
+    };
+    site.rest = probe("2s");
+    let said = running.change(&site);
+    assert!(said.starts_with("ports +1") && said.ends_with("host 'services' probes +1, chains"), "{said}");
+    site.rest = probe("3s");
+    assert_eq!(running.change(&site), "host 'services' probes 1 changed");
+    site.rest.clear();
+    let said = running.change(&site);
+    assert!(said.ends_with("host 'services' probes -1, chains"), "{said}");
+    undisturbed(running, walks);
+}
+
 #[test]
 fn what_is_wrong_is_refused_whole_with_its_place() {
     let site = Site::new();

@@ -132,8 +132,8 @@ fn garbage_slow_and_too_many_clients_harm_nobody() {
     // Longer than any request may be.
     let mut client = connect();
     let chunk = vec![b'x'; 1 << 20];
-    let sent = (0..20).take_while(|_| client.write_all(&chunk).is_ok()).count();
-    assert!(sent < 20);
+    let sent = (0..80).take_while(|_| client.write_all(&chunk).is_ok()).count();
+    assert!(sent < 80);
     drop(client);
     // Eight who say nothing; the ninth is told so, and is served when they time out.
     let silent: Vec<UnixStream> = (0..8).map(|_| connect()).collect();
@@ -146,6 +146,67 @@ fn garbage_slow_and_too_many_clients_harm_nobody() {
     assert!(served);
     drop(silent);
     running.stop();
+}
+
+#[test]
+fn a_configuration_that_may_be_read_may_be_applied() {
+    let site = Site::new();
+    let running = site.start();
+    let apply = |bytes: usize| {
+        let remark = "# \"a remark\"\n";
+        let path = site.write("large.toml", &(site.text() + &remark.repeat(bytes / remark.len())));
+        millrace().arg("apply").arg(path).output().unwrap()
+    };
+    let output = apply((16 << 20) - 4_096);
+    let said = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert!(output.status.success() && output.stdout.starts_with(b"nothing has changed"), "{said}");
+    let said = String::from_utf8(apply(17 << 20).stderr).unwrap();
+    assert!(said.contains("the file is larger than 16 MiB"), "{said}");
+    running.stop();
+}
+
+#[test]
+fn signals_drain_or_do_nothing() {
+    let site = Site::new();
+    let mut running = site.start();
+    for signal in ["USR1", "USR2"] {
+        running.signal(signal);
+    }
+    std::thread::sleep(Duration::from_millis(300));
+    assert!(site.show("ports").is_some(), "signals without a meaning end nothing");
+    // A terminal that closes tells more than once.
+    running.signal("HUP");
+    running.signal("HUP");
+    accounting(&running.end());
+    // As nohup(1) starts it.
+    let mut command = std::process::Command::new("sh");
+    let program = millrace().get_program().to_owned();
+    command.args(["-c", "trap '' HUP; exec \"$@\"", "sh"]).arg(program);
+    command
+        .args(["run", "--json", "--interval", "0"])
+        .arg(site.path("run.toml"))
+        .stdout(std::process::Stdio::piped());
+    let mut running = site.start_as(command);
+    running.signal("HUP");
+    std::thread::sleep(Duration::from_millis(500));
+    assert!(site.show("ports").is_some(), "it outlives its terminal");
+    running.stop();
+}
+
+/// Where nobody can be told anything, the status says it.
+#[test]
+fn a_full_disk_is_no_panic() {
+    let site = Site::new();
+    let full = || File::options().write(true).open("/dev/full").unwrap();
+    let run = site.path("run.toml").display().to_string();
+    for arguments in [
+        &["run", "--duration", "1", "--interval", "0", &run][..],
+        &["show", "ports", "--socket", "/none"],
+        &["check", "/none"],
+    ] {
+        let status = millrace().args(arguments).stdout(full()).stderr(full()).status().unwrap();
+        assert_eq!(status.code(), Some(1), "{arguments:?}");
+    }
 }
 
 #[test]

@@ -243,3 +243,29 @@ fn unreadable_files_and_wrong_usage_have_their_status() {
     assert_eq!(check(&[], &root()).status.code(), Some(2));
     assert_eq!(check(&["--nonsense", "x.toml"], &root()).status.code(), Some(2));
 }
+
+/// A file that says the same wrong thing tens of thousands of times gets an answer, not all of them.
+#[test]
+fn of_very_many_errors_the_first_are_told_and_all_counted() {
+    let directory = tempfile::tempdir().unwrap();
+    let write = |name: &str, text: String| std::fs::write(directory.path().join(name), text).unwrap();
+    write("tables.toml", "[a.b]\nx = 1\n".repeat(60_000));
+    write("keys.toml", format!("[a]\n{}", "k = 1\n".repeat(60_000)));
+    write("line.toml", format!("a = {{{}}}\n", "k = 1, ".repeat(60_000)));
+    let ports = (0..60_000).map(|number| format!("[ports.p{number}]\nknd = 1\n"));
+    write("ports.toml", ports.collect());
+    for (name, errors) in [
+        ("tables", "119799 errors"),
+        ("keys", "59999 errors"),
+        ("line", "59999 errors"),
+        ("ports", " errors"),
+    ] {
+        let mut command = Command::new("timeout");
+        command.args(["120", env!("CARGO_BIN_EXE_millrace"), "check"]).arg(format!("{name}.toml"));
+        let output = command.current_dir(directory.path()).output().unwrap();
+        let text = String::from_utf8(output.stderr).unwrap();
+        assert_eq!(output.status.code(), Some(1), "{name}: {text}");
+        assert!(text.contains(errors) && text.contains("\nand "), "{name}: {text}");
+        assert!(text.len() < 200_000, "{name}: {} bytes", text.len());
+    }
+}

@@ -344,3 +344,52 @@ fn an_end_amid_changes_loses_nothing() {
         });
     }
 }
+
+/// The threads of a process by name, with the cores that each may use.
+fn threads(process: u32) -> Vec<(String, String)> {
+    let tasks = std::fs::read_dir(format!("/proc/{process}/task")).unwrap();
+    let read = |task: std::io::Result<std::fs::DirEntry>| {
+        let path = task.ok()?.path();
+        let status = std::fs::read_to_string(path.join("status")).ok()?;
+        let cores = status.lines().find_map(|line| line.strip_prefix("Cpus_allowed_list:"))?;
+        let name = std::fs::read_to_string(path.join("comm")).ok()?;
+        Some((name.trim().to_owned(), cores.trim().to_owned()))
+    };
+    tasks.filter_map(read).collect()
+}
+
+/// A thread that polls has its core for itself, where there are others; also when it moves.
+#[test]
+fn control_threads_keep_off_the_cores_of_workers() {
+    if !has_two_cores("control_threads_keep_off_the_cores_of_workers") {
+        return;
+    }
+    let site = Site::new();
+    let text = |core: usize| site.text() + &format!("[workers]\ncores = [{core}]\nshares = 2\n");
+    let text = |core: usize| text(core).replace("flows = 3000", "flows = 3000\nsource = \"192.0.2.64/26\"");
+    site.write("run.toml", &text(1));
+    let mut running = site.start();
+    let process = running.child().id();
+    let apart = |core: usize| {
+        let all = threads(process);
+        let worker = format!("worker-{core}");
+        assert!(all.contains(&(worker.clone(), core.to_string())), "{all:?}");
+        let has = |cores: &str| {
+            cores.split(',').any(|part| {
+                let (first, last) = part.split_once('-').unwrap_or((part, part));
+                (first.parse().unwrap()..=last.parse().unwrap()).contains(&core)
+            })
+        };
+        let near: Vec<_> = all.iter().filter(|(name, cores)| *name != worker && has(cores)).collect();
+        assert!(near.is_empty(), "on core {core}: {near:?}");
+        assert!(all.len() > 3, "{all:?}");
+    };
+    apart(1);
+    for core in [0, 1] {
+        site.write("run.toml", &text(core));
+        let output = millrace().arg("apply").arg(site.path("run.toml")).output().unwrap();
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        apart(core);
+    }
+    running.stop();
+}

@@ -38,6 +38,167 @@ fn too_little_memory_is_a_clear_error() {
     assert!(!site.path("m.sock").exists());
 }
 
+/// A limit on addresses that leaves none for an allocator ends a process without a word, unless it is looked at first.
+#[test]
+fn too_little_address_space_is_a_clear_error() {
+    let site = Site::new();
+    let mut command = Command::new("prlimit");
+    command.args(["--as=100000000"]).arg(millrace().get_program());
+    command.args(["run", "--interval", "0"]).arg(site.path("run.toml"));
+    let output = command.output().unwrap();
+    let said = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert_eq!(output.status.code(), Some(1), "{said}");
+    assert!(said.contains("100000000 (`ulimit -v`)"), "{said}");
+}
+
+#[test]
+fn who_insists_on_huge_pages_gets_no_others() {
+    let site = Site::new();
+    let text = site.text().replace(
+        "hugepages = \"off\"",
+        "hugepages = \"2MiB\"\nreserve_hugepages = false\nsize = \"512 GiB\"",
+    );
+    site.write("run.toml", &text);
+    let mut command = millrace();
+    let output = command.args(["run", "--interval", "0"]).arg(site.path("run.toml")).output().unwrap();
+    let said = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert_eq!(output.status.code(), Some(1), "{said}");
+    assert!(said.contains("memory.hugepages") && said.contains("\"auto\" takes the best"), "{said}");
+}
+
+/// A control group for memory below that of this process; it goes when this is dropped.
+struct Group(PathBuf);
+
+impl Group {
+    /// None where no group can be made.
+    fn new(limit: &str) -> Option<Self> {
+        let groups = fs::read_to_string("/proc/self/cgroup").unwrap();
+        let place = groups.lines().find_map(|line| {
+            let mut fields = line.splitn(3, ':');
+            let (_, controllers, path) = (fields.next()?, fields.next()?, fields.next()?);
+            let path = path.trim_start_matches('/');
+            match controllers {
+                "memory" => Some((Path::new("/sys/fs/cgroup/memory").join(path), "memory.limit_in_bytes")),
+                "" if Path::new("/sys/fs/cgroup/cgroup.controllers").exists() => {
+                    Some((Path::new("/sys/fs/cgroup").join(path), "memory.max"))
+                }
+                _ => None,
+            }
+        });
+        let (parent, file) = place?;
+        let group = Self(parent.join(format!("millrace-test-{}", std::process::id())));
+        fs::create_dir(&group.0).ok()?;
+        fs::write(group.0.join(file), limit).ok()?;
+        Some(group)
+    }
+}
+
+impl Drop for Group {
+    fn drop(&mut self) {
+        let _ = fs::remove_dir(&self.0);
+    }
+}
+
+/// Who takes more than its control group may have would be killed without a word, now or later.
+#[test]
+fn a_control_group_with_too_little_memory_is_a_clear_error() {
+    let Some(group) = Group::new("67108864") else {
+        println!(
+            "SKIPPED a_control_group_with_too_little_memory_is_a_clear_error: no control group can be made"
+        );
+        return;
+    };
+    let site = Site::new();
+    site.write(
+        "run.toml",
+        &site.text().replace("hugepages = \"off\"", "hugepages = \"off\"\nsize = \"256 MiB\""),
+    );
+    let mut command = Command::new("sh");
+    command
+        .args(["-c", "echo $$ > \"$0\"/cgroup.procs; exec \"$@\""])
+        .arg(&group.0)
+        .arg(millrace().get_program());
+    let output = command.args(["run", "--interval", "0"]).arg(site.path("run.toml")).output().unwrap();
+    let said = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert_eq!(output.status.code(), Some(1), "{:?} {said}", output.status);
+    assert!(said.contains("the control group") && said.contains("allows 67108864"), "{said}");
+}
+
+/// Descriptors run out: connections wait, the log is told once, packets flow, and all is well when there are some again.
+#[test]
+fn a_want_of_descriptors_is_told_once() {
+    let site = Site::new();
+    let mut running = site.start();
+    let pid = running.child().id().to_string();
+    let limit = |count: &str| {
+        let status = Command::new("prlimit").args(["--pid", &pid, &format!("--nofile={count}:")]).status();
+        assert!(status.unwrap().success());
+    };
+    let open = fs::read_dir(format!("/proc/{pid}/fd")).unwrap().count();
+    limit(&open.to_string());
+    let waiting: Vec<_> =
+        (0..4).map(|_| std::os::unix::net::UnixStream::connect(site.path("m.sock")).unwrap()).collect();
+    std::thread::sleep(Duration::from_secs(3));
+    limit("1024");
+    drop(waiting);
+    flows_on(&site, "packets flow");
+    running.signal("TERM");
+    let output = running.end();
+    accounting(&output);
+    let said = String::from_utf8_lossy(&output.stderr).into_owned();
+    let told = said.lines().filter(|line| line.contains("could not be accepted")).count();
+    assert!((1..=2).contains(&told), "{said}");
+}
+
+/// Control threads panic and stall while packets flow: none is lost, and what they serve is there again.
+#[test]
+fn control_threads_that_panic_or_stall_cost_no_packet() {
+    if !may_make_namespaces("control_threads_that_panic_or_stall_cost_no_packet") {
+        return;
+    }
+    if !cfg!(debug_assertions) || std::env::var_os("MILLRACE").is_some() {
+        println!(
+            "SKIPPED control_threads_that_panic_or_stall_cost_no_packet: only a debug build can be sabotaged"
+        );
+        return;
+    }
+    let edge = Edge::new(Kind::AfPacket);
+    let host = "[host]\nchains = [\"edge\"]\necho = true\n";
+    edge.site.write("run.toml", &edge.text("", host));
+    let mut command = edge.command();
+    command.env("MILLRACE_SABOTAGE", edge.site.path(""));
+    let mut running = edge.site.start_as(command);
+    edge.ping("10.2.0.2", 5);
+    let mut ping = edge.client.enter(Command::new("ping").args(["-q", "-i", "0.02", "10.2.0.2"]));
+    let ping = ping.stdout(Stdio::piped()).spawn().unwrap();
+    let threads = ["management", "rule-log", "host", "links"];
+    for thread in threads {
+        edge.site.write(thread, "panic");
+        wait_until("it panics", || !edge.site.path(thread).exists());
+        wait_until("it serves again", || edge.site.show("ports").is_some());
+    }
+    // Longer than the five seconds that it is given.
+    edge.site.write("management", "8");
+    wait_until("it stalls", || !edge.site.path("management").exists());
+    wait_until("another takes its place", || edge.site.show("ports").is_some());
+    let status = Command::new("kill").args(["-s", "INT", &ping.id().to_string()]).status().unwrap();
+    assert!(status.success());
+    let text = String::from_utf8(ping.wait_with_output().unwrap().stdout).unwrap();
+    assert!(text.contains(" 0% packet loss"), "{text}");
+    // The host stack answers, with the ports that it had.
+    edge.ping("10.1.0.1", 5);
+    assert_eq!(edge.site.show("workers").unwrap()[0]["sums_hold"], true);
+    running.signal("TERM");
+    let output = running.end();
+    accounting(&output);
+    let said = String::from_utf8_lossy(&output.stderr).into_owned();
+    for thread in threads {
+        let panicked = said.lines().filter(|line| line.contains("panicked; it is started again"));
+        assert_eq!(panicked.filter(|line| line.contains(thread)).count(), 1, "{thread}: {said}");
+    }
+    assert_eq!(said.lines().filter(|line| line.contains("another takes its place")).count(), 1, "{said}");
+}
+
 /// A file system of 64 KiB, for as long as this lives.
 struct Small(PathBuf);
 
@@ -263,7 +424,11 @@ print(sent)
         (edge.port(0, "rx_packets").as_u64().unwrap(), edge.port(0, "missed").as_u64().unwrap());
     assert!(missed > 0 && received + missed >= flooded, "{kind:?}: {received} + {missed} of {flooded}");
     assert_eq!(edge.site.show("workers").unwrap()[0]["sums_hold"], true);
-    running.stop();
+    running.signal("TERM");
+    let output = running.end();
+    accounting(&output);
+    let said = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert!(!said.contains("stalls"), "who did not run did not stall: {said}");
 }
 
 #[test]

@@ -22,20 +22,35 @@ pub fn pin_to_core(core: usize) -> io::Result<()> {
     let mut set = empty_set();
     // SAFETY: `core` is below the number of bits in the set.
     unsafe { libc::CPU_SET(core, &mut set) };
-    set_allowed(&set)
+    set_allowed(0, &set)
 }
 
-/// Allows the calling thread to run on all of `cores`.
+/// Allows a thread of this process, by its number as [`thread_number`] gives it, to run on all of `cores`.
 ///
 /// # Errors
-/// `cores` is empty, or none of them may be used.
-pub fn allow_cores(cores: &[usize]) -> io::Result<()> {
+/// `cores` is empty, none of them may be used, or there is no such thread any more.
+pub fn allow_cores(thread: i32, cores: &[usize]) -> io::Result<()> {
     let mut set = empty_set();
     for &core in cores.iter().filter(|&&core| core < CORES_MAX) {
         // SAFETY: `core` is below the number of bits in the set.
         unsafe { libc::CPU_SET(core, &mut set) };
     }
-    set_allowed(&set)
+    set_allowed(thread, &set)
+}
+
+/// The number that the kernel knows the calling thread by.
+pub fn thread_number() -> i32 {
+    // SAFETY: the call takes nothing and touches nothing.
+    unsafe { libc::gettid() }
+}
+
+/// The numbers of all threads of this process.
+///
+/// # Errors
+/// The system does not say.
+pub fn thread_numbers() -> io::Result<Vec<i32>> {
+    let entries = fs::read_dir("/proc/self/task")?;
+    Ok(entries.flatten().filter_map(|entry| entry.file_name().to_str()?.parse().ok()).collect())
 }
 
 /// The cores that the calling thread may run on, in ascending order.
@@ -43,9 +58,17 @@ pub fn allow_cores(cores: &[usize]) -> io::Result<()> {
 /// # Errors
 /// The system does not say.
 pub fn allowed_cores() -> io::Result<Vec<usize>> {
+    cores_of_thread(0)
+}
+
+/// The cores that a thread of this process may run on, in ascending order; 0 is the calling one.
+///
+/// # Errors
+/// There is no such thread any more, or the system does not say.
+pub fn cores_of_thread(thread: i32) -> io::Result<Vec<usize>> {
     let mut set = empty_set();
     // SAFETY: `set` is writable and as large as the call is told.
-    if unsafe { libc::sched_getaffinity(0, size_of_val(&set), &mut set) } != 0 {
+    if unsafe { libc::sched_getaffinity(thread, size_of_val(&set), &mut set) } != 0 {
         return Err(io::Error::last_os_error());
     }
     // SAFETY: every `core` is below the number of bits in the set.
@@ -75,9 +98,9 @@ fn empty_set() -> libc::cpu_set_t {
     unsafe { std::mem::zeroed() }
 }
 
-fn set_allowed(set: &libc::cpu_set_t) -> io::Result<()> {
+fn set_allowed(thread: i32, set: &libc::cpu_set_t) -> io::Result<()> {
     // SAFETY: `set` is readable and as large as the call is told.
-    if unsafe { libc::sched_setaffinity(0, size_of_val(set), set) } != 0 {
+    if unsafe { libc::sched_setaffinity(thread, size_of_val(set), set) } != 0 {
         return Err(io::Error::last_os_error());
     }
     Ok(())
@@ -93,7 +116,7 @@ mod tests {
         let core = *before.last().unwrap();
         pin_to_core(core).unwrap();
         assert_eq!(allowed_cores().unwrap(), [core]);
-        allow_cores(&before).unwrap();
+        allow_cores(thread_number(), &before).unwrap();
         assert_eq!(allowed_cores().unwrap(), before);
     }
 
@@ -101,7 +124,8 @@ mod tests {
     fn cores_that_do_not_exist_are_errors() {
         assert!(pin_to_core(usize::MAX).is_err());
         assert!(pin_to_core(CORES_MAX - 1).is_err());
-        assert!(allow_cores(&[]).is_err());
+        assert!(allow_cores(0, &[]).is_err());
+        assert!(thread_numbers().unwrap().contains(&thread_number()));
         assert_eq!(node_of_core(CORES_MAX), None);
     }
 

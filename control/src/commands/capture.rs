@@ -7,7 +7,7 @@ use std::process::ExitCode;
 use clap::Args;
 
 use super::manage;
-use super::run::handle_signals;
+use super::signals;
 use super::values::integer;
 use crate::capture::file::{Limits, Target};
 use crate::capture::stream::Kind;
@@ -142,13 +142,13 @@ pub fn run(arguments: &Arguments) -> ExitCode {
         // Who closes our output has seen enough.
         Err(error) if error.kind() == io::ErrorKind::BrokenPipe && kept > 0 => ExitCode::SUCCESS,
         Ok(_) => {
-            eprintln!("error: the instance answered something else");
+            complain!("error: the instance answered something else");
             ExitCode::FAILURE
         }
         Err(error) => {
             let before =
                 if kept > 0 { format!("; {kept} packets were captured before") } else { String::new() };
-            eprintln!("error: {error}{before}");
+            complain!("error: {error}{before}");
             ExitCode::FAILURE
         }
     }
@@ -156,7 +156,7 @@ pub fn run(arguments: &Arguments) -> ExitCode {
 
 fn capture(arguments: &Arguments, kept: &mut u64) -> io::Result<Answer> {
     let wanted = arguments.wanted();
-    let stop = handle_signals()?;
+    let stop = signals::handle()?;
     let mut target: Option<Target> = None;
     let mut is_full = false;
     let ended = client::capture(&arguments.instance.socket, &wanted, &stop, |kind, bytes, is_more_here| {
@@ -196,7 +196,7 @@ fn capture(arguments: &Arguments, kept: &mut u64) -> io::Result<Answer> {
 fn tell(json: bool, packets: u64, no_time: u64, no_room: u64, why: Option<&str>) {
     let left_out = no_time + no_room;
     if json {
-        eprintln!(
+        complain!(
             "{}",
             serde_json::json!({
                 "packets": packets, "left_out": left_out, "no_time": no_time, "no_room": no_room, "ended": why,
@@ -205,12 +205,12 @@ fn tell(json: bool, packets: u64, no_time: u64, no_room: u64, why: Option<&str>)
         return;
     }
     if let Some(why) = why {
-        eprintln!("the capture ended: {why}");
+        complain!("the capture ended: {why}");
     }
     let details = if left_out > 0 {
         format!(" (for want of time {no_time}, of room {no_room})")
     } else {
         String::new()
     };
-    eprintln!("packets captured: {packets}, left out: {left_out}{details}");
+    complain!("packets captured: {packets}, left out: {left_out}{details}");
 }

@@ -7,7 +7,7 @@ use std::process::ExitCode;
 use clap::Args;
 use serde::Serialize;
 
-use crate::config::{self, Diagnostic, Host, Plan};
+use crate::config::{self, Diagnostic, Host, LeftOut, Plan};
 use crate::instance::keys::{self, ChainKeys};
 
 /// Arguments of `check`.
@@ -27,6 +27,8 @@ struct Answer<'a> {
     file: &'a str,
     valid: bool,
     diagnostics: &'a [Diagnostic],
+    /// How many there are beside them.
+    left_out: LeftOut,
     /// What would run; null when there are errors.
     plan: Option<Plan>,
     /// What the chains read and their keys; null when there are errors.
@@ -52,6 +54,7 @@ pub fn run(arguments: &Arguments) -> ExitCode {
             file: &report.file,
             valid,
             diagnostics: &report.diagnostics,
+            left_out: report.left_out,
             plan,
             keys: keys.as_deref(),
             refused,

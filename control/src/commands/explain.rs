@@ -61,7 +61,7 @@ pub fn run(arguments: &Arguments) -> ExitCode {
         Ok(Some(report)) => print(&report, arguments.json),
         Ok(None) => ExitCode::FAILURE,
         Err(error) => {
-            eprintln!("error: {error}");
+            complain!("error: {error}");
             ExitCode::FAILURE
         }
     }

@@ -23,10 +23,10 @@ impl Arguments {
         let environment = std::env::var("RUST_LOG").ok().filter(|text| !text.is_empty());
         let environment = environment.and_then(|text| {
             let levels = text.parse();
-            levels.inspect_err(|why| eprintln!("warning: RUST_LOG is ignored: {why}")).ok()
+            levels.inspect_err(|why| complain!("warning: RUST_LOG is ignored: {why}")).ok()
         });
         let levels = self.levels.clone().or(environment).unwrap_or_else(|| configured.levels.clone());
         let started = logging::start(&levels, self.format.unwrap_or(configured.format));
-        started.inspect_err(|error| eprintln!("warning: nothing is logged: {error}")).ok()
+        started.inspect_err(|error| complain!("warning: nothing is logged: {error}")).ok()
     }
 }

@@ -95,12 +95,12 @@ fn offset(text: &str) -> Result<usize, String> {
 fn ask(socket: &Path, request: &Request) -> Option<Answer> {
     match client::ask(socket, request) {
         Ok(Answer::Refused(why)) => {
-            eprintln!("error: {why}");
+            complain!("error: {why}");
             None
         }
         Ok(answer) => Some(answer),
         Err(error) => {
-            eprintln!("error: {error}");
+            complain!("error: {error}");
             None
         }
     }
@@ -154,7 +154,7 @@ fn refuse(text: &str, diagnostics: &[Value], json: bool) {
         let said = serde_json::json!({ "applied": false, "diagnostics": diagnostics, "refused": text });
         let _ = writeln!(io::stdout().lock(), "{said}");
     } else {
-        eprintln!("{text}");
+        complain!("{text}");
     }
 }
 
@@ -196,14 +196,14 @@ pub fn apply(arguments: &Apply) -> ExitCode {
         return ExitCode::FAILURE;
     };
     if !checked.report.diagnostics.is_empty() {
-        eprintln!("{}", checked.report);
+        complain!("{}", checked.report);
     }
     let read = std::path::absolute(&arguments.config)
         .and_then(|path| std::fs::read_to_string(&path).map(|text| (path, text)));
     let (path, text) = match read {
         Ok((path, text)) => (path.to_string_lossy().into_owned(), text),
         Err(error) => {
-            eprintln!("error: {}: {error}", arguments.config.display());
+            complain!("error: {}: {error}", arguments.config.display());
             return ExitCode::FAILURE;
         }
     };

@@ -1,5 +1,14 @@
 //! The commands of `millrace`, one file each.
 
+/// Says something to people on standard error. Where that takes nothing (a full disk, a reader that is gone) nobody is left to be told, and
+/// that is no reason to panic, as `eprintln!` does: the status says how it went.
+macro_rules! complain {
+    ($($text:tt)*) => {{
+        use std::io::Write as _;
+        let _ = writeln!(std::io::stderr(), $($text)*);
+    }};
+}
+
 pub mod capture;
 pub mod check;
 pub mod explain;
@@ -10,6 +19,7 @@ pub mod manage;
 pub mod replay;
 mod rule_log;
 pub mod run;
+mod signals;
 pub mod top;
 pub mod trace;
 mod values;
@@ -38,7 +48,7 @@ pub struct Cli {
 pub enum Command {
     /// Validate a configuration and print the plan: ports, workers, memory, chains.
     Check(check::Arguments),
-    /// Run a configuration until SIGINT or SIGTERM; prints what happens, and the accounting at the end.
+    /// Run a configuration until SIGINT, SIGTERM or SIGHUP; prints what happens, and the accounting at the end.
     Run(run::Arguments),
     /// Run the chains of a configuration on capture files, as fast as possible and repeatably.
     Replay(replay::Arguments),
@@ -84,7 +94,7 @@ impl Cli {
 fn load_or_report(path: &Path, host: &Host) -> Option<Config> {
     let checked = config::load(path, host);
     if !checked.report.diagnostics.is_empty() {
-        eprintln!("{}", checked.report);
+        complain!("{}", checked.report);
     }
     checked.config
 }

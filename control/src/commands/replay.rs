@@ -83,7 +83,7 @@ pub fn run(arguments: &Arguments) -> ExitCode {
     match replay(config, arguments) {
         Ok(accounting) => conclude(&accounting, arguments.json),
         Err(error) => {
-            eprintln!("error: {error}");
+            complain!("error: {error}");
             ExitCode::FAILURE
         }
     }

@@ -4,17 +4,15 @@ use std::io::{self, Write};
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use clap::Args;
 use millrace_dataplane::memory::{limit_heap_arenas, trim_heap};
-use signal_hook::consts::{SIGINT, SIGTERM};
-use signal_hook::flag;
 
 use super::live::{self, Shown};
 use super::values::duration;
-use super::{load_or_report, log, rule_log};
+use super::{load_or_report, log, rule_log, signals};
 use crate::config::units::show_size;
 use crate::config::{Config, Host, Management, Metrics, PortKind};
 use crate::host;
@@ -68,7 +66,7 @@ pub fn run(arguments: &Arguments, log: &log::Arguments) -> ExitCode {
     match served {
         Ok(accounting) => conclude(&accounting, arguments.json),
         Err(error) => {
-            eprintln!("error: {error}");
+            complain!("error: {error}");
             ExitCode::FAILURE
         }
     }
@@ -82,24 +80,11 @@ pub(super) fn conclude(accounting: &Accounting, json: bool) -> ExitCode {
     let lost = printed.and_then(|()| out.flush()).err();
     let lost = lost.filter(|error| error.kind() != io::ErrorKind::BrokenPipe);
     if let Some(error) = &lost {
-        eprintln!("error: the accounting could not be printed: {error}");
+        complain!("error: the accounting could not be printed: {error}");
     }
     let problems = accounting.problems();
-    problems.iter().for_each(|problem| eprintln!("error: {problem}"));
+    problems.iter().for_each(|problem| complain!("error: {problem}"));
     if problems.is_empty() && lost.is_none() { ExitCode::SUCCESS } else { ExitCode::FAILURE }
-}
-
-/// The first SIGINT or SIGTERM sets the flag, the second ends the process as if nobody handled it.
-pub(super) fn handle_signals() -> io::Result<Arc<AtomicBool>> {
-    let stop = Arc::new(AtomicBool::new(false));
-    let once = Arc::new(AtomicBool::new(false));
-    for signal in [SIGINT, SIGTERM] {
-        // In this order: the first signal finds the flag not set yet.
-        flag::register_conditional_default(signal, Arc::clone(&once))?;
-        flag::register(signal, Arc::clone(&once))?;
-        flag::register(signal, Arc::clone(&stop))?;
-    }
-    Ok(stop)
 }
 
 fn serve(config: Config, arguments: &Arguments) -> Result<Accounting, InstanceError> {
@@ -108,7 +93,7 @@ fn serve(config: Config, arguments: &Arguments) -> Result<Accounting, InstanceEr
         move |source| InstanceError::System { action, source }
     };
     limit_heap_arenas(HEAP_ARENAS);
-    let stop = handle_signals().map_err(system("handle signals"))?;
+    let stop = signals::handle().map_err(system("handle signals"))?;
     // The socket first: of two instances the second ends here, before it takes any interface.
     let socket = open_socket(&config.management)?;
     let ends = ends_by_itself(&config);

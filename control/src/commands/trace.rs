@@ -74,17 +74,17 @@ pub fn run(arguments: &Arguments) -> ExitCode {
     });
     match (told, ended) {
         (Ok(()), Some((followed, left_out))) => {
-            eprintln!("packets followed: {followed}, left out: {left_out}");
+            complain!("packets followed: {followed}, left out: {left_out}");
             ExitCode::SUCCESS
         }
         // Who closes our output has seen enough.
         (Err(error), _) if error.kind() == io::ErrorKind::BrokenPipe => ExitCode::SUCCESS,
         (Err(error), _) => {
-            eprintln!("error: {error}");
+            complain!("error: {error}");
             ExitCode::FAILURE
         }
         (Ok(()), None) => {
-            eprintln!("error: the instance ended the trace");
+            complain!("error: the instance ended the trace");
             ExitCode::FAILURE
         }
     }

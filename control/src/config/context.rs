@@ -1,12 +1,15 @@
 //! What all readers share while one document is read: its text, its places and what was found wrong so far.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::collections::{BTreeSet, HashMap};
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 
-use super::diagnostic::{Diagnostic, Report, Severity};
+use super::diagnostic::{Diagnostic, LeftOut, Report, SHOWN_CHARACTERS_MAX, Severity};
 use super::places::{Places, item};
+
+/// Most findings that are kept and told; more are counted. A file with more wrong than this has one thing wrong many times.
+pub(crate) const FINDINGS_MAX: usize = 200;
 
 /// Something wrong at a place that is still to be looked up.
 #[derive(Clone, Debug)]
@@ -86,6 +89,10 @@ pub(crate) struct Context<'a> {
     places: Places,
     line_starts: Vec<usize>,
     findings: RefCell<Vec<Finding>>,
+    /// Those beyond [`FINDINGS_MAX`].
+    left_out: Cell<LeftOut>,
+    /// Lines that are no TOML: findings on them would mislead.
+    damaged: RefCell<Vec<usize>>,
     /// For each list, the positions in the file of the elements that could be read.
     kept: RefCell<HashMap<String, Vec<usize>>>,
     /// Keys that readers asked for, by table: a test compares them with the schemas.
@@ -104,6 +111,8 @@ impl<'a> Context<'a> {
             places,
             line_starts,
             findings: RefCell::default(),
+            left_out: Cell::default(),
+            damaged: RefCell::default(),
             kept: RefCell::default(),
             asked: RefCell::default(),
         }
@@ -111,7 +120,16 @@ impl<'a> Context<'a> {
 
     /// Notes something wrong.
     pub(crate) fn push(&self, finding: Finding) {
-        self.findings.borrow_mut().push(finding);
+        if !self.is_full() {
+            self.findings.borrow_mut().push(finding);
+        } else if !self.is_misleading(&finding, &self.damaged.borrow()) {
+            self.left_out.set(self.left_out.get().and(finding.severity));
+        }
+    }
+
+    /// Whether findings are only counted from here on.
+    pub(crate) fn is_full(&self) -> bool {
+        self.findings.borrow().len() >= FINDINGS_MAX
     }
 
     /// Whether any error was noted.
@@ -169,21 +187,32 @@ impl<'a> Context<'a> {
         self.asked.borrow().clone()
     }
 
-    /// Drops findings on `lines`, and those of missing keys: after a syntax error they would mislead.
-    pub(crate) fn forgive(&self, lines: &[usize]) {
-        let mut findings = self.findings.borrow_mut();
-        findings.retain(|finding| {
-            let missing = finding.span.is_none() && !self.places.has(&finding.path);
-            let (line, _) = self.position(&self.span_of(finding));
-            finding.span.is_some() || !(missing || lines.contains(&line))
-        });
+    /// Notes `lines` that are no TOML, before the rest is read.
+    pub(crate) fn note_damage(&self, lines: &[usize]) {
+        *self.damaged.borrow_mut() = lines.to_vec();
     }
 
-    /// The line (from 1) and column (from 1, in characters) at which `span` starts.
-    pub(crate) fn position(&self, span: &Range<usize>) -> (usize, usize) {
-        let line = self.line_starts.partition_point(|&start| start <= span.start).max(1);
-        let start = self.line_starts[line - 1];
-        (line, self.source(start..span.start).chars().count() + 1)
+    /// Drops findings on damaged lines, and those of missing keys: after a syntax error they would mislead.
+    pub(crate) fn forgive(&self) {
+        let damaged = self.damaged.borrow();
+        self.findings.borrow_mut().retain(|finding| !self.is_misleading(finding, &damaged));
+    }
+
+    fn is_misleading(&self, finding: &Finding, damaged: &[usize]) -> bool {
+        if damaged.is_empty() || finding.span.is_some() {
+            return false;
+        }
+        !self.places.has(&finding.path) || damaged.contains(&self.line_at(&self.span_of(finding)))
+    }
+
+    /// The line (from 1) in which `span` starts.
+    pub(crate) fn line_at(&self, span: &Range<usize>) -> usize {
+        self.line_starts.partition_point(|&start| start <= span.start).max(1)
+    }
+
+    /// How many lines there are.
+    pub(crate) fn lines(&self) -> usize {
+        self.line_starts.len()
     }
 
     /// The text of a line, counted from 1.
@@ -199,7 +228,7 @@ impl<'a> Context<'a> {
             self.findings.borrow().iter().map(|finding| self.diagnostic(finding)).collect();
         diagnostics.sort_by_key(|diagnostic| (diagnostic.line, diagnostic.column));
         diagnostics.dedup();
-        Report { file: self.file.clone(), diagnostics }
+        Report { file: self.file.clone(), diagnostics, left_out: self.left_out.get() }
     }
 
     fn span_of(&self, finding: &Finding) -> Range<usize> {
@@ -214,7 +243,17 @@ impl<'a> Context<'a> {
     fn diagnostic(&self, finding: &Finding) -> Diagnostic {
         let span = self.span_of(finding);
         let whole_file = finding.span.is_none() && self.places.nearest(&finding.path).is_none();
-        let (line, column) = self.position(&span);
+        let line = self.line_at(&span);
+        let before = self.source(self.line_starts[line - 1]..span.start);
+        let column = before.chars().count() + 1;
+        // A line may be as long as a file: what is kept of it is what is shown, from a little before the place.
+        let cut = before
+            .char_indices()
+            .rev()
+            .nth(SHOWN_CHARACTERS_MAX / 4)
+            .filter(|_| column > SHOWN_CHARACTERS_MAX / 2);
+        let skipped = cut.map_or(0, |(at, _)| before[..at].chars().count());
+        let source_line = &self.line(line)[cut.map_or(0, |(at, _)| at)..];
         let first_line = self.source(span).lines().next().unwrap_or_default();
         Diagnostic {
             severity: finding.severity,
@@ -225,8 +264,9 @@ impl<'a> Context<'a> {
             found: finding.found.clone(),
             valid: finding.valid.clone(),
             help: finding.help.clone(),
-            source_line: self.line(line).to_owned(),
-            underlined: first_line.chars().count().max(1),
+            source_line: source_line.chars().take(SHOWN_CHARACTERS_MAX).collect(),
+            skipped,
+            underlined: first_line.chars().take(SHOWN_CHARACTERS_MAX).count().max(1),
         }
     }
 }

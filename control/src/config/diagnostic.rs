@@ -33,12 +33,35 @@ pub struct Diagnostic {
     pub valid: Option<String>,
     /// What to do.
     pub help: Option<String>,
-    /// The offending line.
+    /// What is shown of the offending line.
     #[serde(skip)]
     pub(crate) source_line: String,
+    /// Characters of the line before that.
+    #[serde(skip)]
+    pub(crate) skipped: usize,
     /// Characters to underline from `column` on.
     #[serde(skip)]
     pub(crate) underlined: usize,
+}
+
+/// What was found beyond what is told.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct LeftOut {
+    /// Errors.
+    pub errors: usize,
+    /// Warnings.
+    pub warnings: usize,
+}
+
+impl LeftOut {
+    /// One more.
+    pub(crate) fn and(self, severity: Severity) -> Self {
+        let Self { errors, warnings } = self;
+        match severity {
+            Severity::Error => Self { errors: errors + 1, warnings },
+            Severity::Warning => Self { errors, warnings: warnings + 1 },
+        }
+    }
 }
 
 /// Everything that was found wrong in one file, in the order of its lines.
@@ -46,19 +69,25 @@ pub struct Diagnostic {
 pub struct Report {
     /// The file's name, as it was given.
     pub file: String,
-    /// Errors and warnings by line.
+    /// Errors and warnings by line; of more than 200 those that were found first.
     pub diagnostics: Vec<Diagnostic>,
+    /// How many there are beside them.
+    pub left_out: LeftOut,
 }
 
 impl Report {
     /// How many diagnostics make the configuration unusable.
     pub fn errors(&self) -> usize {
-        self.diagnostics.iter().filter(|d| d.severity == Severity::Error).count()
+        self.told(Severity::Error) + self.left_out.errors
     }
 
     /// How many are only warnings.
     pub fn warnings(&self) -> usize {
-        self.diagnostics.len() - self.errors()
+        self.told(Severity::Warning) + self.left_out.warnings
+    }
+
+    fn told(&self, severity: Severity) -> usize {
+        self.diagnostics.iter().filter(|it| it.severity == severity).count()
     }
 }
 
@@ -69,6 +98,10 @@ impl fmt::Display for Report {
         for diagnostic in &self.diagnostics {
             show(f, &self.file, diagnostic)?;
             writeln!(f)?;
+        }
+        let LeftOut { errors, warnings } = self.left_out;
+        if errors + warnings > 0 {
+            writeln!(f, "and {} more\n", errors + warnings)?;
         }
         let (errors, warnings) = (self.errors(), self.warnings());
         write!(f, "{}: {}, {}", self.file, count(errors, "error"), count(warnings, "warning"))
@@ -86,7 +119,7 @@ pub(crate) fn count(number: usize, what: &str) -> String {
 }
 
 /// Most characters of a source line that are shown.
-const SHOWN_CHARACTERS_MAX: usize = 140;
+pub(crate) const SHOWN_CHARACTERS_MAX: usize = 140;
 
 fn show(f: &mut fmt::Formatter<'_>, file: &str, diagnostic: &Diagnostic) -> fmt::Result {
     let severity = match diagnostic.severity {
@@ -99,7 +132,8 @@ fn show(f: &mut fmt::Formatter<'_>, file: &str, diagnostic: &Diagnostic) -> fmt:
         writeln!(f, "{:margin$}--> {file}", "")?;
     } else {
         writeln!(f, "{:margin$}--> {file}:{}:{}", "", diagnostic.line, diagnostic.column)?;
-        let (shown, column) = window(diagnostic);
+        let shown = printable(&diagnostic.source_line);
+        let column = diagnostic.column.saturating_sub(diagnostic.skipped + 1);
         let length = diagnostic.underlined.min(shown.chars().count().saturating_sub(column)).max(1);
         writeln!(f, "{:margin$} |", "")?;
         writeln!(f, "{} | {shown}", diagnostic.line)?;
@@ -117,14 +151,6 @@ fn show(f: &mut fmt::Formatter<'_>, file: &str, diagnostic: &Diagnostic) -> fmt:
         }
     }
     Ok(())
-}
-
-/// The part of a source line to show, and the column (from zero) of the underlined part within it.
-fn window(diagnostic: &Diagnostic) -> (String, usize) {
-    let column = diagnostic.column.saturating_sub(1);
-    let skipped = if column > SHOWN_CHARACTERS_MAX / 2 { column - SHOWN_CHARACTERS_MAX / 4 } else { 0 };
-    let shown: String = diagnostic.source_line.chars().skip(skipped).take(SHOWN_CHARACTERS_MAX).collect();
-    (printable(&shown), column - skipped)
 }
 
 /// Text that cannot move the cursor or change the colours of the terminal it is printed on.
@@ -159,13 +185,15 @@ mod tests {
             valid: Some("an integer from 1 to 64".into()),
             help: None,
             source_line: "burst = 65".into(),
+            skipped: 0,
             underlined: 2,
         }
     }
 
     #[test]
     fn a_diagnostic_shows_its_line_and_underlines_the_place() {
-        let report = Report { file: "a.toml".into(), diagnostics: vec![diagnostic()] };
+        let report =
+            Report { file: "a.toml".into(), diagnostics: vec![diagnostic()], left_out: LeftOut::default() };
         let expected = "error: too many packets in a burst\n  --> a.toml:12:8\n   |\n12 | burst = 65\n   |        ^^\n   \
                         = key: workers.burst\n   = found: 65\n   = valid: an integer from 1 to 64\n\n\
                         a.toml: 1 error, 0 warnings";
@@ -174,12 +202,20 @@ mod tests {
 
     #[test]
     fn long_lines_and_control_characters_are_tamed() {
-        let mut long = diagnostic();
-        long.source_line = format!("{}\u{1b}[31m\u{202e}", "é".repeat(5_000));
-        long.column = 5_001;
-        long.underlined = 100_000;
-        let report = Report { file: "a.toml".into(), diagnostics: vec![long] }.to_string();
+        let text = format!("a = \"{}\u{1b}[31m\u{202e}\" {}", "é".repeat(5_000), "x".repeat(100_000));
+        let checked = crate::config::parse("a.toml".as_ref(), &text, &crate::config::Host::default());
+        let place = &checked.report.diagnostics[0];
+        assert!((5_000..5_100).contains(&place.column) && place.source_line.len() < 1_000, "{place:?}");
+        let report = checked.report.to_string();
+        assert!(report.contains("31m") && report.contains("xxx"), "{report}");
         assert!(!report.contains('\u{1b}') && !report.contains('\u{202e}'), "{report:?}");
         assert!(report.lines().all(|line| line.chars().count() < 200), "{report}");
+    }
+
+    #[test]
+    fn what_is_left_out_is_counted() {
+        let left_out = LeftOut { errors: 2, warnings: 1 };
+        let report = Report { file: "a.toml".into(), diagnostics: vec![diagnostic()], left_out }.to_string();
+        assert!(report.ends_with("\n\nand 3 more\n\na.toml: 3 errors, 1 warning"), "{report}");
     }
 }

@@ -24,6 +24,10 @@ pub(crate) fn read<'a>(
         return None;
     };
     let Some(kind) = table.get("kind") else {
+        if context.is_full() {
+            context.push(Finding::error(path, ""));
+            return None;
+        }
         let finding = Finding::error(format!("{path}.kind"), "`kind` is missing").at_key();
         // A header with a slip makes two tables of one: `[ports.wan]` here, `[ports.wann]` there.
         let (table, name) = path.rsplit_once('.').unwrap_or_default();

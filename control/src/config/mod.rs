@@ -49,7 +49,7 @@ use std::path::Path;
 use toml::de::DeTable;
 
 pub use self::chains::{Chain, Zone};
-pub use self::diagnostic::{Diagnostic, Report, Severity};
+pub use self::diagnostic::{Diagnostic, LeftOut, Report, Severity};
 pub use self::functions::{Function, FunctionKind};
 pub use self::host::Host;
 pub use self::host_stack::HostStack;
@@ -174,7 +174,7 @@ pub struct Checked {
 }
 
 /// Largest file that is read, in bytes: far above any sensible configuration.
-const FILE_BYTES_MAX: u64 = 16 << 20;
+pub const FILE_BYTES_MAX: u64 = 16 << 20;
 
 /// Reads and checks the file at `path` for `host`.
 pub fn load(path: &Path, host: &Host) -> Checked {
@@ -212,10 +212,9 @@ pub fn parse(path: &Path, text: &str, host: &Host) -> Checked {
         // The damage may reach beyond a line: what could be read of the rest would mislead.
         None => None,
         Some(lines) => {
+            context.note_damage(&lines);
             let config = read(&context, document.get_ref(), host, lines.is_empty());
-            if !lines.is_empty() {
-                context.forgive(&lines);
-            }
+            context.forgive();
             Some(config)
         }
     };

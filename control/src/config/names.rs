@@ -52,6 +52,10 @@ pub(crate) fn check_reference<S: AsRef<str>>(
     if known.iter().any(|known| known.as_ref() == name) {
         return true;
     }
+    if context.is_full() {
+        context.push(Finding::error(path, ""));
+        return false;
+    }
     let suggestion = nearest(name, known.iter().map(AsRef::as_ref));
     context.push(
         Finding::error(path, format!("there is no {what} `{name}`"))

@@ -178,12 +178,16 @@ const KINDS: [(&str, &Schema); 6] = [
     ("sink", &schema::SINK),
 ];
 
+/// Ports that are read at most. What is wrong with so many more than there can be needs no telling, and each is compared with each.
+const PORTS_READ_MAX: usize = 4 * PORTS_MAX;
+
 /// Reads all ports; the second list holds the declared names, those of broken ports included.
 pub(crate) fn read_ports(root: &Section<'_>) -> (Vec<Port>, Vec<String>) {
     let mut ports = Vec::new();
     let entries = root.named("ports");
-    let names: Vec<String> = entries.iter().map(|(name, ..)| (*name).to_owned()).collect();
-    for (index, (name, path, value)) in entries.into_iter().enumerate() {
+    let names: Vec<String> =
+        entries.iter().take(PORTS_READ_MAX).map(|(name, ..)| (*name).to_owned()).collect();
+    for (index, (name, path, value)) in entries.into_iter().take(PORTS_READ_MAX).enumerate() {
         check_name(root.context, &path, name);
         if index == PORTS_MAX {
             let finding = Finding::error(&path, format!("a worker serves at most {PORTS_MAX} ports"));

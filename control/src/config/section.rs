@@ -1,5 +1,6 @@
 //! A typed reader of TOML tables that collects what is wrong instead of stopping at the first error.
 
+use std::collections::HashSet;
 use std::ops::RangeInclusive;
 
 use toml::Spanned;
@@ -286,12 +287,8 @@ pub(crate) fn words<S: AsRef<str>>(words: &[S]) -> String {
     if words.is_empty() {
         return "none is defined".to_owned();
     }
-    let mut different: Vec<&str> = Vec::new();
-    for word in words {
-        if !different.contains(&word.as_ref()) {
-            different.push(word.as_ref());
-        }
-    }
+    let mut seen = HashSet::new();
+    let different: Vec<&str> = words.iter().map(AsRef::as_ref).filter(|word| seen.insert(*word)).collect();
     let shown: Vec<_> = different.iter().take(WORDS_MAX).map(|word| format!("`{word}`")).collect();
     let more = different.len().saturating_sub(WORDS_MAX);
     let tail = if more > 0 { format!(" and {more} more") } else { String::new() };

@@ -1,5 +1,8 @@
 //! "Did you mean": the nearest of a set of valid words.
 
+/// Most words that one is compared with.
+const WORDS_MAX: usize = 2_000;
+
 /// The word of `valid` that is nearest to `found`, if it is near enough to be what was meant.
 pub(crate) fn nearest<'a>(found: &str, valid: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
     // The table below grows with the product of both lengths: an absurd word gets no suggestion.
@@ -10,6 +13,8 @@ pub(crate) fn nearest<'a>(found: &str, valid: impl IntoIterator<Item = &'a str>)
     let limit = (found.len() / 3).max(1);
     valid
         .into_iter()
+        .take(WORDS_MAX)
+        .filter(|word| word.chars().count().abs_diff(found.len()) <= limit)
         .map(|word| (fold(word), word))
         // Of words that are equally near, slips seldom change the first letter.
         .map(|(folded, word)| (distance(&found, &folded), folded.first() != found.first(), word))

@@ -3,6 +3,7 @@
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, OnceLock};
 
+use millrace_dataplane::affinity;
 use millrace_dataplane::budget::BudgetConfig;
 use millrace_dataplane::engine::{Engine, EngineConfig};
 use millrace_dataplane::flow::state::FlowState;
@@ -144,6 +145,7 @@ impl Instance {
             workers: handles,
             first_owner,
             pinned,
+            cores: affinity::allowed_cores().unwrap_or_default(),
             idle,
             threads: OnceLock::new(),
             sharing,

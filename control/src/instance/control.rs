@@ -3,7 +3,6 @@
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
-use millrace_dataplane::affinity;
 use millrace_dataplane::idle::IdlePolicy;
 use millrace_dataplane::memory::Arena;
 use millrace_dataplane::port::PortId;
@@ -47,6 +46,8 @@ pub struct Control {
     pub(crate) first_owner: usize,
     /// Workers get cores of their own.
     pub(crate) pinned: bool,
+    /// The cores that the process was started with, whatever its threads may use since. Empty if the system does not say.
+    pub(crate) cores: Vec<usize>,
     pub(crate) idle: IdlePolicy,
     /// Once they run.
     pub(crate) threads: OnceLock<Arc<Threads>>,
@@ -126,7 +127,7 @@ impl Control {
         match workers.cores.as_deref() {
             _ if !self.pinned => vec![None; workers.threads()],
             Some(cores @ [_, ..]) => cores.iter().copied().map(Some).collect(),
-            _ => vec![affinity::allowed_cores().ok().and_then(|cores| cores.last().copied())],
+            _ => vec![self.cores.last().copied()],
         }
     }
 

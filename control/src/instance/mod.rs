@@ -2,10 +2,11 @@
 //!
 //! 1. [`memory`] maps the arena, [`ports`] opens ports, [`functions`] makes the functions of the chains.
 //! 2. [`build`] puts them together: workers, with what they share (`sharing`), and the [`Control`] that other threads hold.
-//! 3. [`thread`] runs the workers, several on a core or each on its own, and moves them.
+//! 3. [`thread`] runs the workers, several on a core or each on its own, and moves them; `apart` keeps other threads off their cores.
 //! 4. [`apply`] changes it while it runs; [`accounting`] says at the end what became of every packet.
 
 pub mod accounting;
+mod apart;
 pub mod apply;
 pub mod build;
 pub mod clock;

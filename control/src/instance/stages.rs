@@ -187,20 +187,20 @@ impl Handle {
     fn start(&self, mut worker: StageWorker, is_over: Arc<AtomicBool>) -> Result<StageThread, InstanceError> {
         let system =
             |source| InstanceError::System { action: format!("start a thread for {}", self.name), source };
-        let (core, (pins, pinned)) = (self.core, sync_channel::<io::Result<()>>(1));
+        let (core, (pins, pinned)) = (self.core, sync_channel::<(io::Result<()>, i32)>(1));
         let work = move || {
             // Who started it waits for this.
-            let _ = pins.send(core.map_or(Ok(()), affinity::pin_to_core));
+            let _ = pins.send((core.map_or(Ok(()), affinity::pin_to_core), affinity::thread_number()));
             logging::on_packet_path();
             worker.run(|| is_over.load(Ordering::Relaxed));
             worker
         };
         let thread = Builder::new().name(thread_name(&self.name)).spawn(work).map_err(system)?;
-        let pinned = pinned.recv().map_err(|_| InstanceError::WorkerGone)?;
+        let (pinned, number) = pinned.recv().map_err(|_| InstanceError::WorkerGone)?;
         if let (Some(core), Err(error)) = (core, pinned) {
             tracing::warn!(core, %error, function = self.name, "the function could not be pinned to its core");
         }
-        Ok(StageThread { name: self.name.clone(), thread })
+        Ok(StageThread { name: self.name.clone(), number, core, thread })
     }
 
     /// For work that only looks: if it panics, packets flow on.
@@ -227,6 +227,9 @@ impl Handle {
 #[derive(Debug)]
 pub(crate) struct StageThread {
     name: String,
+    /// By which the kernel knows it.
+    number: i32,
+    core: Option<usize>,
     thread: JoinHandle<StageWorker>,
 }
 
@@ -236,9 +239,14 @@ impl StageThread {
         self.thread.is_finished()
     }
 
+    /// Its number and core.
+    pub(crate) fn seat(&self) -> (i32, Option<usize>) {
+        (self.number, self.core)
+    }
+
     /// Waits for its end. Frames that it had go back to their pools.
     pub(crate) fn join(self) -> Ended {
-        let Self { name, thread } = self;
+        let Self { name, thread, .. } = self;
         let counters = thread.join().map(|mut worker| counters(&mut worker));
         Ended { name, counters: counters.map_err(|panic| panic_message(panic.as_ref()).to_owned()) }
     }

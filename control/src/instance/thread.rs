@@ -19,7 +19,7 @@ use millrace_nf::chain::Chains;
 
 use super::accounting::{Accounting, Closed, close};
 use super::stages::{self, StageThread};
-use super::{Control, InstanceError, NfWorker};
+use super::{Control, InstanceError, NfWorker, apart};
 use crate::config::deal::deal;
 use crate::config::settings::Workers;
 use crate::logging;
@@ -44,6 +44,8 @@ pub struct Seat {
 struct Thread {
     /// No other thread of the instance has or had this number.
     id: u64,
+    /// By which the kernel knows it.
+    number: i32,
     core: Option<usize>,
     shares: Vec<usize>,
     crew: CrewHandle<Chains>,
@@ -53,6 +55,8 @@ struct Thread {
 /// The threads, as those see them who change them.
 #[derive(Debug)]
 pub(crate) struct Threads {
+    /// The cores of the process, if other threads are to keep off those of the workers.
+    cores: Option<Vec<usize>>,
     idle: IdlePolicy,
     until_exhausted: bool,
     is_over: Arc<AtomicBool>,
@@ -86,7 +90,9 @@ impl WorkerThreads {
         control: &Control,
         until_exhausted: bool,
     ) -> Result<Self, InstanceError> {
+        let cores = (control.pinned && !control.cores.is_empty()).then(|| control.cores.clone());
         let threads = Arc::new(Threads {
+            cores,
             idle: control.idle,
             until_exhausted,
             is_over: Arc::default(),
@@ -107,6 +113,7 @@ impl WorkerThreads {
             }
             threads.list().push(thread);
         }
+        threads.keep_apart();
         let twice = |_| InstanceError::unsupported("workers", "they run already");
         control.threads.set(threads).map_err(twice)?;
         Ok(started)
@@ -168,6 +175,14 @@ impl Threads {
         self.stages.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// Keeps all other threads off the cores that workers and packet functions have now, where there are others.
+    fn keep_apart(&self) {
+        let Some(cores) = &self.cores else { return };
+        let mut pinned: Vec<_> = self.list().iter().map(|thread| (thread.number, thread.core)).collect();
+        pinned.extend(self.stages().iter().map(StageThread::seat));
+        apart::keep(cores, &pinned);
+    }
+
     /// The workers now.
     pub(crate) fn seats(&self) -> Vec<Seat> {
         let seat = |thread: &Thread| Seat {
@@ -192,16 +207,16 @@ impl Threads {
         let work = move || {
             let pin = core.map_or(Ok(()), affinity::pin_to_core);
             // Who started it waits for this.
-            let _ = pins.send(pin);
+            let _ = pins.send((pin, affinity::thread_number()));
             logging::on_packet_path();
             crew.run(|| is_over.load(Ordering::Relaxed), until_exhausted);
             close(crew)
         };
         let name = core.map_or_else(|| "worker".to_owned(), |core| format!("worker-{core}"));
         let thread = Builder::new().name(name).spawn(work).map_err(system)?;
-        let pinned = pinned.recv().map_err(|_| InstanceError::WorkerGone)?;
+        let (pinned, number) = pinned.recv().map_err(|_| InstanceError::WorkerGone)?;
         let id = self.next_id.fetch_add(1, Ordering::Relaxed);
-        Ok((Thread { id, core, shares: numbers, crew: handle, thread }, pinned))
+        Ok((Thread { id, number, core, shares: numbers, crew: handle, thread }, pinned))
     }
 
     /// Makes ready for a worker on each of `cores`, with shares as `workers` divides them: all that can fail. Nothing has moved
@@ -293,6 +308,7 @@ impl Prepared<'_> {
             list.split_off(self.targets.len())
         };
         end(gone);
+        self.threads.keep_apart();
         Ok(Moved { before, after: self.threads.seats(), longest })
     }
 

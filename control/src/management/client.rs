@@ -5,7 +5,7 @@ use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::time::Duration;
 
-use super::protocol::{ANSWER_BYTES_MAX, Answer, Request, read_line};
+use super::protocol::{ANSWER_BYTES_MAX, Answer, REQUEST_BYTES_MAX, Request, read_line};
 
 /// Longest wait for an answer: changes of a large configuration take a while.
 const TIMEOUT: Duration = Duration::from_secs(60);
@@ -52,11 +52,26 @@ pub fn follow(
     let mut stream = connect(socket)?;
     let mut line = serde_json::to_vec(request).map_err(io::Error::from)?;
     line.push(b'\n');
-    stream.write_all(&line)?;
+    if line.len() as u64 > REQUEST_BYTES_MAX {
+        let message = format!("the request has {} bytes; an instance takes {REQUEST_BYTES_MAX}", line.len());
+        return Err(io::Error::new(io::ErrorKind::InvalidInput, message));
+    }
+    // An instance that refuses a request before all of it has arrived says why before it closes.
+    let written = stream.write_all(&line);
     let mut reader = BufReader::new(&stream);
     let closed = || io::Error::new(io::ErrorKind::UnexpectedEof, "the instance closed the connection");
     loop {
-        let line = read_line(&mut reader, ANSWER_BYTES_MAX)?.ok_or_else(closed)?;
+        let read = read_line(&mut reader, ANSWER_BYTES_MAX).and_then(|line| line.ok_or_else(closed));
+        let line = match (&written, read) {
+            (_, Ok(line)) => line,
+            (Ok(()), Err(error)) => return Err(error),
+            (Err(error), Err(_)) => {
+                return Err(io::Error::new(
+                    error.kind(),
+                    format!("the instance took no more of the request: {error}"),
+                ));
+            }
+        };
         let answer =
             serde_json::from_str(&line).map_err(|error| io::Error::new(io::ErrorKind::InvalidData, error))?;
         if !each(answer)? {

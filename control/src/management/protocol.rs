@@ -4,15 +4,15 @@ use std::io::{self, BufRead, Read};
 
 use super::topic::Topic;
 use crate::capture::Wanted;
-use crate::config::Report;
+use crate::config::{FILE_BYTES_MAX, Report};
 use crate::explain::{self, Subject};
 use crate::instance::Applied;
 use crate::listing::Listing;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-/// Most bytes of a request's line: a configuration of ten thousand rules and more.
-pub const REQUEST_BYTES_MAX: u64 = 8 << 20;
+/// Most bytes of a request's line: the largest configuration with its path. Of what TOML allows, no byte takes more than two in JSON.
+pub const REQUEST_BYTES_MAX: u64 = 2 * FILE_BYTES_MAX + (64 << 10);
 /// Most bytes of an answer's line.
 pub const ANSWER_BYTES_MAX: u64 = 64 << 20;
 /// Most rows of one answer.

@@ -4,13 +4,13 @@ use std::io::{self, BufReader, Write};
 use std::os::unix::net::UnixStream;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use super::protocol::{Answer, REQUEST_BYTES_MAX, Request, read_line};
 use super::socket::Socket;
 use super::{clear, show};
 use crate::capture;
-use crate::connections::{Deadline, Places};
+use crate::connections::{ACCEPT_PAUSE, AcceptErrors, Deadline, Places};
 use crate::explain;
 use crate::instance::{Control, InstanceError};
 use crate::supervised::{Pulse, Supervised, panic_message};
@@ -20,8 +20,12 @@ use crate::trace::serve::{Wanted, serve as follow};
 const CONNECTIONS_MAX: usize = 8;
 /// Longest silence of a client, and longest wait for it to take bytes.
 const CLIENT_TIMEOUT: Duration = Duration::from_secs(5);
+/// Longest time for a client to take one answer, however it trickles out.
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(30);
 /// Longest time for one request to arrive, however it trickles in.
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(10);
+/// Longest wait for a client that is refused to take its answer.
+const REFUSAL_TIMEOUT: Duration = Duration::from_millis(100);
 /// How often the server looks whether it shall end.
 const ACCEPT_EVERY: Duration = Duration::from_millis(20);
 /// Longest time between two looks at the socket, before another thread takes over.
@@ -49,6 +53,7 @@ impl Server {
 }
 
 fn accept(socket: &Socket, control: &Arc<Control>, places: &Places, pulse: &Pulse) {
+    let mut errors = AcceptErrors::default();
     while pulse.goes_on() {
         match socket.listener.accept() {
             Ok((stream, _)) => {
@@ -70,10 +75,15 @@ fn accept(socket: &Socket, control: &Arc<Control>, places: &Places, pulse: &Puls
                 }
             }
             Err(error) => {
-                if error.kind() != io::ErrorKind::WouldBlock {
-                    tracing::warn!(%error, "a management connection could not be accepted");
+                if error.kind() == io::ErrorKind::WouldBlock {
+                    std::thread::sleep(ACCEPT_EVERY);
+                    continue;
                 }
-                std::thread::sleep(ACCEPT_EVERY);
+                if let Some(left_out) = errors.note(Instant::now()) {
+                    let left_out = (left_out > 0).then_some(left_out);
+                    tracing::warn!(%error, left_out, "a management connection could not be accepted");
+                }
+                std::thread::sleep(ACCEPT_PAUSE);
             }
         }
     }
@@ -81,13 +91,11 @@ fn accept(socket: &Socket, control: &Arc<Control>, places: &Places, pulse: &Puls
 
 fn refuse(stream: &UnixStream, why: &str) {
     // Best effort: who asks too often need not read the answer.
-    let _ = stream.set_write_timeout(Some(Duration::from_millis(100)));
-    let _ = answer(stream, &Answer::Refused(why.to_owned()));
+    let _ = write(stream, &Answer::Refused(why.to_owned()), REFUSAL_TIMEOUT, REFUSAL_TIMEOUT);
 }
 
 fn serve(stream: &UnixStream, control: &Control) -> io::Result<()> {
     stream.set_nonblocking(false)?;
-    stream.set_write_timeout(Some(CLIENT_TIMEOUT))?;
     let mut reader = BufReader::new(Deadline::new(stream, REQUEST_TIMEOUT, CLIENT_TIMEOUT));
     loop {
         reader.get_mut().renew(REQUEST_TIMEOUT);
@@ -111,10 +119,15 @@ fn serve(stream: &UnixStream, control: &Control) -> io::Result<()> {
     }
 }
 
-fn answer(mut stream: &UnixStream, answer: &Answer) -> io::Result<()> {
+fn answer(stream: &UnixStream, answer: &Answer) -> io::Result<()> {
+    write(stream, answer, ANSWER_TIMEOUT, CLIENT_TIMEOUT)
+}
+
+/// Writes an answer in `time`, of which no single wait is longer than `silence_max`.
+fn write(stream: &UnixStream, answer: &Answer, time: Duration, silence_max: Duration) -> io::Result<()> {
     let mut line = serde_json::to_vec(answer).map_err(io::Error::from)?;
     line.push(b'\n');
-    stream.write_all(&line)
+    Deadline::new(stream, time, silence_max).write_all(&line)
 }
 
 /// The answer to a line that arrived, whatever it is.
@@ -155,4 +168,30 @@ fn handle(control: &Control, request: Request) -> Answer {
         }
     };
     said.unwrap_or_else(Answer::Refused)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::io::Read;
+
+    /// A reader that takes a little now and then is given up, however often it does.
+    #[test]
+    fn a_slow_reader_does_not_stay() {
+        let (here, mut there) = UnixStream::pair().unwrap();
+        let big = Answer::Refused("x".repeat(8 << 20));
+        let reader = std::thread::spawn(move || {
+            let mut taken = 0;
+            while let Ok(count @ 1..) = there.read(&mut [0; 4_096]) {
+                taken += count;
+                std::thread::sleep(Duration::from_millis(10));
+            }
+            taken
+        });
+        let start = Instant::now();
+        let said = write(&here, &big, Duration::from_millis(500), Duration::from_secs(5));
+        assert!(said.is_err() && start.elapsed() < Duration::from_secs(4), "{said:?} {:?}", start.elapsed());
+        drop(here);
+        assert!(reader.join().unwrap() < 8 << 20);
+    }
 }

@@ -3,13 +3,13 @@
 use std::io::{self, Read};
 use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::sync::Arc;
-use std::time::{Duration, SystemTime};
+use std::time::{Duration, Instant, SystemTime};
 
 use super::exposition::Format;
 use super::http::{self, Request, Response};
 use super::reading::Readings;
 use super::tell::tell;
-use crate::connections::{Deadline, Places};
+use crate::connections::{ACCEPT_PAUSE, AcceptErrors, Deadline, Places};
 use crate::instance::Control;
 use crate::supervised::{Pulse, Supervised};
 
@@ -72,6 +72,7 @@ impl Server {
 }
 
 fn accept(listener: &TcpListener, site: &Arc<Site>, places: &Places, pulse: &Pulse) {
+    let mut errors = AcceptErrors::default();
     while pulse.goes_on() {
         match listener.accept() {
             Ok((stream, _)) => {
@@ -94,10 +95,15 @@ fn accept(listener: &TcpListener, site: &Arc<Site>, places: &Places, pulse: &Pul
                 }
             }
             Err(error) => {
-                if error.kind() != io::ErrorKind::WouldBlock {
-                    tracing::warn!(%error, "a metrics connection could not be accepted");
+                if error.kind() == io::ErrorKind::WouldBlock {
+                    std::thread::sleep(ACCEPT_EVERY);
+                    continue;
                 }
-                std::thread::sleep(ACCEPT_EVERY);
+                if let Some(left_out) = errors.note(Instant::now()) {
+                    let left_out = (left_out > 0).then_some(left_out);
+                    tracing::warn!(%error, left_out, "a metrics connection could not be accepted");
+                }
+                std::thread::sleep(ACCEPT_PAUSE);
             }
         }
     }

@@ -4,10 +4,10 @@ use std::collections::HashMap;
 use std::hash::Hash;
 
 use super::said::signed;
-use crate::config::FunctionKind;
 use crate::config::firewall::{Firewall, Rule};
 use crate::config::nat::Nat;
 use crate::config::router::{Interface, Router};
+use crate::config::{FunctionKind, HostStack};
 
 /// What differs, such as `rules +1 2 changed, default`; empty if nothing does, or the kinds differ.
 pub(super) fn between(old: &FunctionKind, new: &FunctionKind) -> String {
@@ -21,6 +21,17 @@ pub(super) fn between(old: &FunctionKind, new: &FunctionKind) -> String {
         _ => Vec::new(),
     };
     words.join(", ")
+}
+
+/// What differs in what the data plane serves and asks itself.
+pub(super) fn of_host(old: &HostStack, new: &HostStack) -> String {
+    let words = [
+        counted("probes", &old.probes, &new.probes, |it| it.name.clone()),
+        named("status page", old.status == new.status),
+        named("echo", old.echo == new.echo),
+        named("chains", old.chains == new.chains),
+    ];
+    words.into_iter().flatten().collect::<Vec<_>>().join(", ")
 }
 
 /// Counts what came, went and changed among things that `key` names.

@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 
 use super::plan::predecessor;
-use crate::config::{Chain, Config, FunctionKind, Problem};
+use crate::config::{Chain, Config, FunctionKind, Port, Problem};
 
 const START_ANEW: &str = "end the instance and start it with the new configuration";
 
@@ -58,6 +58,7 @@ pub(super) fn check(old: &Config, new: &Config) -> Vec<Problem> {
             problems.push(problem(key).valid(valid).help(START_ANEW));
         }
     }
+    problems.extend(renamed(old, new));
     if old.workers.owners() > 1 {
         problems.extend(translations(old, new));
     }
@@ -75,6 +76,26 @@ pub(super) fn check(old: &Config, new: &Config) -> Vec<Problem> {
         }
     }
     problems
+}
+
+/// Ports of other names on interfaces whose ports go with this change: what is new is opened before anything is closed, so that nothing
+/// has changed if that fails.
+fn renamed(old: &Config, new: &Config) -> Vec<Problem> {
+    let added = new.ports.iter().filter(|port| old.port(&port.name).is_none());
+    let problem = |port: &Port| {
+        let (key, interface) = port.kind.interface()?;
+        let has = |before: &&Port| before.kind.interface().is_some_and(|(_, name)| name == interface);
+        let before = old.ports.iter().find(has)?;
+        let message =
+            format!("`{interface}` is open as the port `{}`, which keeps its name and kind", before.name);
+        let help = format!(
+            "keep its name; or take `{}` out by one change and add `{}` by the next",
+            before.name, port.name
+        );
+        let valid = "an interface that no port of the running instance has";
+        Some(Problem::new(format!("ports.{}.{key}", port.name), message).valid(valid).help(help))
+    };
+    added.filter_map(problem).collect()
 }
 
 /// Where connections are divided, a NAT in a chain decides how: it neither comes nor goes. A chain that is built anew has no

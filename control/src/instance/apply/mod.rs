@@ -46,6 +46,10 @@ impl Control {
     pub fn apply(&self, path: &Path, text: &str) -> Result<Applied, InstanceError> {
         let shares = self.running.lock().unwrap_or_else(PoisonError::into_inner).config.workers.shares;
         let mut host = Host { shares: Some(shares), ..Host::probe().running_now() };
+        if !self.cores.is_empty() {
+            // This thread keeps off those of the workers.
+            host.cores = Some(self.cores.clone());
+        }
         if let Some(interfaces) = &mut host.interfaces {
             // A port that waits for its interface to come back does not hold up other changes.
             interfaces.extend(self.interfaces());

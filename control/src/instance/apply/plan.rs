@@ -152,6 +152,10 @@ pub(super) fn make(
     for (id, shares) in std::mem::take(&mut planned.hairpins) {
         planned.plans.iter_mut().zip(shares).for_each(|(plan, share)| plan.opened.push((id, share)));
     }
+    let words = differences::of_host(&running.config.host, &new.host);
+    if !words.is_empty() {
+        planned.said.note("host", "services", Change::Changed, words);
+    }
     if timeouts.is_some() {
         planned.said.note(
             "sessions",

@@ -98,3 +98,25 @@ fn connections_that_move_are_named() {
     }
     assert_eq!(threads.finish().unwrap().problems(), Vec::<String>::new());
 }
+
+/// What is new opens before what goes is closed, so an interface can't change its port's name in one step. It is said so.
+#[test]
+fn a_port_keeps_its_name_while_it_is_open() {
+    let text = include_str!("../../../../configs/edge-ipv4-only.toml");
+    let old = checked(text);
+    let problems = fixed::check(
+        &old,
+        &checked(
+            &text
+                .replace("[ports.lan]", "[ports.inner]")
+                .replace("\"lan\"", "\"inner\"")
+                .replace("interfaces.lan", "interfaces.inner"),
+        ),
+    );
+    let said = format!("{problems:?}");
+    assert!(problems.len() == 1 && said.contains("`mr-lan` is open as the port `lan`"), "{said}");
+    assert!(
+        said.contains("key: \"ports.inner.interface\"") && said.contains("take `lan` out by one change"),
+        "{said}"
+    );
+}
