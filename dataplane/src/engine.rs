@@ -7,6 +7,7 @@ mod foresee;
 mod observe;
 mod passes;
 mod stages;
+mod whole;
 
 use crate::budget::{BudgetConfig, MissBudget};
 use crate::capture::Moment;
@@ -123,6 +124,7 @@ struct Asked {
     walks: usize,
 }
 
+#[derive(Clone, Copy)]
 enum Lookup {
     Hit(Slot),
     /// An entry is there, but this packet may not take it.
@@ -343,6 +345,9 @@ impl<S: SlowPath> Engine<S> {
         now: Time,
     ) {
         let lane = self.lanes[i];
+        if packet.is_whole() {
+            return self.process_whole(&lane, port, packet, pool, now);
+        }
         if let Parsed::Wrong(reason) = lane.parsed {
             return self.outputs.drop_packet(packet, reason, pool);
         }
@@ -350,7 +355,7 @@ impl<S: SlowPath> Engine<S> {
         let near = schema
             .filter(|_| fresh && lane.slot != NO_SLOT)
             .and_then(|schema| passes::near_entry(&lane, &packet, schema, &mut self.state.cache));
-        let looked = near.map(|slot| self.check(&lane, slot, packet.bytes()));
+        let looked = near.map(|slot| self.check(&lane, slot, packet.bytes(), ip_bytes(&lane.layout)));
         if let Some(Lookup::Hit(slot)) = looked {
             self.counters.hits += 1;
             return self.hit(slot, NEAR_KEY_WORDS, packet, pool, now.as_millis() as u32);
@@ -359,10 +364,27 @@ impl<S: SlowPath> Engine<S> {
         let gather = gather_of(&self.schemas, port, &lane.layout);
         let words = gather.map_or(0, |gather| gather.gather(packet.bytes(), &mut key));
         let key = &key[..words];
-        match looked.unwrap_or_else(|| self.look_up(&lane, key, fresh, packet.bytes())) {
+        let found = looked.unwrap_or_else(|| self.look_up(&lane, key, fresh, packet.bytes()));
+        self.go(&lane, found, key, port, packet, pool, now);
+    }
+
+    /// A packet whose key was looked up hits or walks.
+    #[allow(clippy::too_many_arguments)]
+    #[inline(always)]
+    fn go(
+        &mut self,
+        lane: &Lane,
+        found: Lookup,
+        key: &[u64],
+        port: PortId,
+        packet: Packet,
+        pool: &mut Pool,
+        now: Time,
+    ) {
+        match found {
             Lookup::Hit(slot) => {
                 self.counters.hits += 1;
-                self.hit(slot, words, packet, pool, now.as_millis() as u32);
+                self.hit(slot, key.len(), packet, pool, now.as_millis() as u32);
             }
             Lookup::Alone => self.walk(lane.layout, (key, lane.hash), port, packet, pool, now, true),
             Lookup::Miss => self.walk(lane.layout, (key, lane.hash), port, packet, pool, now, false),
@@ -375,20 +397,20 @@ impl<S: SlowPath> Engine<S> {
             return Lookup::Miss;
         }
         match self.state.cache.find(lane.hash, key) {
-            Some(slot) => self.check(lane, slot, bytes),
+            Some(slot) => self.check(lane, slot, bytes, ip_bytes(&lane.layout)),
             None => Lookup::Miss,
         }
     }
 
-    /// Checks validity, guards and trackers of a packet's entry.
-    fn check(&mut self, lane: &Lane, slot: Slot, bytes: &[u8]) -> Lookup {
+    /// Checks validity, guards and trackers of a packet's entry. `length` is held against its longest: from the IP header on.
+    fn check(&mut self, lane: &Lane, slot: Slot, bytes: &[u8], length: u16) -> Lookup {
         let header = self.state.cache.header(slot);
         if header.stamp != self.state.validity.epoch() && !self.revalidate(slot, header.stamp) {
             return Lookup::Miss;
         }
         let Some(template) = self.state.templates.get(header.template) else { return Lookup::Miss };
         let layout = &lane.layout;
-        if !guards_hold(template, layout, header.length_max) {
+        if !guards_hold(template, layout, length, header.length_max) {
             return Lookup::Alone;
         }
         if template.trackers.tcp
@@ -672,10 +694,14 @@ impl<S: SlowPath> Engine<S> {
 }
 
 #[inline(always)]
-fn guards_hold(template: &Template, layout: &Layout, length_max: u16) -> bool {
-    !layout.flags.intersects(template.guards)
-        & (layout.ttl >= template.ttl_min)
-        & (layout.end - layout.l3 <= length_max)
+fn guards_hold(template: &Template, layout: &Layout, length: u16, length_max: u16) -> bool {
+    !layout.flags.intersects(template.guards) & (layout.ttl >= template.ttl_min) & (length <= length_max)
+}
+
+/// Bytes of a packet from its IP header on.
+#[inline(always)]
+fn ip_bytes(layout: &Layout) -> u16 {
+    layout.end - layout.l3
 }
 
 fn gather_of<'a>(schemas: &'a [Option<KeySchema>], port: PortId, layout: &Layout) -> Option<&'a Gather> {

@@ -15,6 +15,7 @@ pub mod capture;
 pub mod counting;
 pub mod cpu;
 pub mod crew;
+mod cut;
 pub mod drops;
 pub mod engine;
 pub mod flow;

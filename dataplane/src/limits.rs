@@ -16,7 +16,19 @@ pub const LOGICAL_PORTS_MAX: usize = 2_048;
 pub const PACKET_FUNCTIONS_MAX: usize = 8;
 /// Largest frame of a port without FCS (an MTU of 9,000 and the Ethernet header with two tags).
 pub const FRAME_BYTES_MAX: usize = 9_022;
+/// Bytes of a frame for what a kernel hands over as one though it is several packets: as large as a frame's offsets allow, and an
+/// odd number of lines.
+pub const LARGE_FRAME_BYTES: usize = 65_472;
+/// Where a packet starts in such a frame: so far in front that the largest that Linux makes of a TCP stream (65,226 bytes) fits.
+/// Nothing but a tag is put in front of a frame that is carried whole: it is cut before.
+pub const LARGE_DATA_OFFSET: usize = METADATA_BYTES + 128;
+/// Large frames that wait to be filled by a port that receives into them, and most of what it delivers of them in a turn.
+pub const LARGE_FRAMES_POSTED: usize = 16;
+/// Most packets that a frame stands for which is carried whole; of smaller pieces it is cut when it is received.
+pub const LARGE_PACKETS_MAX: usize = 128;
 
+const _: () = assert!(LARGE_FRAME_BYTES <= u16::MAX as usize && LARGE_FRAME_BYTES / 64 % 2 == 1);
+const _: () = assert!(LARGE_FRAME_BYTES - LARGE_DATA_OFFSET >= 65_226 + 4);
 const _: () = assert!(DATA_OFFSET == 256);
 // Two for each port and packet function, and as many again, so that a number rests before it is used again.
 const _: () = assert!(LOGICAL_PORTS_MAX >= 4 * PORTS_MAX * PACKET_FUNCTIONS_MAX);

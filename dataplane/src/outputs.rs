@@ -18,7 +18,7 @@ pub struct Sums {
     pub received: u64,
     /// Made by the slow path: answers, solicitations, probes.
     pub originated: u64,
-    /// Copies for further outputs.
+    /// Copies for further outputs; and of a frame that was cut, its packets but one.
     pub copied: u64,
     /// Given to ports; what those dropped then is in their own counters.
     pub sent: u64,

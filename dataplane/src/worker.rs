@@ -4,11 +4,12 @@
 //! Commands of the control plane are closures that run between two turns, so they see everything at rest.
 
 use crate::capture::Moment;
-use crate::engine::{Engine, EngineCounters, Sums};
+use crate::cut::CutBurst;
+use crate::engine::{Engine, EngineCounters, Outputs, Sums};
 use crate::handoff::Waker;
 use crate::idle::{Idle, IdlePolicy};
 use crate::memory::Pool;
-use crate::packet::Burst;
+use crate::packet::{Burst, Packet};
 use crate::port::{Handed, Port, PortCounters, PortId, PortInfo};
 use crate::slow_path::SlowPath;
 use crate::time::{Clock, Time};
@@ -374,6 +375,10 @@ impl<S: SlowPath> Worker<S> {
         match ports.get_mut(usize::from(id.0)).and_then(Option::as_mut) {
             Some(port) => loop {
                 let Some(burst) = engine.outputs.burst(id) else { return };
+                if pool.meets_large() && !port.takes_whole() && burst.iter().any(Packet::is_whole) {
+                    send_cut(port.as_mut(), id, &mut engine.outputs, pool, now, clock.as_mut());
+                    continue;
+                }
                 if let Some(recorder) = pool.recorder() {
                     recorder.sends(id, burst.as_slice(), clock.now());
                 }
@@ -544,6 +549,26 @@ impl<S: SlowPath> Worker<S> {
     /// Limits what one port may deliver in a turn, to 1 to [`crate::limits::BURST_PACKETS_MAX`] packets.
     pub fn set_burst_packets(&mut self, packets: usize) {
         self.burst = Burst::with_limit(packets.max(1));
+    }
+}
+
+/// Sends a burst by a port for which whole frames are cut.
+#[cold]
+fn send_cut(
+    port: &mut dyn Port,
+    id: PortId,
+    outputs: &mut Outputs,
+    pool: &mut Pool,
+    now: Time,
+    clock: &mut dyn Clock,
+) {
+    let (mut rest, mut ready) = (CutBurst::new(outputs.take_back(id)), Burst::new());
+    while rest.fill(&mut ready, outputs, pool) {
+        outputs.sums.sent += ready.len() as u64;
+        if let Some(recorder) = pool.recorder() {
+            recorder.sends(id, ready.as_slice(), clock.now());
+        }
+        port.tx(pool, now, &mut ready);
     }
 }
 

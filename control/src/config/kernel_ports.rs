@@ -18,6 +18,8 @@ pub struct AfPacket {
     pub queues: u16,
     /// Whether frames for other stations are received too.
     pub promiscuous: bool,
+    /// Whether frames of several packets are carried whole where the other side does so too; else they are cut.
+    pub carries_whole: bool,
 }
 
 /// Settings of a `tap` port.
@@ -31,17 +33,25 @@ pub struct Tap {
     pub mac: Option<MacAddress>,
     /// The MTU that the device is given; it keeps its own when `None`.
     pub mtu: Option<u16>,
+    /// Whether frames of several packets are carried whole where the other side does so too; else they are cut.
+    pub carries_whole: bool,
 }
 
 fn queues(section: &Section<'_>) -> u16 {
     section.integer("queues", 1..=QUEUES_MAX).map_or(1, narrow)
 }
 
+/// `segmentation`: what becomes of frames that a kernel leaves to a device to cut.
+fn carries_whole(section: &Section<'_>) -> bool {
+    section.choice("segmentation", &[("cut", false), ("whole", true)]).unwrap_or(false)
+}
+
 pub(crate) fn read_af_packet(section: &Section<'_>) -> Option<AfPacket> {
     section.require("interface", "interface = \"NAME\" of a network interface (see `ip link`)");
     let name = section.parsed("interface", interface);
     let (queues, promiscuous) = (queues(section), section.boolean("promiscuous").unwrap_or(false));
-    Some(AfPacket { interface: name?, queues, promiscuous })
+    let carries_whole = carries_whole(section);
+    Some(AfPacket { interface: name?, queues, promiscuous, carries_whole })
 }
 
 pub(crate) fn read_tap(section: &Section<'_>) -> Option<Tap> {
@@ -50,5 +60,6 @@ pub(crate) fn read_tap(section: &Section<'_>) -> Option<Tap> {
     let queues = queues(section);
     let mac = section.parsed("mac", mac);
     let mtu = section.integer("mtu", 68..=9_000).map(narrow);
-    Some(Tap { interface: name?, queues, mac, mtu })
+    let carries_whole = carries_whole(section);
+    Some(Tap { interface: name?, queues, mac, mtu, carries_whole })
 }

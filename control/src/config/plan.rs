@@ -2,6 +2,7 @@
 
 use std::fmt;
 
+use millrace_dataplane::limits::LARGE_FRAME_BYTES;
 use serde::Serialize;
 
 use super::chains::LOCAL_ZONE;
@@ -237,6 +238,10 @@ fn plan_memory(config: &Config) -> PlanMemory {
         part(format!("{sessions} sessions"), sizing.session_bytes),
         part(format!("{entries} flow cache entries"), sizing.flow_cache_bytes),
     ];
+    if sizing.large_frames > 0 {
+        let what = format!("{} large frames of {LARGE_FRAME_BYTES} B", sizing.large_frames);
+        parts.insert(1, part(what, sizing.large_frames * LARGE_FRAME_BYTES as u64));
+    }
     if sizing.nat_bytes > 0 {
         parts.push(part("NAT: mappings, inside hosts, ports".to_owned(), sizing.nat_bytes));
     }

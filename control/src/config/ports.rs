@@ -29,6 +29,13 @@ pub struct Port {
     pub fault: Option<FaultConfig>,
 }
 
+impl Port {
+    /// Whether it receives and sends frames of several packets as they are. Faults are for packets, so they want them cut.
+    pub fn carries_whole(&self) -> bool {
+        self.fault.is_none() && self.kind.carries_whole()
+    }
+}
+
 /// The kinds of ports.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum PortKind {
@@ -90,6 +97,15 @@ impl PortKind {
             Self::Pcap(pcap) => pcap.link.mac,
             Self::Generator(generator) => generator.link.mac,
             Self::Sink(sink) => sink.link.mac,
+        }
+    }
+
+    /// Whether frames of several packets are carried whole where the other side does so too.
+    pub fn carries_whole(&self) -> bool {
+        match self {
+            Self::AfPacket(af_packet) => af_packet.carries_whole,
+            Self::Tap(tap) => tap.carries_whole,
+            _ => false,
         }
     }
 

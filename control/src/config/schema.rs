@@ -26,7 +26,7 @@ schemas! {
         "memory", "workers", "sessions", "checksums", "management", "metrics", "log", "host", "ports", "chains",
         "functions",
     ];
-    MEMORY: "memory" => ["size", "hugepages", "reserve_hugepages", "frames", "frame_bytes"];
+    MEMORY: "memory" => ["size", "hugepages", "reserve_hugepages", "frames", "frame_bytes", "large_frames"];
     WORKERS: "workers" => ["cores", "shares", "io", "idle", "burst"];
     SESSIONS: "sessions" => ["capacity", "flow_cache_entries", "allow_short_timeouts", "timeouts"];
     TIMEOUTS: "sessions.timeouts" => ["tcp_established", "tcp_transitory", "udp", "icmp", "other"];
@@ -42,8 +42,8 @@ schemas! {
     AF_XDP: "ports.NAME, af_xdp" => [
         "kind", "interface", "queues", "mode", "attach", "rx_ring", "tx_ring", "promiscuous", "fault",
     ];
-    AF_PACKET: "ports.NAME, af_packet" => ["kind", "interface", "queues", "promiscuous", "fault"];
-    TAP: "ports.NAME, tap" => ["kind", "name", "queues", "mac", "mtu", "fault"];
+    AF_PACKET: "ports.NAME, af_packet" => ["kind", "interface", "queues", "promiscuous", "segmentation", "fault"];
+    TAP: "ports.NAME, tap" => ["kind", "name", "queues", "mac", "mtu", "segmentation", "fault"];
     PCAP: "ports.NAME, pcap" => ["kind", "input", "output", "mac", "mtu", "fault"];
     GENERATOR: "ports.NAME, generator" => [
         "kind", "flows", "frame_bytes", "rate", "packets", "ip", "protocol", "source", "destination",

@@ -41,6 +41,8 @@ pub struct Memory {
     pub frames: Option<u32>,
     /// Bytes of a buffer with its metadata and headroom; computed from the largest MTU when `None`.
     pub frame_bytes: Option<u16>,
+    /// Buffers for frames of several packets that are carried whole, of each worker that polls; computed from the ports when `None`.
+    pub large_frames: Option<u32>,
 }
 
 impl Default for Memory {
@@ -51,6 +53,7 @@ impl Default for Memory {
             reserve_hugepages: true,
             frames: None,
             frame_bytes: None,
+            large_frames: None,
         }
     }
 }
@@ -257,6 +260,7 @@ pub(crate) fn read_memory(root: &Section<'_>) -> Memory {
         reserve_hugepages: section.boolean("reserve_hugepages").unwrap_or(default.reserve_hugepages),
         frames: section.integer("frames", 256..=16_777_216).map(narrow),
         frame_bytes: frame_bytes.map(narrow),
+        large_frames: section.integer("large_frames", 0..=65_536).map(narrow),
     }
 }
 

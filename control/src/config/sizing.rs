@@ -3,7 +3,7 @@
 use millrace_dataplane::flow::cache::FlowCache;
 use millrace_dataplane::flow::session::{PARTS_MAX, SessionTable};
 use millrace_dataplane::handoff::{WAITING_MAX, ring_packets};
-use millrace_dataplane::limits::{BURST_PACKETS_MAX, DATA_OFFSET};
+use millrace_dataplane::limits::{BURST_PACKETS_MAX, DATA_OFFSET, LARGE_FRAME_BYTES, LARGE_FRAMES_POSTED};
 use millrace_dataplane::memory::PoolConfig;
 use millrace_dataplane::port::loopback::PACKETS_MAX as LOOPBACK_PACKETS;
 use millrace_dataplane::stage::STAGE_PACKETS;
@@ -48,6 +48,8 @@ pub struct Sizing {
     pub frames: u64,
     /// Bytes of each.
     pub frame_bytes: u64,
+    /// Buffers of all workers for frames that are carried whole, of [`LARGE_FRAME_BYTES`] each.
+    pub large_frames: u64,
     /// Bytes of all session tables.
     pub session_bytes: u64,
     /// Bytes of all flow caches.
@@ -70,19 +72,27 @@ impl Sizing {
         let entries = config.sessions.flow_cache_entries as usize;
         let flow_cache_bytes = workers * FlowCache::bytes_for(entries.max(1), FLOW_WORDS_PLANNED) as u64;
         let nat_bytes: u64 = nats(config).map(|nat| workers * nat_table_bytes(config, nat)).sum();
+        let large_frames =
+            (0..config.workers.count()).map(|worker| large_frames_of(config, worker)).sum::<u64>();
         let needed = frames * frame_bytes
+            + large_frames * LARGE_FRAME_BYTES as u64
             + session_bytes
             + flow_cache_bytes
             + nat_bytes
             + (workers + 1) * ALIGNMENT_BYTES;
         let needed = needed.next_multiple_of(ARENA_BYTES_STEP);
         let arena_bytes = config.memory.size_bytes.unwrap_or(needed);
-        Self { frames, frame_bytes, session_bytes, flow_cache_bytes, nat_bytes, arena_bytes }
+        Self { frames, frame_bytes, large_frames, session_bytes, flow_cache_bytes, nat_bytes, arena_bytes }
     }
 
     /// Bytes that are used of the arena.
     pub fn used_bytes(&self) -> u64 {
-        self.frames * self.frame_bytes + self.session_bytes + self.flow_cache_bytes + self.nat_bytes
+        self.frame_pool_bytes() + self.session_bytes + self.flow_cache_bytes + self.nat_bytes
+    }
+
+    /// Bytes of all buffers.
+    pub fn frame_pool_bytes(&self) -> u64 {
+        self.frames * self.frame_bytes + self.large_frames * LARGE_FRAME_BYTES as u64
     }
 }
 
@@ -191,6 +201,24 @@ pub(crate) fn frames_of(config: &Config, worker: usize) -> u64 {
     }
 }
 
+/// Buffers of a worker for frames that are carried whole: for each queue those that wait to be filled, as many that are on their way
+/// out, and as many again that wait for others.
+pub(crate) fn large_frames_of(config: &Config, worker: usize) -> u64 {
+    let of_queue = 4 * LARGE_FRAMES_POSTED as u64;
+    let queues = |port: &Port| queues_of(config, port, worker).count() as u64;
+    let carrying = config.ports.iter().filter(|port| port.carries_whole());
+    match config.memory.large_frames {
+        Some(frames) if worker < pollers(config) => frames.into(),
+        Some(_) => 0,
+        None => carrying.map(|port| queues(port) * of_queue).sum(),
+    }
+}
+
+/// Whether any worker may receive frames that are carried whole.
+pub(crate) fn carries_whole(config: &Config) -> bool {
+    (0..config.workers.count()).any(|worker| large_frames_of(config, worker) > 0)
+}
+
 /// The MTU of a port as the configuration knows it.
 pub fn mtu(config: &Config, port: &Port) -> u16 {
     let router = config.chain_of_port(&port.name).and_then(|chain| config.router_of(chain));
@@ -230,9 +258,13 @@ pub(crate) fn check(context: &Context<'_>, config: &Config) {
         && size < sizing.used_bytes()
     {
         let finding = Finding::error("memory.size", "the memory is too small for what is configured");
+        let large = match sizing.large_frames {
+            0 => String::new(),
+            frames => format!(" and {frames} large ones"),
+        };
         let help = format!(
-            "{} for {} frames of {} B, {} for sessions, {} for NAT, {} for the flow cache",
-            show_size(sizing.frames * sizing.frame_bytes),
+            "{} for {} frames of {} B{large}, {} for sessions, {} for NAT, {} for the flow cache",
+            show_size(sizing.frame_pool_bytes()),
             sizing.frames,
             sizing.frame_bytes,
             show_size(sizing.session_bytes),
@@ -307,6 +339,32 @@ fn check_mtus(context: &Context<'_>, config: &Config) {
 mod tests {
     use super::*;
     use crate::config::{Host, parse};
+
+    #[test]
+    fn frames_that_are_carried_whole_need_memory_of_their_own() {
+        let sizing = |lan: &str, memory: &str| {
+            let text = format!(
+                "[memory]\nframes = 4096\n{memory}\n[workers]\ncores = [0, 1]\n[ports.lan]\nkind = \"tap\"\nname = \"a\"\n\
+                 {lan}\n[ports.wan]\nkind = \"sink\"\n[chains.one]\nfunctions = [\"router\"]\nzones.inside = [\"lan\"]\n\
+                 zones.outside = [\"wan\"]\n[functions.router]\nkind = \"router\"\n\
+                 interfaces.lan.addresses = [\"10.1.0.1/24\"]\ninterfaces.wan.addresses = [\"10.2.0.1/24\"]\n"
+            );
+            let parsed = parse("large.toml".as_ref(), &text, &Host::default());
+            Sizing::of(&parsed.config.unwrap_or_else(|| panic!("{}", parsed.report)))
+        };
+        let without = sizing("", "");
+        assert_eq!(without.large_frames, 0);
+        // One queue, which one of the two workers polls.
+        let with = sizing("segmentation = \"whole\"", "");
+        assert_eq!(with.large_frames, 64);
+        let more = (with.used_bytes() - without.used_bytes(), with.arena_bytes - without.arena_bytes);
+        assert_eq!(more.0, 64 * LARGE_FRAME_BYTES as u64);
+        assert!(more.1 >= more.0);
+        assert_eq!(sizing("segmentation = \"whole\"", "large_frames = 7").large_frames, 7);
+        // Faults are for packets.
+        let faults = "segmentation = \"whole\"\nfault = { loss = 0.1 }";
+        assert_eq!(sizing(faults, "").large_frames, 0);
+    }
 
     #[test]
     fn several_workers_need_frames_for_rings_and_for_what_waits() {

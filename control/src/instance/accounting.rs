@@ -99,7 +99,9 @@ impl Accounting {
             }
             rows::add(&mut chains, rows::chains(&mut worker), rows::CHAIN_NAMES);
             // Some frames came back only when another worker had ended.
-            pool = (pool.0 + worker.pool.available(), pool.1 + worker.pool.capacity());
+            let large = worker.pool.large_frames();
+            pool.0 += worker.pool.available() + large.0;
+            pool.1 += worker.pool.capacity() + large.1;
             each_holds &= report.sums_hold();
             match &mut all {
                 Some(all) => all.add(report),

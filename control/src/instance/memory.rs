@@ -24,7 +24,7 @@ const OPERAND_WORDS: usize = 16;
 pub fn arena(config: &Config) -> Result<Arena, InstanceError> {
     let sizing = Sizing::of(config);
     let tables: usize = (0..config.workers.count()).map(|worker| flow_config(config, worker).bytes()).sum();
-    let used = sizing.frames * sizing.frame_bytes + tables as u64 + sizing.nat_bytes + (1 << 20);
+    let used = sizing.frame_pool_bytes() + tables as u64 + sizing.nat_bytes + (1 << 20);
     arena_of(config, sizing.arena_bytes.max(used) as usize)
 }
 
@@ -61,7 +61,11 @@ pub fn arena_of(config: &Config, bytes: usize) -> Result<Arena, InstanceError> {
 pub fn pool(config: &Config, worker: usize, arena: &Arena) -> Result<Pool, InstanceError> {
     let (frames, frame_bytes) = (sizing::frames_of(config, worker), Sizing::of(config).frame_bytes);
     let pool = PoolConfig { frames: frames as usize, frame_bytes: frame_bytes as usize };
-    Ok(Pool::new(arena, pool)?)
+    let mut pool = Pool::new(arena, pool)?;
+    if sizing::carries_whole(config) {
+        pool.add_large(arena, sizing::large_frames_of(config, worker) as usize)?;
+    }
+    Ok(pool)
 }
 
 /// Sizes of a worker's sessions and cache. Sessions have words to spare, so that chains can grow while they run.

@@ -92,6 +92,7 @@ impl Opener {
                     queues: settings.queues,
                     promiscuous: settings.promiscuous,
                     frame_bytes: self.frame_bytes,
+                    carries_whole: port.carries_whole(),
                 })?;
                 of_device(name, queues, pollers)?
             }
@@ -103,6 +104,7 @@ impl Opener {
                     mac: mac_of(settings.mac, id),
                     mtu: settings.mtu,
                     frame_bytes: self.frame_bytes,
+                    carries_whole: port.carries_whole(),
                 })?;
                 of_device(name, queues, pollers)?
             }

@@ -54,6 +54,10 @@ impl Port for Queues {
         self.take_over_news();
     }
 
+    fn takes_whole(&self) -> bool {
+        self.first.takes_whole()
+    }
+
     fn info(&self) -> &PortInfo {
         &self.info
     }

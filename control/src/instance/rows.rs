@@ -1,6 +1,7 @@
 //! Rows about a whole instance: what `show` lists and what the accounting ends with.
 
 use millrace_dataplane::engine::Sums;
+use millrace_dataplane::limits::LARGE_FRAME_BYTES;
 use millrace_dataplane::memory::{HeapUse, heap_use};
 use millrace_dataplane::port::{Handed, PortCounters};
 use millrace_dataplane::worker::WorkerReport;
@@ -229,6 +230,11 @@ pub fn memory(worker: &mut NfWorker, memory: &Facts) -> Listing {
         listing.push([what.into(), used.into(), configured.into(), places.into(), bytes.into(), note.into()]);
     };
     table("frames", frames - pool.available(), frames, frames, frames * frame_bytes, &note);
+    let (large_free, large) = pool.large_frames();
+    if large > 0 {
+        let note = format!("{LARGE_FRAME_BYTES} bytes each, for frames that are carried whole");
+        table("large frames", large - large_free, large, large, large * LARGE_FRAME_BYTES, &note);
+    }
     if worker.engine.slow.iter().next().is_none() {
         // It owns no connections.
         return listing;

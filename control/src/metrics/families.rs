@@ -89,7 +89,7 @@ families! {
     PORT_LINK_LOSSES: Counter "millrace_port_link_losses" ["port"] "Times that the link went down or the interface went away.";
     RECEIVED: Counter "millrace_received_packets" ["share"] "Packets taken from ports.";
     ORIGINATED: Counter "millrace_originated_packets" ["share"] "Packets that functions made.";
-    COPIED: Counter "millrace_copied_packets" ["share"] "Copies for further outputs of one packet.";
+    COPIED: Counter "millrace_copied_packets" ["share"] "Copies for further outputs of one packet, and the packets but one of frames that were cut inside.";
     SENT: Counter "millrace_sent_packets" ["share"] "Packets given to ports.";
     CONSUMED: Counter "millrace_consumed_packets" ["share"] "Packets that ended in a function.";
     DROPS: Counter "millrace_dropped_packets" ["share", "reason"] "Packets that the chains dropped.";

@@ -5,6 +5,7 @@ pub mod cores;
 pub mod edge;
 pub mod hosts;
 pub mod net;
+pub mod streams;
 pub mod wait;
 
 use std::fs;

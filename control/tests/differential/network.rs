@@ -439,6 +439,7 @@ fn open_in(namespace: &Namespace, interface: &str) -> Box<dyn DataplanePort> {
         interface: interface.to_owned(),
         queues: 1,
         promiscuous: true,
+        carries_whole: false,
         frame_bytes: FRAME_BYTES,
     };
     let open = move || {

@@ -1,6 +1,6 @@
 //! What would become of a packet, without anything becoming of it.
 
-use super::{Engine, gather_of, guards_hold};
+use super::{Engine, gather_of, guards_hold, ip_bytes};
 use crate::drops::DropReason;
 use crate::flow::key::KEY_WORDS_MAX;
 use crate::flow::state::FlowState;
@@ -58,7 +58,7 @@ impl<S: SlowPath> Engine<S> {
         let Some(template) = state.templates.get(header.template).filter(|_| is_valid) else {
             return Foreseen::Miss;
         };
-        if !guards_hold(template, layout, header.length_max) {
+        if !guards_hold(template, layout, ip_bytes(layout), header.length_max) {
             return Foreseen::Alone;
         }
         if let (true, Some(owner)) = (template.trackers.tcp, header.owner()) {

@@ -82,8 +82,13 @@ impl<S: SlowPath> Engine<S> {
             if others > 0 {
                 self.process_part(port, drain, others, pool, now);
             }
-            if wanted.is_some() {
+            if wanted.is_none() {
+                continue;
+            }
+            if !drain.rest().first().is_some_and(Packet::is_whole) {
                 self.follow(observer.as_mut(), port, drain, pool, now);
+            } else if let Some(frame) = drain.next() {
+                self.follow_whole(observer.as_mut(), port, frame, pool, now);
             }
         }
         if !observer.is_done() {
@@ -91,7 +96,7 @@ impl<S: SlowPath> Engine<S> {
         }
     }
 
-    fn follow(
+    pub(super) fn follow(
         &mut self,
         observer: &mut dyn Observer<S>,
         port: PortId,

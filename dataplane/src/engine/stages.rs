@@ -2,9 +2,10 @@
 
 use super::Engine;
 use crate::capture::Moment;
+use crate::cut::CutBurst;
 use crate::drops::DropReason;
 use crate::memory::Pool;
-use crate::packet::Burst;
+use crate::packet::{Burst, Packet};
 use crate::port::PortId;
 use crate::slow_path::SlowPath;
 use crate::stage::Mark;
@@ -58,9 +59,21 @@ impl<S: SlowPath> Engine<S> {
             return false;
         }
         let mut burst = self.outputs.take_back(port);
+        if pool.meets_large() && burst.iter().any(Packet::is_whole) {
+            let (mut rest, mut ready) = (CutBurst::new(burst), Burst::new());
+            while rest.fill(&mut ready, &mut self.outputs, pool) {
+                self.work_on(port, &mut ready, pool, now);
+            }
+        } else {
+            self.work_on(port, &mut burst, pool, now);
+        }
+        true
+    }
+
+    fn work_on(&mut self, port: PortId, burst: &mut Burst, pool: &mut Pool, now: Time) {
         let Self { slow, outputs, dropped, .. } = self;
         match slow.stage(port) {
-            Some(stage) => stage.work(port, &mut burst, now, dropped),
+            Some(stage) => stage.work(port, burst, now, dropped),
             None => dropped.extend(burst.drain_all().map(|packet| (packet, DropReason::NoOutput))),
         }
         if let Some(recorder) = pool.recorder() {
@@ -69,8 +82,7 @@ impl<S: SlowPath> Engine<S> {
         for (packet, reason) in dropped.drain(..) {
             outputs.drop_packet(packet, reason, pool);
         }
-        self.process_again(port, &mut burst, pool, now);
-        true
+        self.process_again(port, burst, pool, now);
     }
 
     /// Packets that come back walk on from where they went: so many of each stage, so that none waits for another.

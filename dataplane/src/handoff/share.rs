@@ -49,7 +49,7 @@ pub struct Queue {
 pub fn share(queues: Vec<Queue>, members: &[Member]) -> Vec<SharedPort> {
     let pollers = queues.len();
     assert!((1..=members.len()).contains(&pollers), "from 1 to {} queues", members.len());
-    let info = queues[0].device.info().clone();
+    let (info, takes_whole) = (queues[0].device.info().clone(), queues[0].device.takes_whole());
     let rings = Rings { members, pollers };
     let (mut to, mut from) = rings.make(pollers, members.len(), ring_packets(pollers), Way::new);
     let (mut fragments_to, mut fragments_from) = rings.make(pollers, pollers, FRAGMENTS, Way::new);
@@ -77,7 +77,7 @@ pub fn share(queues: Vec<Queue>, members: &[Member]) -> Vec<SharedPort> {
             Way::new(to, members[sends].waker.clone())
         });
         let arrivals = from[at].drain(..).flatten().collect();
-        parts.push(SharedPort::new(&info, pollers, poller, arrivals, sender));
+        parts.push(SharedPort::new((&info, takes_whole), pollers, poller, arrivals, sender));
     }
     parts.iter_mut().zip(clients).for_each(|(part, clients)| part.serve(clients));
     parts

@@ -33,19 +33,29 @@ pub struct SharedPort {
     /// For whom it sends.
     clients: Vec<Consumer<Packet>>,
     account: Account,
+    takes_whole: bool,
 }
 
 impl SharedPort {
     pub(super) fn new(
-        info: &PortInfo,
+        (info, takes_whole): (&PortInfo, bool),
         pollers: usize,
         poller: Option<Poller>,
         arrivals: Vec<Consumer<Packet>>,
         sender: Option<Way>,
     ) -> Self {
         let (info, account) = (info.clone(), Account::default());
-        let mut port =
-            Self { info, pollers, poller, arrivals, turn: 0, sender, clients: Vec::new(), account };
+        let mut port = Self {
+            info,
+            pollers,
+            poller,
+            arrivals,
+            turn: 0,
+            sender,
+            clients: Vec::new(),
+            account,
+            takes_whole,
+        };
         port.describe();
         port
     }
@@ -135,6 +145,10 @@ impl Port for SharedPort {
             }
         }
         self.take_over_news();
+    }
+
+    fn takes_whole(&self) -> bool {
+        self.takes_whole
     }
 
     fn info(&self) -> &PortInfo {

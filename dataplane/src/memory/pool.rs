@@ -1,6 +1,8 @@
 //! Pools of packet frames: a worker's own free list, and a ring for frames that come back by other ways.
 #![allow(unsafe_code)]
 
+mod large;
+
 use std::ptr::NonNull;
 use std::sync::Arc;
 
@@ -10,7 +12,7 @@ use super::return_ring::{ReturnRing, Taken};
 use crate::capture::Recorder;
 use crate::drops::DropReason;
 use crate::limits::{BURST_PACKETS_MAX, DATA_OFFSET, METADATA_BYTES};
-use crate::packet::{Burst, Packet};
+use crate::packet::{Burst, Gso, Packet};
 use crate::time::Time;
 
 /// Bytes of a frame for an MTU of 1,500: 37 cache lines, an odd number, so that the first lines of successive
@@ -77,6 +79,8 @@ pub(crate) struct Metadata {
     owner: *const Shared,
     /// When the packet arrived, if its port says so.
     pub(crate) timestamp: Time,
+    /// How it is to be cut, if it stands for several packets. Nothing but zero in frames that are not large.
+    pub(crate) gso: Gso,
 }
 
 const _: () = assert!(size_of::<Metadata>() == METADATA_BYTES);
@@ -131,6 +135,10 @@ pub struct Pool {
     shared: Arc<Shared>,
     /// Who copies packets of this pool's worker: all that are dropped come back here.
     recorder: Option<Box<Recorder>>,
+    /// Packets may be whole frames of several.
+    meets_large: bool,
+    /// Frames of this worker's own for these.
+    large: Option<Box<Pool>>,
 }
 
 impl Pool {
@@ -156,7 +164,7 @@ impl Pool {
             // page; frames are multiples of 64 bytes, the alignment of `Metadata`.
             unsafe {
                 let frame = base.add(index * frame_bytes);
-                frame.cast::<Metadata>().write(Metadata { owner, timestamp: Time(0) });
+                frame.cast::<Metadata>().write(Metadata { owner, timestamp: Time(0), gso: Gso::default() });
                 free.push(Frame(frame));
             }
         }
@@ -170,6 +178,8 @@ impl Pool {
             reciprocal: u64::MAX / frame_bytes as u64 + 1,
             shared,
             recorder: None,
+            meets_large: false,
+            large: None,
         })
     }
 
@@ -207,8 +217,9 @@ impl Pool {
         if self.owns(packet.base_address()) {
             let (frame, _, _) = packet.into_raw();
             self.push(frame);
+        } else {
+            self.put_elsewhere(packet);
         }
-        // Else dropping the packet gives it to its owner.
     }
 
     /// Gives the frames of all packets back.

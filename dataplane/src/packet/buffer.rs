@@ -14,7 +14,7 @@
 use std::fmt;
 use std::ptr::NonNull;
 
-use crate::limits::{DATA_OFFSET, METADATA_BYTES};
+use crate::limits::{DATA_OFFSET, LARGE_FRAME_BYTES, METADATA_BYTES};
 use crate::memory::{Metadata, give_back, prefetch_at};
 use crate::port::PortId;
 use crate::time::Time;
@@ -23,6 +23,15 @@ use crate::time::Time;
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("no room in the packet's frame")]
 pub struct NoRoom;
+
+/// How a frame that stands for several packets is to be cut, in the words of the virtio-net header (OASIS virtio 1.2 section 5.1.6).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Gso {
+    /// `VIRTIO_NET_HDR_GSO_*`.
+    pub kind: u8,
+    /// Payload bytes of each packet; 0 for what is one packet.
+    pub size: u16,
+}
 
 /// An owned packet. Dropping it gives its frame back to its pool by a slow way that takes a lock; the packet
 /// loop gives frames back with [`crate::memory::Pool::put`] and its bulk form.
@@ -232,6 +241,28 @@ impl Packet {
     pub fn set_timestamp(&mut self, time: Time) {
         // SAFETY: as in `timestamp`, and `&mut self` makes the access exclusive.
         unsafe { self.base.cast::<Metadata>().as_mut() }.timestamp = time;
+    }
+
+    /// True if it stands for several packets, which a port or the engine cuts where they must be told apart: see [`Self::gso`].
+    /// Its transport checksum says nothing then; who sends or cuts it writes that anew.
+    #[inline(always)]
+    pub fn is_whole(&self) -> bool {
+        usize::from(self.end) == LARGE_FRAME_BYTES && self.gso().size != 0
+    }
+
+    /// How it is to be cut; touches the metadata line.
+    #[inline]
+    pub fn gso(&self) -> Gso {
+        // SAFETY: as in `timestamp`.
+        unsafe { self.base.cast::<Metadata>().as_ref() }.gso
+    }
+
+    /// Says how it is to be cut. Only a packet in a large frame can stand for several: see [`crate::memory::Pool::take_large`].
+    #[inline]
+    pub fn set_gso(&mut self, gso: Gso) {
+        debug_assert!(gso.size == 0 || usize::from(self.end) == LARGE_FRAME_BYTES);
+        // SAFETY: as in `set_timestamp`.
+        unsafe { self.base.cast::<Metadata>().as_mut() }.gso = gso;
     }
 
     /// Address of the frame's start.

@@ -5,6 +5,6 @@ mod burst;
 pub mod checksum;
 pub mod parse;
 
-pub use buffer::{NoRoom, Packet};
+pub use buffer::{Gso, NoRoom, Packet};
 pub use burst::{Burst, Drain};
 pub use parse::{Flags, L3, L4, Layout, Shape, Verify};

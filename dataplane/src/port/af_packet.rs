@@ -1,7 +1,8 @@
 //! Ports over packet sockets (`packet(7)`): any Linux interface, without a driver's help and without a program on it.
 //!
 //! The kernel's own stack sees what arrives, too: give the interface no addresses. Frames carry virtio-net headers, so
-//! that partial checksums and frames of several packets are finished by [`super::offload`], and the VLAN tag that the
+//! that partial checksums and frames of several packets are finished by [`super::offload`] (or, of the latter, left to who gets
+//! them), and the VLAN tag that the
 //! kernel takes out comes beside the frame and is put back. Several queues are sockets of one fanout group that spreads by
 //! a hash which both directions of a connection share.
 
@@ -12,7 +13,8 @@ use std::sync::{Arc, Mutex, PoisonError};
 use super::kernel::device::{Device, Opened};
 use super::kernel::message::{self, Arrival};
 use super::kernel::netlink::Link;
-use super::kernel::port::{KernelPort, privileges, watch_and_read};
+use super::kernel::port::{KernelPort, Setup, privileges, watch_and_read};
+use super::kernel::slots::Slots;
 use super::kernel::{Failure, interface, sys};
 use super::{MacAddress, Port, PortError};
 use crate::packet::Packet;
@@ -38,6 +40,8 @@ pub struct AfPacketConfig {
     pub promiscuous: bool,
     /// Bytes of the frames of the pool that the ports will work with.
     pub frame_bytes: usize,
+    /// Whether frames of several packets are received and sent as they are, where the pool has large frames for them; else they are cut.
+    pub carries_whole: bool,
 }
 
 /// Opens the ports of an interface, one a queue. It must exist in the calling thread's network namespace and be up.
@@ -48,9 +52,10 @@ pub fn open(config: &AfPacketConfig) -> Result<Vec<Box<dyn Port>>, PortError> {
     let fail = |(action, source): Failure| PortError { port: config.name.clone(), action, source };
     interface::find(&config.interface).map_err(fail)?;
     let group = (config.queues > 1).then(|| Arc::new(Mutex::new(None)));
+    let setup = Setup { frame_bytes: config.frame_bytes, carries_whole: config.carries_whole };
     let queues = (0..config.queues.max(1)).map(|queue| {
         let device = Queue { config: config.clone(), queue, group: group.clone() };
-        let port = KernelPort::open(&config.name, device, config.frame_bytes)?;
+        let port = KernelPort::open(&config.name, device, setup)?;
         Ok(Box::new(port) as Box<dyn Port>)
     });
     queues.collect()
@@ -141,7 +146,7 @@ impl Device for Queue {
         &self,
         fd: BorrowedFd<'_>,
         packets: &mut [Packet],
-        slots: &mut [u8],
+        slots: &mut Slots,
         arrivals: &mut [Arrival],
     ) -> io::Result<usize> {
         message::receive(fd, packets, slots, arrivals)

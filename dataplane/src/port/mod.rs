@@ -17,6 +17,8 @@ pub mod verify;
 use crate::drops::DropCounters;
 use crate::memory::Pool;
 use crate::packet::Burst;
+#[cfg(doc)]
+use crate::packet::Packet;
 use crate::time::Time;
 
 /// A port's number within its instance, given by the order in the configuration.
@@ -45,7 +47,7 @@ pub struct PortInfo {
 /// before that (a full pool, a broken descriptor) is in `rx_drops` and not in `rx_packets`.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct PortCounters {
-    /// Packets handed to the worker.
+    /// Packets handed to the worker. A frame that is carried whole is one, here as everywhere.
     pub rx_packets: u64,
     /// Their bytes, without FCS.
     pub rx_bytes: u64,
@@ -133,6 +135,12 @@ pub trait Port: Send {
     /// Takes all packets of `burst`: sends them, or drops and counts them in `tx_drops`. Never blocks.
     /// Also called with an empty burst once a loop so that the port can finish earlier work.
     fn tx(&mut self, pool: &mut Pool, now: Time, burst: &mut Burst);
+
+    /// Whether [`Self::tx`] takes frames that stand for several packets ([`Packet::is_whole`]); for others the worker cuts them. Fixed
+    /// while the port is open.
+    fn takes_whole(&self) -> bool {
+        false
+    }
 
     /// What the port is.
     fn info(&self) -> &PortInfo;

@@ -10,7 +10,8 @@ use std::os::fd::BorrowedFd;
 use super::kernel::device::{Device, Opened};
 use super::kernel::message::{self, Arrival};
 use super::kernel::netlink::Link;
-use super::kernel::port::{KernelPort, privileges, watch_and_read};
+use super::kernel::port::{KernelPort, Setup, privileges, watch_and_read};
+use super::kernel::slots::Slots;
 use super::kernel::{Failure, tun};
 use super::{MacAddress, Port, PortError};
 use crate::packet::Packet;
@@ -30,6 +31,8 @@ pub struct TapConfig {
     pub mtu: Option<u16>,
     /// Bytes of the frames of the pool that the ports will work with.
     pub frame_bytes: usize,
+    /// Whether frames of several packets are received and sent as they are, where the pool has large frames for them; else they are cut.
+    pub carries_whole: bool,
 }
 
 /// Opens the ports of a tap device, one a queue, in the calling thread's network namespace, and brings it up.
@@ -38,9 +41,10 @@ pub struct TapConfig {
 /// There is an interface of this name that is no such tap device or is in use, its MTU does not fit in a frame, or
 /// privileges are missing.
 pub fn open(config: &TapConfig) -> Result<Vec<Box<dyn Port>>, PortError> {
+    let setup = Setup { frame_bytes: config.frame_bytes, carries_whole: config.carries_whole };
     let queues = (0..config.queues.max(1)).map(|queue| {
         let device = Queue { config: config.clone(), queue };
-        let port = KernelPort::open(&config.name, device, config.frame_bytes)?;
+        let port = KernelPort::open(&config.name, device, setup)?;
         Ok(Box::new(port) as Box<dyn Port>)
     });
     queues.collect()
@@ -100,13 +104,13 @@ impl Device for Queue {
         &self,
         fd: BorrowedFd<'_>,
         packets: &mut [Packet],
-        slots: &mut [u8],
+        slots: &mut Slots,
         arrivals: &mut [Arrival],
     ) -> io::Result<usize> {
         let mut got = 0;
-        let each = packets.iter_mut().zip(slots.chunks_exact_mut(message::SLOT_BYTES)).zip(arrivals);
-        for ((packet, slot), arrival) in each {
-            match message::read(fd, packet, slot, arrival) {
+        let each = packets.iter_mut().zip(slots.areas()).zip(arrivals);
+        for ((packet, areas), arrival) in each {
+            match message::read(fd, packet, areas, arrival) {
                 Ok(()) => got += 1,
                 // What was read before counts; the error comes again.
                 Err(error) if got == 0 => return Err(error),

@@ -2,13 +2,16 @@
 
 use std::time::{Duration, Instant};
 
+use millrace_dataplane::limits::LARGE_FRAME_BYTES;
 use millrace_dataplane::memory::{Arena, Pool, PoolConfig};
-use millrace_dataplane::packet::Burst;
+use millrace_dataplane::packet::{Burst, Packet};
 use millrace_dataplane::port::{Port, PortCounters};
 use millrace_dataplane::time::{Clock, SystemClock};
 
 pub const PATIENCE: Duration = Duration::from_secs(20);
 pub const FRAME_BYTES: usize = 2_048;
+/// For ports that carry frames whole.
+pub const LARGE_FRAMES: usize = 48;
 
 /// A pool with ports, all of which are closed and counted at the end.
 pub struct Bench {
@@ -19,8 +22,10 @@ pub struct Bench {
 
 impl Bench {
     pub fn new(ports: Vec<Box<dyn Port>>) -> Self {
-        let arena = Arena::anonymous(1_024 * FRAME_BYTES + (1 << 20)).unwrap();
-        let pool = Pool::new(&arena, PoolConfig { frames: 1_024, frame_bytes: FRAME_BYTES }).unwrap();
+        let arena =
+            Arena::anonymous(1_024 * FRAME_BYTES + LARGE_FRAMES * LARGE_FRAME_BYTES + (1 << 20)).unwrap();
+        let mut pool = Pool::new(&arena, PoolConfig { frames: 1_024, frame_bytes: FRAME_BYTES }).unwrap();
+        pool.add_large(&arena, LARGE_FRAMES).unwrap();
         Self { pool, clock: SystemClock::default(), ports }
     }
 
@@ -72,13 +77,13 @@ impl Bench {
     }
 
     /// Moves what arrives at each of the first two ports to the other, until `done`. `check` sees each packet.
-    pub fn relay(&mut self, done: impl Fn() -> bool, mut check: impl FnMut(&[u8])) {
+    pub fn relay(&mut self, done: impl Fn() -> bool, mut check: impl FnMut(&Packet)) {
         while !done() {
             let mut moved = false;
             for from in 0..2 {
                 let mut burst = self.receive(from);
                 moved |= !burst.is_empty();
-                burst.iter().for_each(|packet| check(packet.bytes()));
+                burst.iter().for_each(&mut check);
                 self.send(1 - from, &mut burst);
             }
             if !moved {
@@ -109,6 +114,7 @@ impl Bench {
             counters.push(port.counters());
         }
         assert_eq!(self.pool.available(), self.pool.capacity(), "frames are missing");
+        assert_eq!(self.pool.large_frames(), (LARGE_FRAMES, LARGE_FRAMES), "large frames are missing");
         counters
     }
 }

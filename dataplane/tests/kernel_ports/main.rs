@@ -7,3 +7,4 @@ mod net;
 mod packet_sockets;
 mod streams;
 mod taps;
+mod whole;

@@ -9,13 +9,14 @@ use crate::bench::{Bench, FRAME_BYTES, frame};
 use crate::net::{Host, in_namespace, output, run, veth_pair};
 use crate::streams::{Seen, connect, with_stream};
 
-fn config(interface: &str) -> AfPacketConfig {
+pub fn config(interface: &str) -> AfPacketConfig {
     AfPacketConfig {
         name: interface.to_owned(),
         interface: interface.to_owned(),
         queues: 1,
         promiscuous: true,
         frame_bytes: FRAME_BYTES,
+        carries_whole: false,
     }
 }
 
@@ -49,7 +50,7 @@ fn frames_arrive_once_in_order_and_with_their_tags() {
 fn streams_through(mut bench: Bench, one: &Host, other: &Host) -> Vec<PortCounters> {
     for (from, to, address) in [(one, other, "10.9.0.2"), (other, one, "fd09::1"), (one, other, "fd09::2")] {
         let mut seen = Seen::default();
-        with_stream(from, to, address, |done| bench.relay(done, |bytes| seen.check(bytes)));
+        with_stream(from, to, address, |done| bench.relay(done, |packet| seen.check(packet.bytes())));
         seen.judge();
     }
     bench.finish()

@@ -5,7 +5,7 @@ use crate::bench::{Bench, FRAME_BYTES, frame};
 use crate::net::{Host, in_namespace, output, run};
 use crate::streams::{Seen, set_up, with_stream};
 
-fn config(interface: &str) -> TapConfig {
+pub fn config(interface: &str) -> TapConfig {
     TapConfig {
         name: interface.to_owned(),
         interface: interface.to_owned(),
@@ -13,6 +13,7 @@ fn config(interface: &str) -> TapConfig {
         mac: [2, 0, 0, 0, 0, 9],
         mtu: None,
         frame_bytes: FRAME_BYTES,
+        carries_whole: false,
     }
 }
 
@@ -21,7 +22,7 @@ fn open(interface: &str) -> Box<dyn Port> {
 }
 
 /// Moves the kernel's end of a tap device to a host.
-fn give(host: &Host, interface: &str, addresses: &[&str]) {
+pub fn give(host: &Host, interface: &str, addresses: &[&str]) {
     run(&format!("ip link set dev {interface} netns {}", host.pid()));
     set_up(host, interface, addresses);
 }
@@ -36,7 +37,7 @@ fn streams_through_taps_arrive_whole() {
         give(&other, "tb", &["10.9.0.2/24", "fd09::2/64"]);
         for (from, to, address) in [(&one, &other, "10.9.0.2"), (&other, &one, "fd09::1")] {
             let mut seen = Seen::default();
-            with_stream(from, to, address, |done| bench.relay(done, |bytes| seen.check(bytes)));
+            with_stream(from, to, address, |done| bench.relay(done, |packet| seen.check(packet.bytes())));
             seen.judge();
         }
         bench.finish();

@@ -7,6 +7,7 @@ use std::os::fd::{BorrowedFd, OwnedFd};
 use super::Failure;
 use super::message::Arrival;
 use super::netlink::{Link, LinkWatch};
+use super::slots::Slots;
 use crate::packet::Packet;
 use crate::port::MacAddress;
 
@@ -46,7 +47,7 @@ pub(in crate::port) trait Device: Debug + Send {
         &self,
         fd: BorrowedFd<'_>,
         packets: &mut [Packet],
-        slots: &mut [u8],
+        slots: &mut Slots,
         arrivals: &mut [Arrival],
     ) -> io::Result<usize>;
 

@@ -3,8 +3,10 @@
 use std::collections::VecDeque;
 use std::io;
 
-use super::message::{Arrival, MESSAGES_MAX, SLOT_BYTES};
+use super::message::{Arrival, MESSAGES_MAX};
+use super::slots::Slots;
 use crate::drops::DropReason;
+use crate::limits::LARGE_FRAMES_POSTED;
 use crate::memory::Pool;
 use crate::packet::{Burst, Packet};
 use crate::port::PortCounters;
@@ -17,8 +19,10 @@ pub(in crate::port) struct Inbox {
     posted: Vec<Packet>,
     received: VecDeque<Frame>,
     /// Where the ends of long frames lie; the place of a frame in a call is that of its slot.
-    slots: Vec<u8>,
+    slots: Slots,
     arrivals: [Arrival; MESSAGES_MAX],
+    /// Large frames delivered in this turn.
+    whole: usize,
 }
 
 /// A received frame.
@@ -32,12 +36,14 @@ struct Frame {
 }
 
 impl Inbox {
-    pub(in crate::port) fn new() -> Self {
+    /// `carries_whole`: frames of several packets are delivered as they are, where the pool has large frames for them.
+    pub(in crate::port) fn new(carries_whole: bool) -> Self {
         Self {
             posted: Vec::with_capacity(MESSAGES_MAX),
             received: VecDeque::with_capacity(MESSAGES_MAX),
-            slots: vec![0; MESSAGES_MAX * SLOT_BYTES],
+            slots: Slots::new(carries_whole),
             arrivals: [Arrival::default(); MESSAGES_MAX],
+            whole: 0,
         }
     }
 
@@ -51,12 +57,15 @@ impl Inbox {
         pool: &mut Pool,
         burst: &mut Burst,
         counters: &mut PortCounters,
-        mut receive: impl FnMut(&mut [Packet], &mut [u8], &mut [Arrival]) -> io::Result<usize>,
+        mut receive: impl FnMut(&mut [Packet], &mut Slots, &mut [Arrival]) -> io::Result<usize>,
     ) -> io::Result<()> {
+        self.whole = 0;
         self.deliver(pool, burst, counters);
-        while self.received.is_empty() && !burst.is_full() {
-            let wanted = burst.room().min(MESSAGES_MAX);
+        // Large frames are to be sent while the caches still have them.
+        while self.received.is_empty() && !burst.is_full() && self.whole < LARGE_FRAMES_POSTED {
+            let wanted = burst.room().min(self.slots.count());
             self.post(pool, wanted);
+            self.slots.post(pool, wanted);
             let wanted = wanted.min(self.posted.len());
             if wanted == 0 {
                 return Ok(());
@@ -89,11 +98,16 @@ impl Inbox {
     fn deliver(&mut self, pool: &mut Pool, burst: &mut Burst, counters: &mut PortCounters) {
         while !burst.is_full() {
             let Some(mut frame) = self.received.pop_front() else { return };
-            let slot = &mut self.slots[frame.slot * SLOT_BYTES..][..SLOT_BYTES];
             if frame.cut.is_none() {
-                match frame.prepare(slot) {
+                match frame.prepare(&mut self.slots) {
                     Ok(Ready::Packet) => {
                         put(frame.packet, burst, counters);
+                        continue;
+                    }
+                    Ok(Ready::Whole(whole)) => {
+                        self.whole += 1;
+                        pool.put(frame.packet);
+                        put(whole, burst, counters);
                         continue;
                     }
                     Ok(Ready::Cut) => {}
@@ -108,7 +122,7 @@ impl Inbox {
                     }
                 }
             }
-            if !frame.emit(slot, pool, burst, counters) {
+            if !frame.emit(&self.slots, pool, burst, counters) {
                 // The burst or the pool is at its end: the rest waits for the next call.
                 self.received.push_front(frame);
                 return;
@@ -120,6 +134,7 @@ impl Inbox {
     /// Gives everything back: to `pool`, or each frame to its own. What waits here was never received for the worker.
     pub(in crate::port) fn close(&mut self, pool: Option<&mut Pool>) {
         let packets = self.posted.drain(..).chain(self.received.drain(..).map(|frame| frame.packet));
+        let packets = packets.chain(self.slots.drain());
         match pool {
             Some(pool) => packets.for_each(|packet| pool.put(packet)),
             None => drop(packets),
@@ -131,6 +146,8 @@ impl Inbox {
 enum Ready {
     /// One packet, finished.
     Packet,
+    /// Several packets, which go on as one.
+    Whole(Packet),
     /// Several packets, which are to be cut.
     Cut,
     /// One that the machine sent itself: nobody's loss.
@@ -138,7 +155,7 @@ enum Ready {
 }
 
 impl Frame {
-    fn prepare(&mut self, slot: &mut [u8]) -> Result<Ready, DropReason> {
+    fn prepare(&mut self, slots: &mut Slots) -> Result<Ready, DropReason> {
         let arrival = &self.arrival;
         if arrival.is_outgoing {
             return Ok(Ready::Nothing);
@@ -149,13 +166,15 @@ impl Frame {
         let header = VnetHeader::parse(&arrival.header);
         if let Some(kind) = header.segmentation()? {
             // What lies in the packet belongs in front of what lies in the slot.
-            let front = self.packet.bytes();
-            slot.get_mut(..front.len()).ok_or(DropReason::BadLength)?.copy_from_slice(front);
-            let frame = slot.get(..arrival.length).ok_or(DropReason::BadLength)?;
+            let frame = slots.join(self.slot, self.packet.bytes(), arrival.length);
+            let frame = frame.ok_or(DropReason::BadLength)?;
             let cut = Cut::plan(frame, &header, kind)?;
             let room = self.packet.len() + self.packet.tailroom();
             if cut.next_bytes().is_some_and(|bytes| bytes > room) {
                 return Err(DropReason::BadLength);
+            }
+            if let Some(mut whole) = slots.take_whole(self.slot, arrival.length, &header, &cut) {
+                return tag(&mut whole, arrival).map(|()| Ready::Whole(whole));
             }
             self.cut = Some(cut);
             return Ok(Ready::Cut);
@@ -169,9 +188,16 @@ impl Frame {
     }
 
     /// Cuts packets for as long as there is room and memory for them; true at the end.
-    fn emit(&mut self, slot: &[u8], pool: &mut Pool, burst: &mut Burst, counters: &mut PortCounters) -> bool {
+    fn emit(
+        &mut self,
+        slots: &Slots,
+        pool: &mut Pool,
+        burst: &mut Burst,
+        counters: &mut PortCounters,
+    ) -> bool {
         let Some(cut) = &mut self.cut else { return true };
-        let frame = &slot[..self.arrival.length];
+        // It was brought together when it was prepared.
+        let Some(frame) = slots.joined(self.slot, self.arrival.length) else { return true };
         while let Some(bytes) = cut.next_bytes() {
             if burst.is_full() {
                 return false;

@@ -10,8 +10,9 @@ use std::mem::{size_of, zeroed};
 use std::os::fd::{AsRawFd, BorrowedFd};
 use std::ptr::null_mut;
 
+use super::slots::Slots;
 use crate::packet::Packet;
-use crate::port::offload::VNET_HEADER_BYTES;
+use crate::port::offload::{VNET_HEADER_BYTES, whole_header};
 
 /// Most frames of one call.
 pub(in crate::port) const MESSAGES_MAX: usize = 32;
@@ -67,33 +68,41 @@ fn open_wide(packet: &mut Packet) -> &mut [u8] {
     packet.bytes_mut()
 }
 
-/// Receives up to as many frames as there are packets (which are empty), slots of [`SLOT_BYTES`] and arrivals; at most
+/// Header, packet, and the two areas of its slot.
+type Vectors = [libc::iovec; 4];
+
+/// Vectors for writing by the kernel. The slot's front is left free for what is in the packet, so that a long frame can be joined
+/// there.
+fn incoming(header: &mut [u8], packet: &mut Packet, (slot, beyond): (&mut [u8], &mut [u8])) -> Vectors {
+    let bytes = open_wide(packet);
+    let free = bytes.len().min(slot.len());
+    [vector(header), vector(bytes), vector(&mut slot[free..]), vector(beyond)]
+}
+
+/// Receives up to as many frames as there are packets (which are empty) and arrivals; at most
 /// [`MESSAGES_MAX`]. Never blocks. The packets are as long then as what they hold.
 pub(in crate::port) fn receive(
     fd: BorrowedFd<'_>,
     packets: &mut [Packet],
-    slots: &mut [u8],
+    slots: &mut Slots,
     arrivals: &mut [Arrival],
 ) -> io::Result<usize> {
-    let count = packets.len().min(arrivals.len()).min(slots.len() / SLOT_BYTES).min(MESSAGES_MAX);
+    let count = packets.len().min(arrivals.len()).min(MESSAGES_MAX);
     // SAFETY: all zeros is a valid value of each: integers and null pointers.
     let (mut vectors, mut messages, mut names) = unsafe {
         (
-            zeroed::<[[libc::iovec; 3]; MESSAGES_MAX]>(),
+            zeroed::<[Vectors; MESSAGES_MAX]>(),
             zeroed::<[libc::mmsghdr; MESSAGES_MAX]>(),
             zeroed::<[libc::sockaddr_ll; MESSAGES_MAX]>(),
         )
     };
     let mut controls: [Control; MESSAGES_MAX] = [[0; 8]; MESSAGES_MAX];
-    let each = packets.iter_mut().zip(slots.chunks_exact_mut(SLOT_BYTES)).zip(arrivals.iter_mut());
-    for (at, ((packet, slot), arrival)) in each.take(count).enumerate() {
-        let bytes = open_wide(packet);
-        // The slot's front is left free for what is in the packet, so that a long frame can be joined there.
-        let beyond = bytes.len().min(slot.len());
-        vectors[at] = [vector(&mut arrival.header), vector(bytes), vector(&mut slot[beyond..])];
+    let each = packets.iter_mut().zip(slots.areas()).zip(arrivals.iter_mut());
+    for (at, ((packet, areas), arrival)) in each.take(count).enumerate() {
+        vectors[at] = incoming(&mut arrival.header, packet, areas);
         let header = &mut messages[at].msg_hdr;
         header.msg_iov = vectors[at].as_mut_ptr();
-        header.msg_iovlen = 3;
+        header.msg_iovlen = vectors[at].len() as _;
         header.msg_name = (&raw mut names[at]).cast();
         header.msg_namelen = size_of::<libc::sockaddr_ll>() as libc::socklen_t;
         header.msg_control = controls[at].as_mut_ptr().cast();
@@ -150,23 +159,29 @@ fn tag_of(header: &libc::msghdr) -> Option<(u16, u16)> {
     None
 }
 
+/// What goes in front of a packet: zeros, since nothing is left to do, or what is to be done with a whole frame. The port made that
+/// ready to be sent.
+fn header_of(packet: &Packet) -> [u8; VNET_HEADER_BYTES] {
+    if packet.is_whole() { whole_header(packet).to_bytes() } else { [0; VNET_HEADER_BYTES] }
+}
+
 /// Sends packets as they are, in order; returns how many the kernel took. Never blocks.
 ///
 /// # Errors
 /// The kernel's, about the first packet.
 pub(in crate::port) fn send(fd: BorrowedFd<'_>, packets: &[Packet]) -> io::Result<usize> {
     let count = packets.len().min(MESSAGES_MAX);
-    // All zeros: nothing is left to do.
-    let header = [0u8; VNET_HEADER_BYTES];
+    let mut headers = [[0u8; VNET_HEADER_BYTES]; MESSAGES_MAX];
     // SAFETY: all zeros is a valid value of both: integers and null pointers.
     let (mut vectors, mut messages) =
         unsafe { (zeroed::<[[libc::iovec; 2]; MESSAGES_MAX]>(), zeroed::<[libc::mmsghdr; MESSAGES_MAX]>()) };
     for (at, packet) in packets.iter().take(count).enumerate() {
-        vectors[at] = outgoing(&header, packet.bytes());
+        headers[at] = header_of(packet);
+        vectors[at] = outgoing(&headers[at], packet.bytes());
         messages[at].msg_hdr.msg_iov = vectors[at].as_mut_ptr();
         messages[at].msg_hdr.msg_iovlen = 2;
     }
-    // SAFETY: each message points to `header` and to a borrowed packet with their lengths; sending only reads them.
+    // SAFETY: each message points to one of `headers` and to a borrowed packet with their lengths; sending only reads them.
     let sent = unsafe {
         libc::sendmmsg(fd.as_raw_fd(), messages.as_mut_ptr(), count as libc::c_uint, libc::MSG_DONTWAIT)
     };
@@ -184,16 +199,13 @@ fn outgoing(header: &[u8], bytes: &[u8]) -> [libc::iovec; 2] {
 pub(in crate::port) fn read(
     fd: BorrowedFd<'_>,
     packet: &mut Packet,
-    slot: &mut [u8],
+    areas: (&mut [u8], &mut [u8]),
     arrival: &mut Arrival,
 ) -> io::Result<()> {
     *arrival = Arrival::default();
-    let bytes = open_wide(packet);
-    let room = bytes.len().min(slot.len());
-    let beyond = &mut slot[room..];
-    let vectors = [vector(&mut arrival.header), vector(bytes), vector(beyond)];
-    // SAFETY: the vectors describe three slices that are borrowed mutably until the call returns.
-    let got = unsafe { libc::readv(fd.as_raw_fd(), vectors.as_ptr(), 3) };
+    let vectors = incoming(&mut arrival.header, packet, areas);
+    // SAFETY: the vectors describe slices that are borrowed mutably until the call returns.
+    let got = unsafe { libc::readv(fd.as_raw_fd(), vectors.as_ptr(), vectors.len() as libc::c_int) };
     let Ok(got) = usize::try_from(got) else {
         let error = io::Error::last_os_error();
         packet.truncate(0);
@@ -208,7 +220,7 @@ pub(in crate::port) fn read(
 
 /// Writes one packet to a tap device that does not block.
 pub(in crate::port) fn write(fd: BorrowedFd<'_>, packet: &Packet) -> io::Result<()> {
-    let header = [0u8; VNET_HEADER_BYTES];
+    let header = header_of(packet);
     let vectors = outgoing(&header, packet.bytes());
     // SAFETY: the vectors describe two borrowed slices; writing only reads them.
     let sent = unsafe { libc::writev(fd.as_raw_fd(), vectors.as_ptr(), 2) };

@@ -15,7 +15,8 @@ use super::{Failure, sys};
 use crate::drops::DropReason;
 use crate::limits::DATA_OFFSET;
 use crate::memory::Pool;
-use crate::packet::Burst;
+use crate::packet::{Burst, Packet};
+use crate::port::offload::{leave_to_kernel, segment_ip_bytes};
 use crate::port::{MacAddress, Port, PortCounters, PortError, PortInfo};
 use crate::time::Time;
 
@@ -26,13 +27,22 @@ const RETURN_INTERVAL: Duration = Duration::from_secs(1);
 /// An Ethernet header with two tags, without FCS: what comes on top of the MTU when sending.
 const TX_HEADER_BYTES: usize = LINK_HEADER_BYTES + 4;
 
+/// How a port works with its pool.
+#[derive(Clone, Copy, Debug)]
+pub(in crate::port) struct Setup {
+    /// Bytes of the pool's frames.
+    pub(in crate::port) frame_bytes: usize,
+    /// Frames of several packets are received and sent as they are.
+    pub(in crate::port) carries_whole: bool,
+}
+
 /// One queue of a device, as a port.
 #[derive(Debug)]
 pub(in crate::port) struct KernelPort<D> {
     device: D,
     info: PortInfo,
     counters: PortCounters,
-    frame_bytes: usize,
+    setup: Setup,
     /// `None` while the interface is gone, and once the port is closed.
     live: Option<Opened>,
     is_closed: bool,
@@ -46,11 +56,11 @@ pub(in crate::port) struct KernelPort<D> {
 }
 
 impl<D: Device> KernelPort<D> {
-    /// Opens a device for a pool with frames of `frame_bytes`.
-    pub(in crate::port) fn open(name: &str, mut device: D, frame_bytes: usize) -> Result<Self, PortError> {
+    /// Opens a device.
+    pub(in crate::port) fn open(name: &str, mut device: D, setup: Setup) -> Result<Self, PortError> {
         let fail = |(action, source): Failure| PortError { port: name.to_owned(), action, source };
         let opened = device.open(None).map_err(fail)?;
-        check_mtu(device.interface(), opened.link.mtu, frame_bytes).map_err(fail)?;
+        check_mtu(device.interface(), opened.link.mtu, setup.frame_bytes).map_err(fail)?;
         let info = PortInfo {
             name: name.to_owned(),
             description: device.description(),
@@ -62,12 +72,12 @@ impl<D: Device> KernelPort<D> {
             device,
             info,
             counters: PortCounters::default(),
-            frame_bytes,
+            setup,
             live: None,
             is_closed: false,
             said: None,
             next_look: Time(0),
-            inbox: Inbox::new(),
+            inbox: Inbox::new(setup.carries_whole),
             link_mac: opened.link.mac,
             promiscuous: None,
         };
@@ -77,7 +87,7 @@ impl<D: Device> KernelPort<D> {
     }
 
     fn set_mtu(&mut self, mtu: u32) {
-        let room = self.frame_bytes.saturating_sub(DATA_OFFSET + LINK_HEADER_BYTES);
+        let room = self.setup.frame_bytes.saturating_sub(DATA_OFFSET + LINK_HEADER_BYTES);
         self.info.mtu = u16::try_from((mtu as usize).min(room)).unwrap_or(u16::MAX);
     }
 
@@ -227,16 +237,23 @@ impl<D: Device> KernelPort<D> {
         }
     }
 
-    /// Drops what the link can't carry.
+    /// Drops what the link can't carry, and makes whole frames ready for the kernel.
     fn sort_out(&mut self, pool: &mut Pool, burst: &mut Burst) {
-        let length_max = usize::from(self.info.mtu) + TX_HEADER_BYTES;
-        let bad = |packet: &crate::packet::Packet| packet.is_empty() || packet.len() > length_max;
-        if !burst.iter().any(bad) {
+        let mtu = usize::from(self.info.mtu);
+        let bad = |packet: &Packet| packet.is_empty() || packet.len() > mtu + TX_HEADER_BYTES;
+        if !burst.iter().any(|packet| bad(packet) || packet.is_whole()) {
             return;
         }
+        let carries_whole = self.setup.carries_whole;
+        // Its packets may be as long as any others.
+        let fits = |frame: &Packet| segment_ip_bytes(frame).is_some_and(|bytes| bytes <= mtu);
         let mut good = Burst::new();
-        for packet in burst.drain_all() {
-            if bad(&packet) {
+        for mut packet in burst.drain_all() {
+            let is_bad = match packet.is_whole() {
+                true => !carries_whole || !fits(&packet) || leave_to_kernel(&mut packet).is_err(),
+                false => bad(&packet),
+            };
+            if is_bad {
                 self.counters.tx_drops.count(DropReason::TxFailed);
                 pool.discard(packet, DropReason::TxFailed);
             } else {
@@ -281,6 +298,10 @@ impl<D: Device> Port for KernelPort<D> {
     fn counters(&mut self) -> PortCounters {
         self.update_missed();
         self.counters.clone()
+    }
+
+    fn takes_whole(&self) -> bool {
+        self.setup.carries_whole
     }
 
     fn wait_fd(&self) -> Option<RawFd> {

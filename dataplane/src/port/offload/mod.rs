@@ -2,13 +2,15 @@
 //!
 //! Packet sockets and tap devices hand frames over as the stack made them: checksums that cover a pseudo-header only,
 //! TCP or UDP of up to 64 KiB under one set of headers. [`finish_checksum`] completes the first, [`Cut`] makes packets
-//! of the second. Everything is total: a header that contradicts its frame is a counted drop.
+//! of the second, or [`Pieces`] of one that was carried whole for a while; [`leave_to_kernel`] makes it what a kernel takes. Everything is total: a header that contradicts its frame is a counted drop.
 
 mod segment;
 #[cfg(test)]
 mod tests;
+mod whole;
 
 pub use segment::Cut;
+pub use whole::{Pieces, leave_to_kernel, segment_ip_bytes, whole_header};
 
 use crate::drops::DropReason;
 use crate::packet::{NoRoom, Packet, checksum};
@@ -68,6 +70,17 @@ impl VnetHeader {
             checksum_start: word(6),
             checksum_offset: word(8),
         }
+    }
+
+    /// As it lies in memory.
+    pub fn to_bytes(self) -> [u8; VNET_HEADER_BYTES] {
+        let mut bytes = [0; VNET_HEADER_BYTES];
+        (bytes[0], bytes[1]) = (self.flags, self.gso_type);
+        let words = [self.header_bytes, self.gso_size, self.checksum_start, self.checksum_offset];
+        for (target, word) in bytes[2..].chunks_exact_mut(2).zip(words) {
+            target.copy_from_slice(&word.to_ne_bytes());
+        }
+        bytes
     }
 
     /// Whether the checksum's field holds the sum of the pseudo-header only.

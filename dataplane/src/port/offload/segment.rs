@@ -4,9 +4,9 @@
 //! number, flags, checksums. The identification counts up from the frame's (as Linux's `inet_gso_segment`), PSH and FIN
 //! are on the last segment only, CWR on the first only (RFC 3168 section 6.1.2: it is said once).
 
-use super::{Segmentation, VnetHeader};
+use super::{NEEDS_CHECKSUM, Segmentation, VnetHeader};
 use crate::drops::DropReason;
-use crate::packet::checksum;
+use crate::packet::{Gso, checksum};
 
 const ETHERNET_BYTES: usize = 14;
 const ETHER_TYPE_IPV4: u16 = 0x0800;
@@ -102,10 +102,30 @@ impl Cut {
     /// [`DropReason::OffloadUnfinished`] if its headers are not what `header` says, or are those of a tunnel around what
     /// shall be cut.
     pub fn plan(frame: &[u8], header: &VnetHeader, kind: Segmentation) -> Result<Self, DropReason> {
-        Self::read(frame, header, kind).ok_or(DropReason::OffloadUnfinished)
+        let mut cut = Self::read(frame, header.gso_size, kind).ok_or(DropReason::OffloadUnfinished)?;
+        if header.needs_checksum() {
+            cut.has_checksum = true;
+            let named = (usize::from(header.checksum_start), usize::from(header.checksum_offset));
+            if named != (cut.l4, cut.checksum_offset()) {
+                return Err(DropReason::OffloadUnfinished);
+            }
+        }
+        Ok(cut)
     }
 
-    fn read(frame: &[u8], header: &VnetHeader, kind: Segmentation) -> Option<Self> {
+    /// Reads the headers of a frame that was carried whole: as they are now, and with a checksum that is to be written anew.
+    ///
+    /// # Errors
+    /// [`DropReason::OffloadUnfinished`] if there is something else in front of what shall be cut than there was.
+    pub fn plan_whole(frame: &[u8], gso: Gso) -> Result<Self, DropReason> {
+        let header = VnetHeader { gso_type: gso.kind, ..VnetHeader::default() };
+        let kind = header.segmentation()?.ok_or(DropReason::OffloadUnfinished)?;
+        let mut cut = Self::read(frame, gso.size, kind).ok_or(DropReason::OffloadUnfinished)?;
+        cut.has_checksum = true;
+        Ok(cut)
+    }
+
+    fn read(frame: &[u8], size: u16, kind: Segmentation) -> Option<Self> {
         let (l3, is_ipv6) = network_header(frame)?;
         let (l4, protocol, ip_bytes) = transport_header(frame, l3, is_ipv6)?;
         let is_tcp = match (kind, protocol, is_ipv6) {
@@ -118,9 +138,7 @@ impl Cut {
         if transport.len() < header_bytes || (is_tcp && header_bytes < TCP_BYTES_MIN) {
             return None;
         }
-        let field = if is_tcp { 16 } else { 6 };
-        let names_other = usize::from(header.checksum_start) != l4 || header.checksum_offset != field;
-        if header.gso_size == 0 || (header.needs_checksum() && names_other) {
+        if size == 0 {
             return None;
         }
         // Frames of more than 64 KiB say 0.
@@ -129,13 +147,13 @@ impl Cut {
         Some(Self {
             is_ipv6,
             is_tcp,
-            has_checksum: is_tcp || header.needs_checksum() || u16_at(transport, 6)? != 0,
+            has_checksum: is_tcp || u16_at(transport, 6)? != 0,
             l3,
             l4,
             payload,
             at: payload,
             end: (end >= payload).then_some(end)?,
-            size: usize::from(header.gso_size),
+            size: usize::from(size),
             made: 0,
             sequence: u32::from_be_bytes(*transport.get(4..)?.first_chunk()?),
             identification: u16_at(frame, l3 + 4)?,
@@ -146,6 +164,58 @@ impl Cut {
     pub fn next_bytes(&self) -> Option<usize> {
         let left = self.end - self.at;
         (left > 0 || self.made == 0).then_some(self.payload + left.min(self.size))
+    }
+
+    /// Packets that are still to come.
+    pub fn count(&self) -> usize {
+        let left = self.end - self.at;
+        left.div_ceil(self.size).max(usize::from(self.made == 0))
+    }
+
+    /// Bytes of the next packet from its IP header on: what an MTU is about. 0 if there is none.
+    pub fn next_ip_bytes(&self) -> usize {
+        self.next_bytes().map_or(0, |bytes| bytes - self.l3)
+    }
+
+    /// Where the IP packet ends in the frame.
+    pub fn end(&self) -> usize {
+        self.end
+    }
+
+    /// Leaves the next packet out.
+    pub fn skip(&mut self) {
+        self.at = self.end.min(self.at + self.size);
+        self.made = self.made.saturating_add(1);
+    }
+
+    /// Writes what a device that is to cut the frame expects of its checksum's field: the sum of the pseudo-header
+    /// (`CHECKSUM_PARTIAL` in Linux's words).
+    pub fn write_partial_checksum(&self, frame: &mut [u8]) {
+        let field = self.l4 + self.checksum_offset();
+        let sum = self.pseudo_header(frame, self.end - self.l4);
+        frame[field..field + 2].copy_from_slice(&checksum::fold(sum).to_ne_bytes());
+    }
+
+    /// The header that asks a device to cut the frame.
+    pub fn header(&self, gso: Gso) -> VnetHeader {
+        VnetHeader {
+            flags: NEEDS_CHECKSUM,
+            gso_type: gso.kind,
+            header_bytes: self.payload as u16,
+            gso_size: gso.size,
+            checksum_start: self.l4 as u16,
+            checksum_offset: self.checksum_offset() as u16,
+        }
+    }
+
+    const fn checksum_offset(&self) -> usize {
+        if self.is_tcp { 16 } else { 6 }
+    }
+
+    fn pseudo_header(&self, packet: &[u8], transport_bytes: usize) -> u64 {
+        let addresses = if self.is_ipv6 { self.l3 + 8..self.l3 + 40 } else { self.l3 + 12..self.l3 + 20 };
+        let protocol = if self.is_tcp { PROTOCOL_TCP } else { PROTOCOL_UDP };
+        checksum::pseudo_header(&packet[addresses], protocol, transport_bytes)
     }
 
     /// Writes the next packet to `target`, which has [`Self::next_bytes`] bytes. `frame` is what was planned with.
@@ -198,12 +268,10 @@ impl Cut {
     }
 
     fn write_checksum(&self, packet: &mut [u8]) {
-        let addresses = if self.is_ipv6 { self.l3 + 8..self.l3 + 40 } else { self.l3 + 12..self.l3 + 20 };
-        let protocol = if self.is_tcp { PROTOCOL_TCP } else { PROTOCOL_UDP };
-        let field = self.l4 + if self.is_tcp { 16 } else { 6 };
+        let field = self.l4 + self.checksum_offset();
         packet[field..field + 2].fill(0);
         let transport = &packet[self.l4..];
-        let pseudo = checksum::pseudo_header(&packet[addresses], protocol, transport.len());
+        let pseudo = self.pseudo_header(packet, transport.len());
         let sum = checksum::finish(pseudo + checksum::sum(transport));
         // A UDP checksum of zero is sent as all ones (RFC 768).
         let sum = if sum == 0 && !self.is_tcp { u16::MAX } else { sum };

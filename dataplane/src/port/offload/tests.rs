@@ -1,5 +1,6 @@
 use super::*;
 use crate::memory::{Arena, Pool, PoolConfig};
+use crate::packet::Gso;
 use etherparse::{IpNumber, NetSlice, PacketBuilder, SlicedPacket, TransportSlice};
 use proptest::prelude::*;
 
@@ -139,6 +140,40 @@ fn cut(frame: &[u8], header: &VnetHeader) -> Result<Vec<Vec<u8>>, DropReason> {
     Ok(packets)
 }
 
+/// What translation does to a frame of either family: other addresses, another source port, a hop less. Written as the replay does it,
+/// with updates that count on a whole checksum.
+fn translate(frame: &mut [u8], l4: usize, field: usize, is_ipv6: bool, new: &[u8; 34]) {
+    let (addresses, ttl) = if is_ipv6 {
+        (l4 - 32..l4, l4 - 33)
+    } else {
+        let l3 = network_header_of(frame);
+        (l3 + 12..l3 + 20, l3 + 8)
+    };
+    let mut set = |at: std::ops::Range<usize>, value: &[u8], is_covered: bool| {
+        let old = checksum::sum(&frame[at.clone()]);
+        frame[at].copy_from_slice(value);
+        if is_covered {
+            let before = u16::from_ne_bytes([frame[field], frame[field + 1]]);
+            let after = checksum::apply(before, checksum::delta(old, checksum::sum(value)));
+            frame[field..field + 2].copy_from_slice(&after.to_ne_bytes());
+        }
+    };
+    let length = addresses.len();
+    set(addresses, &new[..length], true);
+    set(l4..l4 + 2, &new[32..], true);
+    set(ttl..ttl + 1, &[59], false);
+    if !is_ipv6 {
+        let l3 = network_header_of(frame);
+        frame[l3 + 10..l3 + 12].fill(0);
+        let sum = checksum::finish(checksum::sum(&frame[l3..l4]));
+        frame[l3 + 10..l3 + 12].copy_from_slice(&sum.to_ne_bytes());
+    }
+}
+
+fn network_header_of(frame: &[u8]) -> usize {
+    segment::network_header(frame).unwrap().0
+}
+
 /// Checks lengths and checksums by the other library, and returns identification and payload.
 fn checked(packet: &[u8]) -> (u16, TransportSlice<'_>, u8) {
     let sliced = SlicedPacket::from_ethernet(packet).unwrap();
@@ -251,6 +286,84 @@ proptest! {
         }
     }
 
+    /// A frame is carried whole and translated on the way. What becomes of it is what would have become of its packets: cut by us, and
+    /// cut and completed by a kernel, whose work the header and the sum of the pseudo-header are for.
+    #[test]
+    fn a_frame_that_was_translated_whole_is_cut_and_left_as_its_packets_would_be(
+        shape in shapes(), is_tcp: bool, new: [u8; 32], port: [u8; 2],
+    ) {
+        let (mut frame, header) = if is_tcp { shape.tcp() } else { shape.udp() };
+        let l4 = usize::from(header.checksum_start);
+        let field = l4 + usize::from(header.checksum_offset);
+        if !is_tcp {
+            let length = (frame.len() - l4) as u16;
+            frame[l4 + 4..l4 + 6].copy_from_slice(&length.to_be_bytes());
+        }
+        let mut values = [0; 34];
+        values[..32].copy_from_slice(&new);
+        values[32..].copy_from_slice(&port);
+        let mut expected = cut(&frame, &header).unwrap();
+        for packet in &mut expected {
+            translate(packet, l4, field, shape.is_ipv6, &values);
+            // Of what sums to zero an update makes what would say that a datagram has no checksum (RFC 768).
+            if !is_tcp && packet[field..field + 2] == [0, 0] {
+                packet[field..field + 2].fill(0xff);
+            }
+        }
+        translate(&mut frame, l4, field, shape.is_ipv6, &values);
+        let gso = Gso { kind: header.gso_type, size: header.gso_size };
+
+        let mut plan = Cut::plan_whole(&frame, gso).unwrap();
+        prop_assert_eq!(plan.count(), expected.len());
+        prop_assert_eq!(plan.next_ip_bytes(), expected[0].len() - network_header_of(&frame));
+        let mut packets = Vec::new();
+        while let Some(bytes) = plan.next_bytes() {
+            prop_assert_eq!(plan.count(), expected.len() - packets.len());
+            let mut packet = vec![0xaa; bytes];
+            plan.write_next(&frame, &mut packet);
+            checked(&packet);
+            packets.push(packet);
+        }
+        prop_assert_eq!(plan.count(), 0);
+        prop_assert_eq!(&packets, &expected);
+
+        let plan = Cut::plan_whole(&frame, gso).unwrap();
+        plan.write_partial_checksum(&mut frame);
+        let left = plan.header(gso);
+        prop_assert_eq!(VnetHeader::parse(&left.to_bytes()), left);
+        prop_assert_eq!(
+            (left.checksum_start, left.checksum_offset, left.gso_size, left.gso_type, left.needs_checksum()),
+            (header.checksum_start, header.checksum_offset, header.gso_size, header.gso_type, true)
+        );
+        prop_assert_eq!(usize::from(left.header_bytes), expected[0].len() - shape.payload.len().min(shape.size.into()));
+        // A kernel goes by header and field alone.
+        prop_assert_eq!(&cut(&frame, &left).unwrap(), &expected);
+        let whole = VnetHeader { gso_type: 0, ..left };
+        finish_checksum(&mut frame, &whole).unwrap();
+        if frame[field..field + 2] != [0xff, 0xff] {
+            checked(&frame);
+        }
+    }
+
+    #[test]
+    fn what_is_left_out_is_counted_like_what_is_cut(shape in shapes(), lost in 0usize..6) {
+        let (frame, header) = shape.tcp();
+        let gso = Gso { kind: header.gso_type, size: header.gso_size };
+        let all = cut(&frame, &header).unwrap();
+        let mut plan = Cut::plan_whole(&frame, gso).unwrap();
+        for (at, expected) in all.iter().enumerate() {
+            let bytes = plan.next_bytes().unwrap();
+            if at == lost {
+                plan.skip();
+                continue;
+            }
+            let mut packet = vec![0; bytes];
+            plan.write_next(&frame, &mut packet);
+            prop_assert_eq!(&packet, expected);
+        }
+        prop_assert_eq!((plan.next_bytes(), plan.count()), (None, 0));
+    }
+
     #[test]
     fn nothing_that_a_kernel_says_panics(
         mut frame in proptest::collection::vec(any::<u8>(), 0..200),
@@ -275,6 +388,10 @@ proptest! {
             && let Ok(packets) = cut(&frame, &header)
         {
             prop_assert!(packets.len() <= 200);
+        }
+        if let Ok(plan) = Cut::plan_whole(&frame, Gso { kind, size: header.gso_size }) {
+            prop_assert!(plan.count() <= 200);
+            plan.write_partial_checksum(&mut frame);
         }
         let _ = finish_checksum(&mut frame, &header);
     }
@@ -341,4 +458,73 @@ fn a_tag_goes_back_behind_the_addresses() {
     packet.truncate(11);
     assert_eq!(insert_tag(&mut packet, 0x8100, 1), Err(NoRoom));
     pool.put(packet);
+}
+
+fn tcp_shape(payload: usize, size: u16) -> Shape {
+    Shape {
+        is_ipv6: false,
+        vlan: true,
+        ip_options: Vec::new(),
+        tcp_options: Vec::new(),
+        flags: 0x18,
+        sequence: 1,
+        identification: 1,
+        dscp_ecn: 0,
+        payload: (0..payload).map(|at| at as u8).collect(),
+        size,
+    }
+}
+
+#[test]
+fn pieces_come_from_the_pool_and_those_that_find_no_frame_are_said_to_be_lost() {
+    let arena = Arena::anonymous(1 << 20).unwrap();
+    let mut pool = Pool::new(&arena, PoolConfig::new(3)).unwrap();
+    pool.add_large(&arena, 1).unwrap();
+    let (frame, header) = tcp_shape(50_000, 1_400).tcp();
+    let expected = cut(&frame, &header).unwrap();
+    let mut whole = pool.take_large().unwrap();
+    whole.set_contents(&frame).unwrap();
+    whole.set_gso(Gso { kind: header.gso_type, size: header.gso_size });
+    whole.set_port(crate::port::PortId(7));
+    assert_eq!(segment_ip_bytes(&whole), Some(20 + 20 + 1_400));
+    let mut pieces = Pieces::of(whole).unwrap();
+    assert_eq!(pieces.count(), 36);
+    let (mut held, mut lost, mut at) = (Vec::new(), 0, 0);
+    while let Some(piece) = pieces.next(&mut pool) {
+        match piece {
+            Ok(packet) => {
+                assert_eq!((packet.bytes(), packet.port().0), (expected[at].as_slice(), 7));
+                held.push(packet);
+            }
+            Err(reason) => {
+                assert_eq!(reason, DropReason::PoolExhausted);
+                lost += 1;
+                // Room for one more: the next piece is itself, not the one that was lost.
+                if lost == 10 {
+                    held.drain(..1).for_each(|packet| pool.put(packet));
+                }
+            }
+        }
+        at += 1;
+    }
+    assert_eq!((at, lost, held.len()), (36, 32, 3));
+    held.into_iter().for_each(|packet| pool.put(packet));
+    pool.put(pieces.into_frame());
+    assert_eq!((pool.available(), pool.large_frames()), (3, (1, 1)));
+}
+
+#[test]
+fn a_frame_with_something_new_in_front_is_not_cut_as_before() {
+    let (frame, header) = tcp_shape(3_000, 1_000).tcp();
+    let gso = Gso { kind: header.gso_type, size: header.gso_size };
+    assert!(Cut::plan_whole(&frame, gso).is_ok());
+    // A tunnel: outer headers end with UDP, not with what shall be cut.
+    let mut tunnel = Vec::new();
+    PacketBuilder::ethernet2(ETHERNET.0, ETHERNET.1)
+        .ipv4([1; 4], [2; 4], 64)
+        .udp(1, 4_789)
+        .write(&mut tunnel, &frame)
+        .unwrap();
+    assert_eq!(Cut::plan_whole(&tunnel, gso).err(), Some(DropReason::OffloadUnfinished));
+    assert_eq!(Cut::plan_whole(&frame, Gso::default()).err(), Some(DropReason::OffloadUnfinished));
 }
