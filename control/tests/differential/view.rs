@@ -35,6 +35,8 @@ pub struct View {
     pub closes: bool,
     /// A SYN-ACK went by that acknowledges the other side's SYN.
     pub is_answered: bool,
+    /// One side sent a SYN more than once.
+    pub is_asked_again: bool,
     /// SYNs of one side with different numbers went by.
     pub began_anew: bool,
 }
@@ -106,6 +108,7 @@ impl View {
             };
             let syn = other.first.is_some_and(|first| after(first, segment.acknowledgment));
             view.is_answered = !segment.has(RST) && (view.is_answered || segment.has(SYN | ACK) && syn);
+            view.is_asked_again |= segment.has(SYN) && side.first.is_some();
             if segment.has(SYN) && side.first.is_some_and(|first| first != segment.sequence) {
                 (view.began_anew, side.is_new) = (true, true);
             }

@@ -54,6 +54,20 @@ pub const KNOWN: &[Known] = &[
         },
     },
     Known {
+        name: "What follows a refusal reaches who refused",
+        is_it: |case| {
+            let Some((segment, view)) = case.segment() else { return false };
+            // A reset that refused a SYN in a connection that was open, or was about to be.
+            let refusal = |(step, passed): &(&Step, bool)| {
+                let segment = Segment::of(step).filter(|_| *passed && step.flow == case.step.flow);
+                segment.is_some_and(|segment| segment.has(RST | ACK) && segment.sequence == 0)
+            };
+            let refused = view.is_over && view.is_asked_again && case.before.iter().any(refusal);
+            let fits = !view.is_outside(&segment) && !view.acknowledges_else(&segment);
+            case.linux_drops() && refused && segment.has(ACK) && fits
+        },
+    },
+    Known {
         name: "Urgent data may come with any flags",
         is_it: |case| {
             let urgent = case
