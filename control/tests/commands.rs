@@ -54,6 +54,7 @@ fn a_running_instance_is_shown_cleared_and_changed() {
         "memory",
         "latency",
         "neighbours",
+        "probes",
         "routes",
         "nat",
     ] {

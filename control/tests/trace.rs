@@ -64,6 +64,45 @@ fn packets_that_match_are_followed_to_where_they_leave() {
 }
 
 #[test]
+fn a_packet_that_opens_a_session_is_followed_with_what_decided() {
+    let site = Site::new();
+    let running = site.start();
+    let deadline = Instant::now() + Duration::from_secs(60);
+    let packet = loop {
+        assert!(Instant::now() < deadline, "no packet that misses is followed");
+        let output = std::thread::scope(|scope| {
+            let trace =
+                scope.spawn(|| site.ask(&["trace", "all", "--count", "10000", "--duration", "1", "--json"]));
+            std::thread::sleep(Duration::from_millis(300));
+            assert!(site.ask(&["clear", "sessions", "all"]).status.success());
+            trace.join().unwrap()
+        });
+        let missed = |packet: &Value| packet["look_up"] == "miss" && packet["verdict"] == "sent";
+        if let Some(packet) = reports(&output).into_iter().find(missed) {
+            break packet;
+        }
+    };
+    let by = |step: usize, what: &str| {
+        let notes = packet["steps"][step]["by"].as_array().unwrap();
+        notes.iter().find(|note| note["what"] == what).and_then(|note| note["value"].as_str())
+    };
+    assert_eq!((by(0, "rule"), by(0, "action")), (Some("all"), Some("allow")), "{packet}");
+    assert_eq!(by(1, "mapping"), Some("new"), "{packet}");
+    let external = by(1, "external").unwrap();
+    let edits = packet["steps"][1]["edits"].as_array().unwrap();
+    let (address, port) = external.rsplit_once(':').unwrap();
+    assert_eq!(edits, &[format!("set ipv4_source {address}"), format!("set source_port {port}")], "{packet}");
+    assert!(
+        packet["sent"]["packet"].as_str().unwrap().starts_with(&format!("udp {external} > ")),
+        "{packet}"
+    );
+    assert!(packet["opens"]["responder"].as_str().unwrap().ends_with(external), "{packet}");
+    let guards = packet["program"]["guards"].as_array().unwrap();
+    assert!(guards.contains(&"fragment".into()) && guards.contains(&"ip_options".into()), "{packet}");
+    running.stop();
+}
+
+#[test]
 fn what_a_trace_takes_is_bounded_and_what_it_left_out_is_counted() {
     let site = Site::new();
     let running = site.start();

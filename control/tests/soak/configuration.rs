@@ -124,7 +124,6 @@ zones.outside = ["wan"]
 kind = "nat"
 pool = ["{pool}"]
 filtering = "{filtering}"
-{hairpinning}
 forward = [{{ protocol = "tcp", external = "10.2.0.100:8080", internal = "10.1.0.2:5001" }}]
 [functions.router]
 kind = "router"
@@ -136,7 +135,6 @@ interfaces.wan.addresses = ["10.2.0.1/24", "fd00:2::1/64"]
             udp = self.udp_seconds,
             pool = self.pool,
             filtering = self.filtering,
-            hairpinning = if self.workers > 1 { "hairpinning = false" } else { "" },
             tap = third("[ports.third]\nkind = \"tap\"\nname = \"mr-third\"\n"),
             inside = third(", \"third\""),
             interface = third("interfaces.third.addresses = [\"10.3.0.1/24\", \"fd00:3::1/64\"]\n"),
