@@ -14,7 +14,7 @@ pub trait PacketFunction: Send {
     fn kind(&self) -> &'static str;
 
     /// Works on the packets of `burst` in place. Those to be dropped are taken out, into `dropped` with their reasons; order is
-    /// kept.
+    /// kept. It makes no packets and keeps none: each is in `burst` or in `dropped` afterwards.
     fn process(&mut self, burst: &mut Burst, now: Time, dropped: &mut Vec<(Packet, DropReason)>);
 
     /// Says for people what would become of a frame, without any of it coming true: why it would be dropped, if it would, and

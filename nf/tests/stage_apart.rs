@@ -313,6 +313,48 @@ fn a_full_ring_drops_at_its_tail_and_the_rest_comes_back() {
     joined.end(thread);
 }
 
+/// Lets nothing pass.
+struct Gate;
+
+impl FlowFunction for Gate {
+    type Staged = ();
+    fn kind(&self) -> &'static str {
+        "gate"
+    }
+    fn reads(&self) -> Reads {
+        Reads::none()
+    }
+    fn admit(&self, _: &mut Walk<'_>) -> (Verdict, Option<()>) {
+        (Verdict::Drop(DropReason::FirewallDenied), None)
+    }
+    fn as_any(&mut self) -> &mut dyn Any {
+        self
+    }
+}
+
+#[test]
+fn what_is_under_way_passes_no_function_that_changed_sides_unseen() {
+    let mut joined = Joined::new(1, inspect());
+    let owner = &mut joined.owners[0];
+    let replace = |owner: &mut Owner, chain| {
+        let engine = &mut owner.worker.engine;
+        assert!(engine.slow.replace(0, chain, &mut engine.state).is_ok());
+    };
+    let chain = || ChainBuilder::new("test", &["inside", "outside"]);
+    replace(owner, chain().keep_packet_function("ids").function("gate", Gate).keep_forwarder("wire"));
+    owner.feed(0, (0..10).map(|at| frame(1, at)));
+    while owner.worker.turn() > 0 {}
+    assert_eq!(owner.worker.report().buffered, 10);
+    // They have not been at the gate, and would come in behind it.
+    replace(owner, chain().keep("gate").keep_packet_function("ids").keep_forwarder("wire"));
+    let thread = joined.start();
+    joined.owners[0].turn_until(10);
+    assert!(joined.owners[0].sent(1).is_empty());
+    let drops = joined.owners[0].worker.report().sums.drops;
+    assert_eq!((drops.get(DropReason::NoOutput), drops.get(DropReason::PayloadDenied)), (8, 2), "{drops:?}");
+    joined.end(thread);
+}
+
 #[test]
 fn closing_under_load_loses_nothing() {
     for round in 0..20 {

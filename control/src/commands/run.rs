@@ -28,7 +28,7 @@ use crate::supervised::Supervised;
 
 /// How often the main thread looks for signals and the workers' end.
 const LOOK_EVERY: Duration = Duration::from_millis(50);
-/// Allocators of memory that is no packet and no table: workers need none of it, all others are few.
+/// Allocators of memory that is no packet and no table: workers need it seldom, and all others are few.
 const HEAP_ARENAS: u8 = 2;
 /// How often what is free of that goes back to the system. Configurations that change leave gaps, several times what is in use.
 const TRIM_EVERY: Duration = Duration::from_secs(60);

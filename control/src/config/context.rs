@@ -134,7 +134,8 @@ impl<'a> Context<'a> {
 
     /// Whether any error was noted.
     pub(crate) fn has_errors(&self) -> bool {
-        self.findings.borrow().iter().any(|finding| finding.severity == Severity::Error)
+        self.left_out.get().errors > 0
+            || self.findings.borrow().iter().any(|finding| finding.severity == Severity::Error)
     }
 
     /// Whether an error was noted at `path` or within it.

@@ -13,6 +13,8 @@ const STRETCH: i64 = 16;
 /// What is looked at displaces packets' lines from the caches, and packets that come later wait for them: as long again as the
 /// look itself took, as the benchmark of looking on finds.
 const AFTERMATH: u64 = 2;
+/// What can be owed, in times of what can be kept: a thread that loses its core while it looks, for however long, pays for seconds.
+const DEBT_MAX: i64 = 16;
 
 /// A share of a worker's time: a token bucket of nanoseconds.
 ///
@@ -43,9 +45,12 @@ impl Allowance {
     #[inline]
     pub fn allows(&mut self, now: Time) -> bool {
         match self.closed_until {
-            // Since when it is earned.
             None => {
-                self.at.get_or_insert(now);
+                // Not more than is kept, however long nothing was looked at.
+                let since = *self.at.get_or_insert(now);
+                if now.0.saturating_sub(since.0) >= nanos(KEPT) {
+                    self.earn(now);
+                }
                 true
             }
             Some(until) => now >= until && self.opens(now),
@@ -89,7 +94,8 @@ impl Allowance {
     }
 
     fn spend(&mut self, nanos: u64) {
-        self.left = self.left.saturating_sub(i64::try_from(nanos).unwrap_or(i64::MAX));
+        let left = self.left.saturating_sub(i64::try_from(nanos).unwrap_or(i64::MAX));
+        self.left = left.max(self.most.saturating_mul(-DEBT_MAX));
         if self.left <= 0 && self.closed_until.is_none() {
             self.closed_until = self.wait();
         }

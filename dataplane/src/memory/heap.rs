@@ -25,7 +25,8 @@ pub fn heap_use() -> Option<HeapUse> {
     None
 }
 
-/// Threads share so few arenas from now on: those that only look and configure need no more, and workers don't allocate.
+/// Threads share so few arenas from now on: those that only look and configure need no more, and workers
+/// allocate little, none of it for a packet that the flow cache carries.
 pub fn limit_heap_arenas(count: u8) {
     #[cfg(all(target_os = "linux", target_env = "gnu"))]
     {

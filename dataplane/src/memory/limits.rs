@@ -91,12 +91,16 @@ fn check_group(directory: &Path, bytes: u64) -> io::Result<()> {
     };
     // Pages of files that the group only caches are given up for others.
     let cached = fs::read_to_string(directory.join("memory.stat")).unwrap_or_default();
-    let cached = cached.lines().find_map(|line| {
-        let value =
-            line.strip_prefix("inactive_file ").or_else(|| line.strip_prefix("total_inactive_file "))?;
-        value.trim().parse::<u64>().ok()
-    });
-    let used = used.unwrap_or(0).saturating_sub(cached.unwrap_or(0));
+    let part = |name: &str| {
+        let value = |name: &str| {
+            cached
+                .lines()
+                .find_map(|line| line.strip_prefix(name)?.strip_prefix(' ')?.trim().parse::<u64>().ok())
+        };
+        // Version 1 has figures of the group alone beside those with its children, which `used` has in it.
+        value(&format!("total_{name}")).or_else(|| value(name)).unwrap_or(0)
+    };
+    let used = used.unwrap_or(0).saturating_sub(part("inactive_file") + part("active_file"));
     let wanted = bytes.saturating_add(BESIDE_ARENA_BYTES);
     if limit.saturating_sub(used) >= wanted {
         return Ok(());
@@ -146,6 +150,11 @@ mod tests {
             "{said}"
         );
         write("memory.stat", "anon 1\ninactive_file 94371840\n");
+        check_group(group.path(), 150 << 20).unwrap();
+        write(
+            "memory.stat",
+            "inactive_file 4096\ntotal_inactive_file 47185920\ntotal_active_file 47185920\n",
+        );
         check_group(group.path(), 150 << 20).unwrap();
         fs::remove_file(group.path().join("memory.max")).unwrap();
         write("memory.limit_in_bytes", "1048576\n");

@@ -138,13 +138,18 @@ impl StageWorker {
             taken += count;
             function.process(burst, now, dropped);
             report.dropped += dropped.len() as u64;
+            debug_assert_eq!(
+                burst.len() + dropped.len(),
+                count,
+                "a packet function makes no packets, and loses none"
+            );
             let mut given = to.push_packets(burst);
             for (mut packet, reason) in dropped.drain(..) {
                 Mark::Dropped(reason).put(&mut packet);
-                // There is room for all that is under way: see `StageLink`.
+                // There is room for all that is under way, and nothing else came to it: see `PacketFunction` and `StageLink`.
                 given += usize::from(to.push(packet).is_ok());
             }
-            // What a function made of nothing, if it did, goes back to its pool.
+            // Nothing is left, or the worker is gone.
             drop(burst.take(burst.len()));
             report.given += given as u64;
             owner.pushed();

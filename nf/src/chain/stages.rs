@@ -112,14 +112,36 @@ impl Chain {
         found.all(|found| found)
     }
 
-    /// Packet functions that stay move over, with their logical ports: what waits there goes on.
+    /// Packet functions that stay move over, with their logical ports: what waits there goes on. Unless a function came to their other
+    /// side: what is under way would pass that one twice, or not at all, and finds no port any more.
     pub(super) fn take_over_stages(&mut self, old: &mut Self) {
-        for boundary in self.boundaries.iter_mut().filter(|boundary| boundary.stage.is_none()) {
-            if let Some(before) = old.boundaries.iter_mut().find(|it| it.name == boundary.name) {
-                boundary.stage = before.stage.take();
+        for at in 0..self.boundaries.len() {
+            let Boundary { name, stage, .. } = &self.boundaries[at];
+            let before = old.boundaries.iter().position(|it| it.name == *name);
+            let Some(before) = before.filter(|_| stage.is_none()) else { continue };
+            let is_crossed = self.is_crossed(at, old, before);
+            let (boundary, before) = (&mut self.boundaries[at], &mut old.boundaries[before]);
+            boundary.stage = before.stage.take();
+            if !is_crossed {
                 boundary.ways = std::mem::take(&mut before.ways);
             }
         }
+    }
+
+    /// Whether anything is on the one side of the packet function at `at` that was on the other side of it, at `before` in `old`.
+    fn is_crossed(&self, at: usize, old: &Self, before: usize) -> bool {
+        let (now, then) = (self.boundaries[at].functions, old.boundaries[before].functions);
+        let crossed = |here: usize, now: usize, there: Option<usize>, then: usize| {
+            there.is_some_and(|there| (here < now) != (there < then))
+        };
+        let functions = self.functions.iter().enumerate().any(|(here, function)| {
+            crossed(here, now, old.functions.iter().position(|it| it.name() == function.name()), then)
+        });
+        let boundaries = self.boundaries.iter().enumerate().filter(|(here, _)| *here != at);
+        functions
+            || boundaries.into_iter().any(|(here, boundary)| {
+                crossed(here, at, old.boundaries.iter().position(|it| it.name == boundary.name), before)
+            })
     }
 }
 
@@ -172,8 +194,11 @@ impl Chains {
                 .filter(|(_, zone, turned)| !turned || *zone == ZoneId(0))
                 .collect();
             boundary.ways.retain(|way| {
-                let stays =
-                    wanted.iter().any(|&(ingress, _, turned)| (ingress, turned) == (way.ingress, way.turned));
+                // What is under way from a port that came to another zone would go on in the other direction.
+                let zone = self.attachment(way.port).map(|to| to.zone);
+                let stays = wanted.iter().any(|&(ingress, now, turned)| {
+                    (ingress, turned) == (way.ingress, way.turned) && zone.is_none_or(|before| before == now)
+                });
                 if !stays {
                     self.free(way.port);
                 }

@@ -1,5 +1,6 @@
 //! The unanswered resolutions of an interface, parted fairly among those for whom they are (RFC 6583 section 7): a scan of a network,
-//! for which most resolutions are never answered, takes no place that somebody else wants.
+//! for which most resolutions are never answered, takes no place that somebody else wants, unless the two can't be told apart: sources by
+//! a hash into 256, those of IPv6 by their /64.
 //!
 //! Whoever has most gives way first: of the interfaces and families that packets came by, and within one of these of their sources. Only
 //! who has as many as others waits until one of its own has missed its first answer, for a station that is there has answered by then.
@@ -14,7 +15,7 @@ use std::time::Duration;
 /// Classes by interface and family; with more interfaces, some share one.
 const CLASSES: usize = 64;
 /// Sources that are told apart, by a keyed hash.
-const SOURCES: usize = 64;
+const SOURCES: usize = 256;
 
 /// Who shares places with whom.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -90,7 +91,9 @@ impl Unanswered {
             let first = within().find(|it| usize::from(it.party.source) == largest);
             return first.map_or(Room::None, |it| Room::Displaces(it.id));
         }
-        match within().next() {
+        // Never of somebody who has less.
+        match within().find(|it| sources[usize::from(it.party.source)] >= sources[usize::from(party.source)])
+        {
             Some(oldest) if now >= oldest.since + retransmit => Room::Displaces(oldest.id),
             _ => Room::None,
         }
@@ -99,4 +102,22 @@ impl Unanswered {
 
 fn largest(counts: &[u16]) -> usize {
     counts.iter().enumerate().max_by_key(|(_, count)| **count).map_or(0, |(at, _)| at)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_scan_that_has_nearly_all_takes_none_from_who_has_one() {
+        let (scan, host) = (Party { class: 1, source: 7 }, Party { class: 1, source: 8 });
+        let mut unanswered = Unanswered::default();
+        unanswered.push(NeighbourId(0), host, Time::from_secs(1));
+        (1..256).for_each(|id| unanswered.push(NeighbourId(id), scan, Time::from_secs(2)));
+        let retransmit = Duration::from_secs(1);
+        let room = |party, now| unanswered.room(party, 256, Time::from_secs(now), retransmit);
+        assert_eq!(room(scan, 2), Room::None, "its own wait for their first answer still");
+        assert_eq!(room(scan, 10), Room::Displaces(NeighbourId(1)), "the oldest of its own");
+        assert_eq!(room(host, 2), Room::Displaces(NeighbourId(1)));
+    }
 }
