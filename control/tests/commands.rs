@@ -169,7 +169,14 @@ fn a_configuration_that_may_be_read_may_be_applied() {
 #[test]
 fn signals_drain_or_do_nothing() {
     let site = Site::new();
-    let mut running = site.start();
+    let run = |words: &[&str]| {
+        let mut command = std::process::Command::new(words[0]);
+        command.args(&words[1..]).arg(millrace().get_program()).args(["run", "--json", "--interval", "0"]);
+        command.arg(site.path("run.toml")).stdout(std::process::Stdio::piped());
+        site.start_as(command)
+    };
+    // As from a terminal, however the tests were started.
+    let mut running = run(&["env", "--default-signal=HUP"]);
     for signal in ["USR1", "USR2"] {
         running.signal(signal);
     }
@@ -180,14 +187,7 @@ fn signals_drain_or_do_nothing() {
     running.signal("HUP");
     accounting(&running.end());
     // As nohup(1) starts it.
-    let mut command = std::process::Command::new("sh");
-    let program = millrace().get_program().to_owned();
-    command.args(["-c", "trap '' HUP; exec \"$@\"", "sh"]).arg(program);
-    command
-        .args(["run", "--json", "--interval", "0"])
-        .arg(site.path("run.toml"))
-        .stdout(std::process::Stdio::piped());
-    let mut running = site.start_as(command);
+    let mut running = run(&["env", "--ignore-signal=HUP"]);
     running.signal("HUP");
     std::thread::sleep(Duration::from_millis(500));
     assert!(site.show("ports").is_some(), "it outlives its terminal");
