@@ -54,7 +54,6 @@ fn a_running_instance_is_shown_cleared_and_changed() {
         "memory",
         "latency",
         "neighbours",
-        "probes",
         "routes",
         "nat",
     ] {
@@ -518,6 +517,7 @@ fn every_column_and_key_is_documented() {
         "drops",
         "latency",
         "neighbours",
+        "probes",
         "routes",
         "nat",
     ] {

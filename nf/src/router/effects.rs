@@ -45,7 +45,7 @@ impl Staged {
     }
 }
 
-/// What [`Router::admit`] returns.
+/// What the router's `admit` returns.
 pub(super) type Outcome = (Verdict, Option<Staged>);
 
 /// A drop without more.
