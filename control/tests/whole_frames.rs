@@ -167,6 +167,13 @@ impl Account {
         self.0["sums"]["copied"].as_u64().unwrap()
     }
 
+    /// Nothing was dropped for want of a buffer, nor between shares.
+    fn found_room(&self) {
+        let drops = self.0["drops"].as_array().unwrap();
+        let is_full = |row: &&Value| row["reason"] == "pool_exhausted" || row["reason"] == "ring_full";
+        assert_eq!(drops.iter().find(is_full), None, "{}", self.0);
+    }
+
     /// What the client sent came in as frames, few of which were cut or none.
     fn came_whole(&self) {
         let (packets, bytes) = (self.port("lan", "rx_packets"), self.port("lan", "rx_bytes"));
@@ -290,4 +297,25 @@ fn several_workers_carry_frames_whole() {
         account.came_whole();
         account.left_whole();
     }
+}
+
+/// A share without a queue cuts what another received, in buffers of its own, and sends the packets by that one.
+#[test]
+fn a_share_that_polls_nothing_has_room_for_what_it_cuts() {
+    if !may_make_namespaces("a_share_that_polls_nothing_has_room_for_what_it_cuts") {
+        return;
+    }
+    let edge = Edge::start(&Setup {
+        lan: (Kind::AfPacket, WHOLE),
+        wan: (Kind::AfPacket, ""),
+        functions: "\"nat\",",
+        settings: &format!("[workers]\ncores = [0]\nshares = 2\n{NAT}"),
+        memory: "",
+    });
+    // Of so many, some are the other share's.
+    (0..4).for_each(|_| edge.streams());
+    let account = edge.stop();
+    account.came_whole();
+    account.left_cut();
+    account.found_room();
 }

@@ -22,8 +22,11 @@ pub const LARGE_FRAME_BYTES: usize = 65_472;
 /// Where a packet starts in such a frame: so far in front that the largest that Linux makes of a TCP stream (65,226 bytes) fits.
 /// Nothing but a tag is put in front of a frame that is carried whole: it is cut before.
 pub const LARGE_DATA_OFFSET: usize = METADATA_BYTES + 128;
-/// Large frames that wait to be filled by a port that receives into them, and most of what it delivers of them in a turn.
+/// Large frames that wait to be filled by a port that receives into them.
 pub const LARGE_FRAMES_POSTED: usize = 16;
+/// Most frames that are carried whole which a worker takes in a turn from a queue, or from a ring of another that polls: should each
+/// have to be cut, a ring between two workers holds their packets.
+pub const LARGE_FRAMES_TURN: usize = 8;
 /// Most packets that a frame stands for which is carried whole; of smaller pieces it is cut when it is received.
 pub const LARGE_PACKETS_MAX: usize = 128;
 

@@ -2,8 +2,11 @@
 
 use millrace_dataplane::flow::cache::FlowCache;
 use millrace_dataplane::flow::session::{PARTS_MAX, SessionTable};
-use millrace_dataplane::handoff::{WAITING_MAX, ring_packets};
-use millrace_dataplane::limits::{BURST_PACKETS_MAX, DATA_OFFSET, LARGE_FRAME_BYTES, LARGE_FRAMES_POSTED};
+use millrace_dataplane::handoff::{RING_PACKETS, WAITING_MAX, ring_packets};
+use millrace_dataplane::limits::{
+    BURST_PACKETS_MAX, DATA_OFFSET, LARGE_FRAME_BYTES, LARGE_FRAMES_POSTED, LARGE_FRAMES_TURN,
+    LARGE_PACKETS_MAX,
+};
 use millrace_dataplane::memory::PoolConfig;
 use millrace_dataplane::port::loopback::PACKETS_MAX as LOOPBACK_PACKETS;
 use millrace_dataplane::stage::STAGE_PACKETS;
@@ -166,7 +169,40 @@ fn frames_needed(config: &Config, worker: usize) -> u64 {
         if shares { 2 * ring_packets(pollers) as u64 * (workers - 1) + WAITING_MAX as u64 } else { 0 }
     };
     let between = config.ports.iter().map(between).sum::<u64>() + hairpins(config);
-    ring_frames(config, worker) + between + apart(config) + workers * (bursts + HELD_FRAMES_MAX)
+    ring_frames(config, worker)
+        + between
+        + apart(config)
+        + workers * (bursts + HELD_FRAMES_MAX)
+        + cut(config, worker)
+}
+
+/// Packets into which a worker may have to cut, in one turn, what ports receive whole: of each queue that it or another polls, so many
+/// frames of the most packets, and no more than a burst of the port holds.
+fn cut(config: &Config, worker: usize) -> u64 {
+    if worker < config.workers.first_owner() || !carries_whole(config) {
+        return 0;
+    }
+    let frames = |port: &Port| (usize::from(port.kind.queues()) * LARGE_FRAMES_TURN).min(BURST_PACKETS_MAX);
+    // Where large frames are asked for by number, `apply` may make any such port carry frames whole.
+    let may_carry = |port: &&Port| match config.memory.large_frames {
+        Some(_) => matches!(port.kind, PortKind::AfPacket(_) | PortKind::Tap(_)),
+        None => port.carries_whole(),
+    };
+    config.ports.iter().filter(may_carry).map(|port| (frames(port) * LARGE_PACKETS_MAX) as u64).sum()
+}
+
+/// Frames of a worker that polls nothing, and owns connections of ports that do: what it cuts in a turn, and where that may be still
+/// when the next begins: held, at functions on cores of their own, delayed at ports, and on its way to who sends or to hairpins.
+fn cut_apart(config: &Config, worker: usize) -> u64 {
+    let cut = cut(config, worker);
+    if cut == 0 {
+        return 0;
+    }
+    let of_port = |port: &Port| RING_PACKETS as u64 + if port.fault.is_some() { FAULT_HELD_MAX } else { 0 };
+    cut + HELD_FRAMES_MAX
+        + config.stages().count() as u64 * STAGE_PACKETS as u64
+        + config.ports.iter().map(of_port).sum::<u64>()
+        + hairpins(config)
 }
 
 /// Frames on their way to packet functions on cores of their own and back, of all shares: a worker that polls may have received all of
@@ -197,7 +233,7 @@ pub(crate) fn frames_of(config: &Config, worker: usize) -> u64 {
     if worker < pollers(config) {
         config.memory.frames.map_or_else(|| frames_needed(config, worker), u64::from)
     } else {
-        MADE_FRAMES + 2 * BURST_PACKETS_MAX as u64 * config.ports.len() as u64
+        MADE_FRAMES + 2 * BURST_PACKETS_MAX as u64 * config.ports.len() as u64 + cut_apart(config, worker)
     }
 }
 
@@ -297,6 +333,10 @@ fn check_frames(context: &Context<'_>, config: &Config) {
                 apart(config)
             );
         }
+        let cut = cut(config, worker);
+        if cut > 0 {
+            help += &format!("; {cut} are for the packets of frames that came whole and are to be cut");
+        }
         context.push(finding.found(frames.to_string()).valid(format!("at least {needed}")).help(help));
     }
     let Some(frame_bytes) = config.memory.frame_bytes else { return };
@@ -357,13 +397,54 @@ mod tests {
         // One queue, which one of the two workers polls.
         let with = sizing("segmentation = \"whole\"", "");
         assert_eq!(with.large_frames, 64);
+        // The other one may have to cut, and to hold what it cut or have it on its way to who polls.
+        let cut = (LARGE_FRAMES_TURN * LARGE_PACKETS_MAX) as u64 + HELD_FRAMES_MAX + 2 * RING_PACKETS as u64;
         let more = (with.used_bytes() - without.used_bytes(), with.arena_bytes - without.arena_bytes);
-        assert_eq!(more.0, 64 * LARGE_FRAME_BYTES as u64);
+        assert_eq!(more.0, 64 * LARGE_FRAME_BYTES as u64 + cut * with.frame_bytes);
         assert!(more.1 > 0);
         assert_eq!(sizing("segmentation = \"whole\"", "large_frames = 7").large_frames, 7);
         // Faults are for packets.
         let faults = "segmentation = \"whole\"\nfault = { loss = 0.1 }";
         assert_eq!(sizing(faults, "").large_frames, 0);
+    }
+
+    #[test]
+    fn what_came_whole_needs_frames_where_it_may_be_cut() {
+        let config = |lan: &str, memory: &str, workers: &str| {
+            let text = format!(
+                "[memory]\n{memory}\n[workers]\n{workers}\n[ports.lan]\nkind = \"tap\"\nname = \"a\"\n{lan}\n\
+                 [ports.wan]\nkind = \"sink\"\n[chains.one]\nfunctions = [\"router\"]\nzones.inside = [\"lan\"]\n\
+                 zones.outside = [\"wan\"]\n[functions.router]\nkind = \"router\"\n\
+                 interfaces.lan.addresses = [\"10.1.0.1/24\"]\ninterfaces.wan.addresses = [\"10.2.0.1/24\"]\n"
+            );
+            parse("cut.toml".as_ref(), &text, &Host::default())
+        };
+        let frames = |lan: &str, memory: &str, workers: &str, worker: usize| {
+            let parsed = config(lan, memory, workers);
+            frames_of(&parsed.config.unwrap_or_else(|| panic!("{}", parsed.report)), worker)
+        };
+        let (one, two, dedicated) =
+            ("cores = [0]", "cores = [0, 1]\nshares = 2", "cores = [0, 1]\nio = \"dedicated\"");
+        let (whole, cut) = ("segmentation = \"whole\"", (LARGE_FRAMES_TURN * LARGE_PACKETS_MAX) as u64);
+        let more = |lan: &str, memory: &str, workers: &str, worker: usize| {
+            frames(lan, memory, workers, worker) - frames("", "", workers, worker)
+        };
+        assert_eq!(more(whole, "", one, 0), cut);
+        assert_eq!(more(&format!("{whole}\nqueues = 2"), "", one, 0) - BURST_PACKETS_MAX as u64, 2 * cut);
+        // `apply` may make the port one that carries frames whole; without large frames it can't.
+        assert_eq!(more("", "large_frames = 4", one, 0), cut);
+        assert_eq!(more(whole, "large_frames = 0", one, 0), 0);
+        // Who polls has room for rings and for what is held anyway; not so who has no queue.
+        assert_eq!(more(whole, "", two, 0), cut);
+        let apart = cut + HELD_FRAMES_MAX + 2 * RING_PACKETS as u64;
+        assert_eq!(more(whole, "", two, 1), apart);
+        // Who owns nothing cuts nothing.
+        assert_eq!((more(whole, "", dedicated, 0), more(whole, "", dedicated, 1)), (0, apart));
+        let few = config(whole, "frames = 1500", one).report.to_string();
+        assert!(
+            few.contains("1024 are for the packets of frames that came whole and are to be cut"),
+            "{few}"
+        );
     }
 
     #[test]

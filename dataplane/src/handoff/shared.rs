@@ -3,8 +3,10 @@
 use std::os::fd::RawFd;
 
 use super::poller::{Account, Poller, put_back};
+use super::share::RING_PACKETS;
 use super::way::Way;
 use crate::drops::DropReason;
+use crate::limits::{BURST_PACKETS_MAX, LARGE_FRAMES_TURN, LARGE_PACKETS_MAX};
 use crate::memory::Pool;
 use crate::packet::{Burst, Packet};
 use crate::port::{Handed, Port, PortCounters, PortInfo};
@@ -13,6 +15,10 @@ use crate::time::Time;
 
 /// Bursts that are taken from a worker's ring at once to be sent, so that the others have their turn.
 const BURSTS_AT_ONCE: usize = 4;
+/// The same where frames are cut that came whole: all that the ring holds, as what one turn received may become as much.
+const BURSTS_AT_ONCE_CUT: usize = RING_PACKETS / BURST_PACKETS_MAX;
+
+const _: () = assert!(LARGE_FRAMES_TURN * LARGE_PACKETS_MAX <= RING_PACKETS);
 
 /// The port as one worker has it: receives what is this worker's, from its own queue and from all others who poll, and sends.
 ///
@@ -85,12 +91,13 @@ impl SharedPort {
         }
     }
 
-    fn take_arrivals(&mut self, burst: &mut Burst) {
+    fn take_arrivals(&mut self, pool: &Pool, burst: &mut Burst) {
         let Self { arrivals, account, turn, .. } = self;
         let count = arrivals.len();
         let mut taken = 0;
         for at in 0..count {
-            taken += arrivals[(*turn + at) % count].pop_packets(burst);
+            let from = &mut arrivals[(*turn + at) % count];
+            taken += if pool.meets_large() { take_few_whole(from, burst) } else { from.pop_packets(burst) };
         }
         account.handed.rx_taken += taken as u64;
     }
@@ -99,6 +106,19 @@ impl SharedPort {
     fn has_received_all(&self) -> bool {
         self.poller.as_ref().is_none_or(Poller::is_over) && self.arrivals.iter().all(is_over)
     }
+}
+
+/// Takes what fits, and at most so many frames that are carried whole as may be cut in a turn. Returns how many.
+fn take_few_whole(from: &mut Consumer<Packet>, burst: &mut Burst) -> usize {
+    let (mut taken, mut whole) = (0, 0);
+    while !burst.is_full() && whole < LARGE_FRAMES_TURN {
+        let Some(packet) = from.pop() else { break };
+        whole += usize::from(packet.is_whole());
+        taken += 1;
+        // There is room.
+        let _ = burst.push(packet);
+    }
+    taken
 }
 
 /// Who pushes there has given all that it ever will.
@@ -112,13 +132,13 @@ impl Port for SharedPort {
         self.turn = self.turn.wrapping_add(1);
         let is_first = self.turn.is_multiple_of(2);
         if is_first {
-            self.take_arrivals(burst);
+            self.take_arrivals(pool, burst);
         }
         if let Some(poller) = &mut self.poller {
             poller.rx(pool, now, burst, &mut self.account);
         }
         if !is_first {
-            self.take_arrivals(burst);
+            self.take_arrivals(pool, burst);
         }
     }
 
@@ -132,9 +152,10 @@ impl Port for SharedPort {
             return;
         };
         device.tx(pool, now, burst);
+        let bursts = if pool.meets_large() { BURSTS_AT_ONCE_CUT } else { BURSTS_AT_ONCE };
         for client in clients {
             let mut taken = Burst::new();
-            for _ in 0..BURSTS_AT_ONCE {
+            for _ in 0..bursts {
                 let count = client.pop_packets(&mut taken) as u64;
                 if count == 0 {
                     break;
@@ -255,5 +276,50 @@ impl Port for SharedPort {
         if let Some(poller) = poller {
             poller.close(pool, account);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::memory::{Arena, PoolConfig};
+    use crate::packet::Gso;
+    use crate::ring::ring;
+
+    #[test]
+    fn few_whole_frames_are_taken_at_once_and_none_is_overtaken() {
+        const WHOLE: usize = LARGE_FRAMES_TURN + 4;
+        let arena = Arena::anonymous(4 << 20).unwrap();
+        let mut pool = Pool::new(&arena, PoolConfig { frames: 128, frame_bytes: 320 }).unwrap();
+        pool.add_large(&arena, WHOLE).unwrap();
+        let (mut producer, mut consumer) = ring::<Packet>(256);
+        // Lengths say the order: a frame that came whole, then others between those.
+        for at in 0..2 * WHOLE + 80 {
+            let is_whole = at < 2 * WHOLE && at % 2 == 0;
+            let mut packet = if is_whole { pool.take_large().unwrap() } else { pool.take().unwrap() };
+            packet.extend(at % 60 + 1).unwrap();
+            if is_whole {
+                packet.set_gso(Gso { kind: 1, size: 1 });
+            }
+            producer.push(packet).unwrap();
+        }
+        let (mut counts, mut next) = (Vec::new(), 0);
+        loop {
+            let mut burst = Burst::new();
+            let taken = take_few_whole(&mut consumer, &mut burst);
+            assert_eq!(taken, burst.len());
+            if taken == 0 {
+                break;
+            }
+            counts.push((taken, burst.iter().filter(|packet| packet.is_whole()).count()));
+            for packet in burst.drain_all() {
+                assert_eq!(packet.len(), next % 60 + 1);
+                next += 1;
+                pool.put(packet);
+            }
+        }
+        let first = 2 * LARGE_FRAMES_TURN - 1;
+        assert_eq!(counts[..2], [(first, LARGE_FRAMES_TURN), (BURST_PACKETS_MAX, 4)]);
+        assert_eq!(next, 2 * WHOLE + 80);
     }
 }

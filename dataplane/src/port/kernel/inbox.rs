@@ -6,7 +6,7 @@ use std::io;
 use super::message::{Arrival, MESSAGES_MAX};
 use super::slots::Slots;
 use crate::drops::DropReason;
-use crate::limits::LARGE_FRAMES_POSTED;
+use crate::limits::LARGE_FRAMES_TURN;
 use crate::memory::Pool;
 use crate::packet::{Burst, Packet};
 use crate::port::PortCounters;
@@ -61,8 +61,7 @@ impl Inbox {
     ) -> io::Result<()> {
         self.whole = 0;
         self.deliver(pool, burst, counters);
-        // Large frames are to be sent while the caches still have them.
-        while self.received.is_empty() && !burst.is_full() && self.whole < LARGE_FRAMES_POSTED {
+        while self.received.is_empty() && !burst.is_full() && self.whole < LARGE_FRAMES_TURN {
             let wanted = burst.room().min(self.slots.count());
             self.post(pool, wanted);
             self.slots.post(pool, wanted);
@@ -96,7 +95,8 @@ impl Inbox {
     }
 
     fn deliver(&mut self, pool: &mut Pool, burst: &mut Burst, counters: &mut PortCounters) {
-        while !burst.is_full() {
+        // Large frames are to be sent while the caches still have them; and whoever cuts them has buffers for so many.
+        while !burst.is_full() && self.whole < LARGE_FRAMES_TURN {
             let Some(mut frame) = self.received.pop_front() else { return };
             if frame.cut.is_none() {
                 match frame.prepare(&mut self.slots) {
