@@ -19,7 +19,7 @@ use crate::flow::state::FlowState;
 use crate::flow::tcp::{Segment, TcpVerdict};
 use crate::flow::template::{IMAGE_WORDS, Template};
 use crate::hold::{HoldLimits, Holds};
-use crate::limits::BURST_PACKETS_MAX;
+use crate::limits::{BURST_PACKETS_MAX, LARGE_FRAMES_TURN};
 use crate::memory::Pool;
 pub use crate::outputs::{Outputs, Sums};
 use crate::packet::parse::parse;
@@ -33,6 +33,8 @@ use passes::{LANE, LANES, Lane, Lanes, NO_SLOT, Parsed};
 
 /// How many packets ahead a miss asks for its memory: about as long as memory takes, in walks.
 const AHEAD: usize = 8;
+/// Packets that a frame carried whole counts as where a burst is held against a full one: there are no more of them in a turn.
+const WHOLE_LOAD: usize = BURST_PACKETS_MAX / LARGE_FRAMES_TURN;
 /// Most packets that wait for the control plane.
 const PUNTS_MAX: usize = 256;
 
@@ -225,7 +227,9 @@ impl<S: SlowPath> Engine<S> {
         is_observed: bool,
     ) {
         let count = burst.len();
-        self.budget.begin(now, count);
+        let whole =
+            if pool.meets_large() { burst.iter().filter(|packet| packet.is_whole()).count() } else { 0 };
+        self.budget.begin(now, count + whole * (WHOLE_LOAD - 1));
         let hits_before = self.counters.hits;
         let mut drain = burst.drain_all();
         if is_observed {

@@ -3,12 +3,13 @@
 mod common;
 
 use common::*;
+use millrace_dataplane::budget::BudgetConfig;
 use millrace_dataplane::drops::DropReason;
-use millrace_dataplane::engine::{Foreseen, Observed, Observer, Outcome};
+use millrace_dataplane::engine::{EngineConfig, Foreseen, Observed, Observer, Outcome};
 use millrace_dataplane::flow::state::FlowState;
-use millrace_dataplane::limits::LARGE_PACKETS_MAX;
+use millrace_dataplane::limits::{LARGE_FRAMES_TURN, LARGE_PACKETS_MAX};
 use millrace_dataplane::memory::Arena;
-use millrace_dataplane::packet::{Burst, Gso, Packet};
+use millrace_dataplane::packet::{Burst, Gso, Packet, Verify};
 use millrace_dataplane::port::PortId;
 use millrace_dataplane::port::offload::Pieces;
 use millrace_dataplane::port::verify::{ChecksumVerdict, verify_checksums};
@@ -32,6 +33,12 @@ const LARGE: usize = 3;
 
 /// A firewall, a NAT and a forwarder for packets of 1,500 bytes.
 fn harness() -> Harness {
+    let config = EngineConfig { budget: BudgetConfig::UNLIMITED, ..EngineConfig::default() };
+    harness_with(config, LARGE)
+}
+
+/// The same with an engine that is set so, and so many large frames.
+fn harness_with(config: EngineConfig, large: usize) -> Harness {
     let arena = Arena::anonymous(8 << 20).unwrap();
     let out = Rule { from_zone: Some(ZoneId(0)), ..Rule::any(RuleId(1), 1 << 32, "out", Action::Allow) };
     let policy = Policy::new(&RuleSet::new(vec![out]).unwrap(), Action::Deny).unwrap();
@@ -48,8 +55,8 @@ fn harness() -> Harness {
         .function("firewall", Firewall::new(policy, IcmpLimitConfig::default()))
         .function("nat", nat)
         .forwarder("wire", Wire::default());
-    let mut it = Harness::new(chain);
-    it.pool.add_large(&arena, LARGE).unwrap();
+    let mut it = Harness::with_engine(chain, 4_096, config);
+    it.pool.add_large(&arena, large).unwrap();
     it
 }
 
@@ -251,6 +258,72 @@ fn what_one_packet_may_not_do_none_of_a_frame_does() {
     ];
     // Of the second, seven packets, the last one is short enough.
     assert_eq!(it.carry(INSIDE, &frames), (8 + 1 + 8, 2));
+    it.finish();
+}
+
+/// Frames of two packets, no longer than one may be: their second packets lie beyond the window earlier than the first ones.
+#[test]
+fn the_packets_of_a_short_frame_are_each_held_against_the_window() {
+    let mut it = Twins::new();
+    it.open(CLIENT, SERVER, 4_000);
+    let (mut parted, mut refused) = (0, 0);
+    for at in 0..300 {
+        let short = frame(CLIENT, SERVER, 4_000, "A", 2 * 536, 1_001 + at * 500);
+        match it.carry(INSIDE, &[(short, 536)]) {
+            (2, count) => assert_eq!((count, parted + refused), (1, 0)),
+            (1, 0) => parted += 1,
+            other => {
+                assert_eq!(other, (0, 0));
+                refused += 1;
+            }
+        }
+    }
+    assert!(parted > 0 && refused > 0, "{parted} parted, {refused} refused");
+    it.finish();
+}
+
+/// The checksum of a frame is written when it leaves, so there is none to verify before.
+#[test]
+fn where_all_checksums_are_verified_frames_are_carried_whole() {
+    let budget = BudgetConfig::UNLIMITED;
+    let config = EngineConfig { verify: Verify::All, budget, ..EngineConfig::default() };
+    let mut it = harness_with(config, LARGE);
+    for (client, server, port, size) in [(CLIENT, SERVER, 4_000, 1_460), (CLIENT6, SERVER6, 4_001, 1_440)] {
+        open(&mut it, client, server, port);
+        let large = frame(client, server, port, "A", 10 * usize::from(size), 1_001);
+        let (sent, count) = carry(&mut it, INSIDE, &[(large, size)]);
+        assert_eq!((sent.len(), count), (10, 1));
+        // Of a packet they are.
+        let wrong = frame(client, server, port, "A", 100, 1_001 + 10 * u32::from(size));
+        assert!(it.send_one(INSIDE, &wrong).is_empty());
+    }
+    assert_eq!(it.drops(DropReason::BadL4Checksum), 2);
+    it.finish();
+}
+
+/// R12: as many frames as come in a turn are a full burst, beside which walks get their share.
+#[test]
+fn whole_frames_are_protected_from_floods() {
+    let budget = BudgetConfig { share_percent: 20, burst_nanos: 10_000 };
+    let mut it = harness_with(EngineConfig { budget, ..EngineConfig::default() }, LARGE_FRAMES_TURN);
+    open(&mut it, CLIENT, SERVER, 4_000);
+    let mut next = 1_001;
+    for turn in 0..60 {
+        let mut frames = Vec::new();
+        for at in 0..LARGE_FRAMES_TURN as u32 {
+            // In the end, three of four are of connections that nobody knows.
+            if turn == 59 && at % 4 > 0 {
+                frames.push((frame(CLIENT, SERVER, 5_000 + at as u16, "A", 20_000, 1), 1_000));
+            } else {
+                frames.push((frame(CLIENT, SERVER, 4_000, "A", 50, next), 25));
+                next += 50;
+            }
+        }
+        assert_eq!(it.drops(DropReason::MissBudget), 0);
+        carry(&mut it, INSIDE, &frames);
+    }
+    let dropped = it.drops(DropReason::MissBudget);
+    assert!((60..6 * 20).contains(&dropped), "{dropped} of 120");
     it.finish();
 }
 

@@ -88,6 +88,8 @@ pub(super) fn parse_and_hash(
                 continue;
             }
         }
+        // What came whole has no transport checksum yet.
+        let verify = if verify == Verify::All && packet.is_whole() { Verify::Ipv4 } else { verify };
         *lane = parse_any(packet.bytes(), verify, schema, cache);
     }
 }
@@ -191,7 +193,8 @@ pub(super) fn express<const TRACKS: bool>(
         if TRACKS
             && usual.tracks_tcp
             && let Some(owner) = header.owner()
-            && !track(sessions, owner, bytes, &lane.layout)
+            // A frame that came whole is no segment, and nothing else reaches so far.
+            && (bytes.len() > usize::from(u16::MAX) / 2 || !track(sessions, owner, bytes, &lane.layout))
         {
             break;
         }

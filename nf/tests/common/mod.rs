@@ -114,6 +114,13 @@ impl Harness {
 
     /// With a flow cache of so many entries; 0 is none.
     pub fn with_cache(chain: Chain, cache_entries: usize) -> Self {
+        // The budget goes by real time: a slow machine would drop misses.
+        let config = EngineConfig { budget: BudgetConfig::UNLIMITED, ..EngineConfig::default() };
+        Self::with_engine(chain, cache_entries, config)
+    }
+
+    /// With an engine that is set so.
+    pub fn with_engine(chain: Chain, cache_entries: usize, engine: EngineConfig) -> Self {
         let arena = Arena::anonymous(64 << 20).unwrap();
         let name = chain.name().to_owned();
         let mut chains = Chains::new();
@@ -127,9 +134,7 @@ impl Harness {
             operand_words: 16,
         };
         let state = FlowState::new(&arena, &config, Some(1)).unwrap();
-        // The budget goes by real time: a slow machine would drop misses.
-        let config = EngineConfig { budget: BudgetConfig::UNLIMITED, ..EngineConfig::default() };
-        let engine = Engine::new(chains, state, 2, config);
+        let engine = Engine::new(chains, state, 2, engine);
         let pool = Pool::new(&arena, PoolConfig::new(1280)).unwrap();
         Self { engine, pool, now: Time::from_secs(1), ports: 2, name }
     }

@@ -189,10 +189,15 @@ impl Cut {
     }
 
     /// Writes what a device that is to cut the frame expects of its checksum's field: the sum of the pseudo-header
-    /// (`CHECKSUM_PARTIAL` in Linux's words).
+    /// (`CHECKSUM_PARTIAL` in Linux's words). A UDP header says the length that the sum is of, whatever it said.
     pub fn write_partial_checksum(&self, frame: &mut [u8]) {
         let field = self.l4 + self.checksum_offset();
-        let sum = self.pseudo_header(frame, self.end - self.l4);
+        let bytes = self.end - self.l4;
+        if !self.is_tcp {
+            let length = u16::try_from(bytes).unwrap_or(u16::MAX);
+            frame[self.l4 + 4..self.l4 + 6].copy_from_slice(&length.to_be_bytes());
+        }
+        let sum = self.pseudo_header(frame, bytes);
         frame[field..field + 2].copy_from_slice(&checksum::fold(sum).to_ne_bytes());
     }
 
