@@ -10,8 +10,8 @@ const KEPT: Duration = Duration::from_millis(100);
 /// Of what can be kept, the part that must be there before looking on goes on after all was used up. Stretches of packets are
 /// looked at rather than single ones, so that between them a comparison tells that there is no time.
 const STRETCH: i64 = 16;
-/// What is looked at displaces packets' lines from the caches, and packets that come later wait for them: as long again as the
-/// look itself took, as the benchmark of looking on finds.
+/// What is looked at displaces packets' lines from the caches, and packets that come later wait for them: this is taken for as
+/// long again as the look itself took. The benchmark of looking on shows what is left over a budget.
 const AFTERMATH: u64 = 2;
 /// What can be owed, in times of what can be kept: a thread that loses its core while it looks, for however long, pays for seconds.
 const DEBT_MAX: i64 = 16;

@@ -67,7 +67,7 @@ impl<S: SlowPath> Engine<S> {
     fn ends_are_valid(&self, owner: Owner, packet: &Packet, layout: &Layout) -> bool {
         let bytes = packet.bytes();
         let whole = Segment::read(bytes, layout);
-        let size = u32::from(packet.gso().size);
+        let size = u32::from(packet.gso().size).max(1);
         let last = whole.payload_bytes.saturating_sub(1) / size * size;
         let first = Segment { payload_bytes: whole.payload_bytes.min(size), ..whole };
         let last = Segment {
