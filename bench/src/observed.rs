@@ -17,8 +17,8 @@ use std::sync::mpsc::{SyncSender, sync_channel};
 
 /// One packet in so many is looked at.
 const EVERY: u64 = 1_024;
-/// The shares of time that traces and captures are allowed.
-const SHARES: [f64; 2] = [0.02, 0.03];
+/// The share of time that a trace or a capture is allowed.
+const SHARE: f64 = 0.03;
 
 /// A burst that takes longer lost its core, and is not counted: no look at a packet takes a tenth of that.
 const LOST_NANOS: f64 = 100_000.0;
@@ -108,7 +108,7 @@ fn run(rig: &mut Rig, traffic: &mut Traffic, bursts: usize) -> f64 {
 fn traced(rig: &mut Rig, traffic: &mut Traffic, count: usize) -> (f64, u64) {
     let (sender, receiver) = sync_channel(256);
     let told = std::thread::spawn(move || receiver.iter().count() as u64);
-    let follower = Follower::new(Told(sender), EVERY, Allowance::new(SHARES[0])).finding_all();
+    let follower = Follower::new(Told(sender), EVERY, Allowance::new(SHARE)).finding_all();
     rig.engine.observe(Some(Box::new(follower)));
     let cycles = run(rig, traffic, count);
     rig.engine.observe(None);
@@ -120,7 +120,7 @@ fn captured(rig: &mut Rig, traffic: &mut Traffic, count: usize, every: u64) -> (
     let mut points = Points::default();
     points.add_received(INSIDE, 0);
     DropReason::ALL.iter().for_each(|reason| points.add_dropped(*reason, 1));
-    let allowance = Allowance::new(SHARES[1]);
+    let allowance = Allowance::new(SHARE);
     let (recorder, mut records) =
         Recorder::new(RecorderConfig { points, snap_bytes: 9_022, every, allowance, filter: None });
     rig.record(Some(Box::new(recorder)));

@@ -4,7 +4,7 @@ mod common;
 
 use std::collections::BTreeSet;
 use std::io::{BufRead, BufReader, Write};
-use std::process::{Child, Command, Stdio};
+use std::process::{Command, Stdio};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
@@ -12,6 +12,7 @@ use serde_json::Value;
 
 use common::cores::has_two_cores;
 use common::hosts::Hosts;
+use common::killed::Killed;
 use common::net::{Namespace, may_make_namespaces};
 use common::{Site, millrace};
 
@@ -36,12 +37,12 @@ while True:
             key.fileobj.sendall(chunk) if chunk else ready.unregister(key.fileobj)
 "#;
 
-/// From sixteen hosts, a stream and a socket for datagrams each. Both send a number and wait for it to come back, round after
+/// From forty hosts, a stream and a socket for datagrams each. Both send a number and wait for it to come back, round after
 /// round, until standard input ends. A datagram that does not come back is an error.
 const CLIENT: &str = r#"
 import select, socket, sys
 streams, datagrams = [], []
-for host in range(16):
+for host in range(40):
     source = "10.0.0.%d" % (10 + host)
     streams.append(socket.create_connection(("198.51.100.2", 7), 20, (source, 4000)))
     udp = socket.socket(type=socket.SOCK_DGRAM)
@@ -72,13 +73,13 @@ print("rounds", rounds, flush=True)
 "#;
 
 /// A script in a namespace, killed if the test fails.
-struct Script(Child, BufReader<std::process::ChildStdout>);
+struct Script(Killed, BufReader<std::process::ChildStdout>);
 
 impl Script {
     fn start(host: &Namespace, text: &str) -> Self {
         let mut python = host.enter(Command::new("python3").args(["-c", text]));
-        let mut child = python.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
-        let mut lines = BufReader::new(child.stdout.take().unwrap());
+        let mut child = Killed(python.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap());
+        let mut lines = BufReader::new(child.0.stdout.take().unwrap());
         let mut line = String::new();
         lines.read_line(&mut line).unwrap();
         assert_eq!(line, "ready\n");
@@ -87,18 +88,11 @@ impl Script {
 
     /// Tells it to end; the number that it prints last.
     fn end(mut self) -> u64 {
-        self.0.stdin.take().unwrap().write_all(b"\n").unwrap();
+        self.0.0.stdin.take().unwrap().write_all(b"\n").unwrap();
         let mut line = String::new();
         self.1.read_line(&mut line).unwrap();
-        assert!(self.0.wait().unwrap().success(), "{line}");
+        assert!(self.0.0.wait().unwrap().success(), "{line}");
         line.trim_end().rsplit_once(' ').unwrap().1.parse().unwrap()
-    }
-}
-
-impl Drop for Script {
-    fn drop(&mut self) {
-        let _ = self.0.kill();
-        let _ = self.0.wait();
     }
 }
 
@@ -170,7 +164,7 @@ fn connections_live_on_while_cores_come_and_go() {
         return;
     }
     let Hosts { client, outside, router } = Hosts::new(1);
-    (10..26).for_each(|host| client.run(&format!("ip address add 10.0.0.{host}/24 dev eth0")));
+    (10..50).for_each(|host| client.run(&format!("ip address add 10.0.0.{host}/24 dev eth0")));
     let site = Site::new();
     let text = |cores: &str| edge(&site, &format!("cores = {cores}\nshares = 4"));
     site.write("run.toml", &text("[0]"));
@@ -181,13 +175,13 @@ fn connections_live_on_while_cores_come_and_go() {
     let traffic = Script::start(&client, CLIENT);
     let ping = ["-q", "-c", "400", "-i", "0.01", "-W", "10", "198.51.100.2"];
     let mut ping = client.enter(Command::new("ping").args(ping)).stdout(Stdio::piped()).spawn().unwrap();
-    while sessions(&site).len() < 33 {
+    while sessions(&site).len() < 81 {
         assert!(ping.try_wait().unwrap().is_none(), "{:?}", sessions(&site));
     }
     let mapping = ["share", "protocol", "inside", "external"];
     let (before, mappings) = (sessions(&site), rows(&site, "nat", &mapping));
     let shares: BTreeSet<_> = before.iter().map(|row| row[0].clone()).collect();
-    assert_eq!((before.len(), mappings.len()), (33, 33));
+    assert_eq!((before.len(), mappings.len()), (81, 81));
     assert_eq!(shares.len(), 4, "each share owns some: {before:?}");
 
     let (mut rounds, mut longest) = (0, 0);

@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use common::cores::has_two_cores;
 use common::hosts::Hosts;
+use common::killed::Killed;
 use common::net::{Namespace, may_make_namespaces};
 use common::wait::wait_until;
 use common::{Running, Site};
@@ -274,20 +275,9 @@ class H(http.server.BaseHTTPRequestHandler):
 S((sys.argv[1], 80), H).serve_forever()
 ";
 
-struct Server(std::process::Child);
-
-impl Server {
-    fn start(host: &Namespace, address: &str) -> Self {
-        let mut python = Command::new("python3");
-        Self(host.enter(python.args(["-c", SERVER, address])).spawn().unwrap())
-    }
-}
-
-impl Drop for Server {
-    fn drop(&mut self) {
-        let _ = self.0.kill();
-        let _ = self.0.wait();
-    }
+fn serve(host: &Namespace, address: &str) -> Killed {
+    let mut python = Command::new("python3");
+    Killed(host.enter(python.args(["-c", SERVER, address])).spawn().unwrap())
 }
 
 const PROBES: &str = r#"
@@ -357,7 +347,7 @@ fn probes_follow_what_hosts_do() {
         reaches(name, "down");
         wait_until(name, || row(name)["error"] == error);
     }
-    let server = Server::start(&edge.client, "10.0.0.2");
+    let server = serve(&edge.client, "10.0.0.2");
     reaches("web", "up");
     reaches("port", "up");
     wait_until("busy", || row("busy")["error"] == "the status is 503");

@@ -60,22 +60,53 @@ struct Edge {
 
 impl Edge {
     fn new() -> Self {
-        let (client, router, server) = (Namespace::new(), Namespace::new(), Namespace::new());
-        for (host, interface, number) in [(&client, "mr-lan", 1), (&server, "mr-wan", 2)] {
-            router.connect(host, interface, &format!("10.{number}.0.2/24"), 2);
-            router.run(&format!("ip link set dev {interface} address 02:00:00:00:0{number}:01"));
+        let edge = Self {
+            site: Site::new(),
+            client: Namespace::new(),
+            router: Namespace::new(),
+            server: Namespace::new(),
+        };
+        for (host, interface, number) in edge.links() {
+            edge.router.connect(host, interface, &format!("10.{number}.0.2/24"), 2);
+            edge.router.run(&format!("ip link set dev {interface} address 02:00:00:00:0{number}:01"));
+        }
+        edge.set_up();
+        edge
+    }
+
+    /// Each host with the interface that it is behind, and its number in addresses.
+    fn links(&self) -> [(&Namespace, &'static str, u8); 2] {
+        [(&self.client, "mr-lan", 1), (&self.server, "mr-wan", 2)]
+    }
+
+    /// Gives the hosts their addresses, and what they know of their neighbour.
+    fn set_up(&self) {
+        for (host, _, number) in self.links() {
             host.run(&format!("ip link set dev eth0 address 02:00:00:00:0{number}:02"));
             let gateway = format!("10.{number}.0.1 lladdr 02:00:00:00:0{number}:01");
             host.run(&format!("ip neighbour replace {gateway} dev eth0"));
-            host.run(&format!("ip route add default via 10.{number}.0.1"));
+            host.run(&format!("ip route replace default via 10.{number}.0.1"));
         }
         for host in 3..18 {
-            client.run(&format!("ip address add 10.1.0.{host}/24 dev eth0"));
+            self.client.run(&format!("ip address replace 10.1.0.{host}/24 dev eth0"));
         }
-        Self { site: Site::new(), client, router, server }
+    }
+
+    /// Gives the hosts the tap devices that the instance made, in place of what joined them before.
+    fn take_taps(&self) {
+        for (host, interface, number) in self.links() {
+            self.router.run(&format!("ip link set dev {interface} netns {} name eth0", host.pid()));
+            host.run(&format!("ip address replace 10.{number}.0.2/24 dev eth0"));
+            host.run("ip link set dev eth0 up");
+        }
+        self.set_up();
     }
 
     fn start(&self, port: &str, workers: &str) -> Running {
+        let interface = |name: &str, number: u8| match port.contains("tap") {
+            true => format!("name = \"{name}\"\nmac = \"02:00:00:00:0{number}:01\""),
+            false => format!("interface = \"{name}\""),
+        };
         let hosts: Vec<_> = (2..18)
             .map(|host| format!("{{ address = \"10.1.0.{host}\", mac = \"02:00:00:00:01:02\" }}"))
             .collect();
@@ -94,10 +125,10 @@ reserve_hugepages = false
 capacity = 4096
 [ports.lan]
 {port}
-interface = "mr-lan"
+{}
 [ports.wan]
 {port}
-interface = "mr-wan"
+{}
 [chains.edge]
 functions = ["firewall", "nat", "router"]
 zones.inside = ["lan"]
@@ -122,10 +153,16 @@ addresses = ["10.2.0.1/24"]
 neighbours = [{{ address = "10.2.0.2", mac = "02:00:00:00:02:02" }}]
 "#,
             self.site.path("m.sock").display(),
+            interface("mr-lan", 1),
+            interface("mr-wan", 2),
             hosts.join(", "),
         );
         self.site.write("run.toml", &text);
-        self.site.start_in(&self.router)
+        let running = self.site.start_in(&self.router);
+        if port.contains("tap") {
+            self.take_taps();
+        }
+        running
     }
 
     fn python(host: &Namespace, mode: &str) -> std::process::Child {
@@ -235,6 +272,22 @@ fn inside_hosts_reach_each_other_whoever_owns_them() {
     }
 }
 
+/// The numbers of each flow in their order.
+fn sort(got: &mut Value) {
+    for numbers in got.as_object_mut().unwrap().values_mut() {
+        numbers.as_array_mut().unwrap().sort_by_key(Value::as_u64);
+    }
+}
+
+/// The first flow whose numbers differ.
+fn difference(one: &[Value; 2], two: &[Value; 2]) -> String {
+    let flows = one.iter().zip(two).flat_map(|(one, two)| {
+        one.as_object().unwrap().iter().map(move |(flow, numbers)| (flow, numbers, &two[flow]))
+    });
+    let mut different = flows.filter(|(_, one, two)| one != two);
+    different.next().map_or("other flows".into(), |(flow, one, two)| format!("flow {flow}: {two}, not {one}"))
+}
+
 fn count(row: &Value, column: &str) -> u64 {
     row[column].as_u64().unwrap()
 }
@@ -246,7 +299,11 @@ fn every_worker_polls_a_queue_and_flows_keep_their_order() {
         return;
     }
     let edge = Edge::new();
-    for kind in ["af_packet", "af_xdp"] {
+    for kind in ["af_packet", "af_xdp", "tap"] {
+        if kind == "tap" {
+            edge.router.run("ip link delete mr-lan");
+            edge.router.run("ip link delete mr-wan");
+        }
         let port = format!("kind = \"{kind}\"\nqueues = 2");
         let running = edge.start(&port, "cores = [0]");
         let one = edge.numbers();
@@ -265,12 +322,19 @@ fn every_worker_polls_a_queue_and_flows_keep_their_order() {
                 format!("worker {worker} on core {worker}: lan queue {worker}, wan queue {worker}, 18 rings");
             assert!(plan.contains(&polls), "{plan}");
         }
-        assert_eq!(edge.numbers(), one, "{kind}");
+        let mut two = edge.numbers();
+        if kind == "tap" {
+            // A flow that the kernel gives to another queue may be overtaken at that moment.
+            two.iter_mut().for_each(sort);
+        }
+        assert!(two == one, "{kind}: {}", difference(&one, &two));
         let workers = edge.site.show("workers").unwrap();
-        // Each received by its queue what is the other's, and sent what is its own: nothing went back by rings.
+        // Each received by its queue what is the other's, and sent what is its own: nothing went back by rings. The kernel gives a
+        // flow to the queue of a tap device that its answers came from, so that only the first of each are another's.
+        let least = if kind == "tap" { 0 } else { 100 };
         for worker in &workers {
             assert!(
-                count(worker, "handed_out") > 100 && count(worker, "sessions") > 10,
+                count(worker, "handed_out") > least && count(worker, "sessions") > 10,
                 "{kind}: {workers:?}"
             );
             assert!(worker["sums_hold"] == true, "{worker}");

@@ -267,8 +267,11 @@ impl<S: SlowPath> Engine<S> {
                 let Self { lanes, state, schemas, outputs, counters, .. } = self;
                 let schema = schemas.get(usize::from(port.0)).and_then(Option::as_ref);
                 let lanes = lanes.get(next..count).unwrap_or(&[]);
-                let tracks = state.templates.any_tracks_tcp();
-                let express = if tracks { passes::express::<true> } else { passes::express::<false> };
+                let express = match (state.templates.any_tracks_tcp(), pool.meets_large()) {
+                    (false, _) => passes::express::<false, false>,
+                    (true, false) => passes::express::<true, false>,
+                    (true, true) => passes::express::<true, true>,
+                };
                 let taken =
                     schema.map_or(0, |schema| express(lanes, drain, schema, state, outputs, now_millis));
                 counters.hits += taken as u64;

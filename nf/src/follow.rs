@@ -11,6 +11,9 @@ use millrace_dataplane::packet::Packet;
 use millrace_dataplane::port::PortId;
 use millrace_dataplane::time::Time;
 
+/// How many times as long as it takes to follow packets all packets take longer for it: who explains a packet reads all that a walk does.
+const AFTERMATH: u64 = 8;
+
 /// What was foreseen of a packet: what the flow cache answers, and what its chain says of it as of one that misses; or why it is
 /// refused before any look-up.
 pub type Prospect = Result<(Foreseen, Option<Explanation>), DropReason>;
@@ -107,7 +110,7 @@ impl<A: Audience> Observer<Chains> for Follower<A> {
         self.until = at - seen;
         self.audience.passed(port, seen, left_out);
         if !self.finds_all {
-            self.allowance.spend_since(start);
+            self.allowance.spend_since(start, AFTERMATH);
         }
         found
     }
@@ -116,14 +119,14 @@ impl<A: Audience> Observer<Chains> for Follower<A> {
         let start = cycles();
         let foreseen = packet.foreseen.map(|(foreseen, miss)| (foreseen, slow.explain(&miss, state)));
         self.at_hand = Some((packet.now, packet.port, packet.bytes.to_vec(), foreseen));
-        self.allowance.spend_since(start);
+        self.allowance.spend_since(start, AFTERMATH);
     }
 
     fn after(&mut self, outcome: Outcome) {
         let Some((time, port, frame, foreseen)) = self.at_hand.take() else { return };
         let start = cycles();
         self.audience.take(Followed { time, port, frame, foreseen, outcome });
-        self.allowance.spend_since(start);
+        self.allowance.spend_since(start, AFTERMATH);
     }
 
     fn is_done(&self) -> bool {

@@ -19,7 +19,7 @@ use crate::management::Answer;
 /// Packets that were followed and are not told of yet.
 const QUEUE: usize = 256;
 /// How much of a worker's time following packets may take.
-const SHARE: f64 = 0.02;
+const SHARE: f64 = 0.03;
 /// A client is told this often that the trace goes on, which finds out whether it is still there.
 const SIGN_OF_LIFE: Duration = Duration::from_secs(1);
 

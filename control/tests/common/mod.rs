@@ -4,6 +4,7 @@
 pub mod cores;
 pub mod edge;
 pub mod hosts;
+pub mod killed;
 pub mod net;
 pub mod streams;
 pub mod wait;

@@ -18,7 +18,7 @@ pub struct Side {
     /// The right edge of what it allowed by acknowledgments.
     edge: Option<u32>,
     /// Its last SYN had another number than the one before, and was not answered yet.
-    is_new: bool,
+    pub is_new: bool,
     /// The window of its SYN, which is not scaled (RFC 7323 section 2.2).
     opening_window: u16,
     scale: Option<u8>,
@@ -29,8 +29,12 @@ pub struct Side {
 pub struct View {
     pub sender: Side,
     pub receiver: Side,
-    /// A reset went by, and no SYN since.
+    /// A reset went by that its receiver believes, and no SYN since.
     pub is_over: bool,
+    /// Who asked reset what was no answer to its SYN (RFC 9293 section 3.5.1), and asks still.
+    pub resets_older: bool,
+    /// A SYN went by behind such a reset.
+    pub is_after_reset: bool,
     /// A FIN went by at any time.
     pub closes: bool,
     /// A SYN-ACK went by that acknowledges the other side's SYN.
@@ -99,7 +103,15 @@ impl View {
             let same_flow = earlier.flow == step.flow && earlier.packet.v6 == step.packet.v6;
             let Some(segment) = Segment::of(earlier).filter(|_| *passed && same_flow) else { continue };
             let is_sender = earlier.packet.source == step.packet.source && earlier.from == step.from;
-            view.is_over |= segment.has(RST);
+            if view.is_over && segment.has(SYN) && !segment.has(ACK) {
+                // What its ends knew of the connection that was reset says nothing of this one.
+                let is_known = view.receiver.first.is_some() || view.sender.first.is_some();
+                let is_asked_again = view.is_asked_again || is_known;
+                view = Self { is_asked_again, is_after_reset: true, closes: view.closes, ..Self::default() };
+            }
+            let asks = if is_sender { view.sender.asked } else { view.receiver.asked };
+            view.resets_older |= segment.has(RST) && asks && !view.is_answered;
+            view.is_over |= segment.has(RST) && view.is_believed(&segment, is_sender);
             view.closes |= segment.has(FIN);
             let (side, other) = if is_sender {
                 (&mut view.sender, &mut view.receiver)
@@ -131,6 +143,15 @@ impl View {
         view
     }
 
+    /// A reset that is not exactly where its receiver expects it is challenged in an open connection (RFC 5961 section 3.2).
+    fn is_believed(&self, reset: &Segment, is_sender: bool) -> bool {
+        let (side, other) =
+            if is_sender { (&self.sender, &self.receiver) } else { (&self.receiver, &self.sender) };
+        let is_open = side.acknowledged.is_some() && other.acknowledged.is_some() && !self.closes;
+        let is_exact = [side.end, other.acknowledged].contains(&Some(reset.sequence));
+        !is_open || is_exact || reset.has(ACK) && reset.sequence == 0
+    }
+
     /// Where the window ends that the receiver allows: by its SYN, before it acknowledges anything.
     pub fn edge(&self) -> Option<u32> {
         let first = |first: u32| first.wrapping_add(1 + u32::from(self.receiver.opening_window));
@@ -148,15 +169,25 @@ impl View {
         beyond || known.is_some_and(is_old)
     }
 
+    /// It repeats what the receiver acknowledged last, to be answered (RFC 9293 section 3.8.4).
+    pub fn keeps_alive(&self, segment: &Segment) -> bool {
+        let is_next = self.receiver.acknowledged == Some(segment.sequence.wrapping_add(1));
+        is_next && segment.flags & (SYN | FIN | RST) == 0 && !self.acknowledges_else(segment)
+    }
+
     /// The segment acknowledges what its receiver never sent, or what is long acknowledged.
     pub fn acknowledges_else(&self, segment: &Segment) -> bool {
         if segment.flags & ACK == 0 {
             return false;
         }
-        let unsent = self.receiver.end.is_none_or(|end| after(end, segment.acknowledgment));
         let old = self.sender.acknowledged.is_some_and(|it| after(segment.acknowledgment, it))
             || self.receiver.first.is_some_and(|first| !after(first, segment.acknowledgment));
-        unsent || old
+        self.acknowledges_unsent(segment) || old
+    }
+
+    /// The segment acknowledges what its receiver never sent.
+    pub fn acknowledges_unsent(&self, segment: &Segment) -> bool {
+        segment.has(ACK) && self.receiver.end.is_none_or(|end| after(end, segment.acknowledgment))
     }
 }
 

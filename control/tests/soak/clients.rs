@@ -142,6 +142,8 @@ impl Clients {
         python(inside, "datagrams", "datagrams 10.2.0.2 5002 100", &sources);
         python(inside, "datagrams, IPv6", "datagrams fd00:2::2 5002 50", &[]);
         python(third, "datagrams, third host", "datagrams 10.2.0.2 5002 20", &[]);
+        python(inside, "status pages", "pages 10.1.0.1 8080 5", &sources);
+        python(inside, "datagrams of the router", "datagrams fd00:1::1 7 20", &[]);
         python(outside, "scan", "scan 10.2.0.100 40", &[]);
         python(outside, "scan, IPv6", "scan fd00:1::2 20", &[]);
         let words = |text: &str| text.split(' ').map(str::to_owned).collect::<Vec<_>>();

@@ -1,9 +1,32 @@
 //! The configurations that take turns.
 
 use std::fmt::Write;
+use std::thread::available_parallelism;
 
 use super::common::Site;
 use super::random::Random;
+
+const PROBES: &str = r#"
+[[host.probes]]
+name = "ping"
+kind = "icmp"
+target = "10.2.0.2"
+interval = "200ms"
+timeout = "200ms"
+[[host.probes]]
+name = "port"
+kind = "tcp"
+target = "10.1.0.2"
+port = 5001
+interval = "300ms"
+timeout = "300ms"
+[[host.probes]]
+name = "ping-ipv6"
+kind = "icmp"
+target = "fd00:2::2"
+interval = "500ms"
+timeout = "500ms"
+"#;
 
 /// What varies. All variants serve the same traffic, but for what the third host gets.
 #[derive(Clone, Debug)]
@@ -20,8 +43,17 @@ pub struct Configuration {
     routes: u64,
     udp_seconds: u64,
     log: bool,
+    /// For how many patterns payloads are looked at, if they are.
+    patterns: Option<u64>,
+    /// Whether the host stack asks others whether they work.
+    probes: bool,
     /// Cores of the workers that have the shares now.
     cores: &'static str,
+}
+
+/// Payloads are looked at on a core of its own, and all the time: what has a core keeps it.
+fn looks_apart(workers: usize) -> bool {
+    workers == 1 && available_parallelism().is_ok_and(|cores| cores.get() > 1)
 }
 
 impl Configuration {
@@ -37,6 +69,8 @@ impl Configuration {
             routes: 0,
             udp_seconds: 2,
             log: false,
+            patterns: looks_apart(workers).then_some(1),
+            probes: false,
             cores: "0, 1",
         }
     }
@@ -44,7 +78,7 @@ impl Configuration {
     /// Another one, which differs in one thing; and what that is.
     pub fn change(&self, random: &mut Random) -> (Self, &'static str) {
         let mut new = self.clone();
-        let what = match random.below(if self.workers > 1 { 9 } else { 8 }) {
+        let what = match random.below(if self.workers > 1 { 11 } else { 10 }) {
             0 => {
                 new.third = !self.third;
                 "port"
@@ -78,12 +112,29 @@ impl Configuration {
                 new.log = random.once_in(2);
                 "rules"
             }
+            8 => {
+                let ends = self.patterns.is_some() && !looks_apart(self.workers) && random.once_in(2);
+                new.patterns = (!ends).then(|| 1 + random.below(100));
+                "inspection"
+            }
+            9 => {
+                new.probes = !self.probes;
+                "probes"
+            }
             _ => {
                 new.cores = random.one_of(&["0", "1", "0, 1", "1, 0"]);
                 "workers"
             }
         };
         (new, what)
+    }
+
+    pub fn without_probes(&self) -> Self {
+        Self { probes: false, ..self.clone() }
+    }
+
+    pub fn has_probes(&self) -> bool {
+        self.probes
     }
 
     pub fn text(&self, site: &Site) -> String {
@@ -94,6 +145,7 @@ impl Configuration {
         };
         let third = |text: &'static str| if self.third { text } else { "" };
         let guard = if self.guard { "\"guard\", " } else { "" };
+        let look = if self.patterns.is_some() { "\"look\", " } else { "" };
         let mut text = format!(
             r#"
 {workers}
@@ -115,9 +167,13 @@ tx_ring = 1024
 [ports.wan]
 kind = "af_packet"
 interface = "mr-wan"
+segmentation = "whole"
 {tap}
+[host]
+echo = true
+[host.status]
 [chains.edge]
-functions = [{guard}"firewall", "nat", "router"]
+functions = [{look}{guard}"firewall", "nat", "router"]
 zones.inside = ["lan"{inside}]
 zones.outside = ["wan"]
 [functions.nat]
@@ -135,13 +191,27 @@ interfaces.wan.addresses = ["10.2.0.1/24", "fd00:2::1/64"]
             udp = self.udp_seconds,
             pool = self.pool,
             filtering = self.filtering,
-            tap = third("[ports.third]\nkind = \"tap\"\nname = \"mr-third\"\n"),
+            tap = third("[ports.third]\nkind = \"tap\"\nname = \"mr-third\"\nsegmentation = \"whole\"\n"),
             inside = third(", \"third\""),
             interface = third("interfaces.third.addresses = [\"10.3.0.1/24\", \"fd00:3::1/64\"]\n"),
         );
         for number in 0..self.routes {
             let kind = if number % 2 == 0 { "via = \"10.2.0.2\"" } else { "kind = \"blackhole\"" };
             let _ = write!(text, "[[functions.router.routes]]\nprefix = \"10.99.{number}.0/24\"\n{kind}\n");
+        }
+        if self.probes {
+            text += PROBES;
+        }
+        if let Some(patterns) = self.patterns {
+            let core = if looks_apart(self.workers) { "core = 0\n" } else { "" };
+            let _ = write!(text, "[functions.look]\nkind = \"inspect\"\n{core}");
+            for number in 0..patterns {
+                let action = if number % 2 == 0 { "count" } else { "drop" };
+                let _ = write!(
+                    text,
+                    "[[functions.look.patterns]]\ntext = \"nobody says this {number}\"\naction = \"{action}\"\n"
+                );
+            }
         }
         if self.guard {
             text += "[functions.guard]\nkind = \"firewall\"\ndefault = \"allow\"\n";
@@ -187,6 +257,15 @@ action = "allow"
 to = "local"
 protocol = "icmp"
 icmp_type = "echo-request"
+[[functions.firewall.rules]]
+name = "to-host"
+action = "allow"
+from = "inside"
+to = "local"
+[[functions.firewall.rules]]
+name = "from-host"
+action = "allow"
+from = "local"
 "#
         );
         text

@@ -69,6 +69,16 @@ impl<'a> Disturber<'a> {
         if self.down.is_some() {
             self.repair();
         }
+        // Whoever is asked has connections.
+        if self.configuration.has_probes() {
+            let quiet = self.configuration.without_probes();
+            let (accepted, said) = self.network.apply(&quiet.text(&self.network.site));
+            if accepted {
+                self.configuration = quiet;
+            } else {
+                assert!(said.contains("earlier change"), "{said}");
+            }
+        }
     }
 
     fn apply(&mut self, random: &mut Random) {

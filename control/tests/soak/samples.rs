@@ -45,7 +45,8 @@ impl Samples {
             line.split_whitespace().next().unwrap().parse().unwrap()
         };
         let workers = network.site.show("workers").unwrap();
-        self.broken.extend(workers.iter().filter(|row| row["sums_hold"] != true).cloned());
+        self.broken
+            .extend(workers.iter().filter(|row| row["worker"].is_u64() && row["sums_hold"] != true).cloned());
         let memory = network.site.show("memory").unwrap();
         let buffers = memory.iter().filter(|row| row["what"] == "frames");
         let sum = |rows: &[Value], column: &str| rows.iter().filter_map(|row| row[column].as_u64()).sum();

@@ -188,6 +188,29 @@ def datagrams(address, port, rate):
     threading.Thread(target=ask, daemon=True).start()
 
 
+def pages(address, port, rate):
+    """The status page, read to its end."""
+
+    def read():
+        while True:
+            time.sleep(random.expovariate(rate))
+            try:
+                with connect(address, port) as s:
+                    s.sendall(b"GET /status.json HTTP/1.1\r\nHost: router\r\nConnection: close\r\n\r\n")
+                    head, _, body = b"".join(iter(lambda: s.recv(65536), b"")).partition(b"\r\n\r\n")
+                json.loads(body)
+                count("ok" if head.startswith(b"HTTP/1.1 200 ") else "corrupt")
+                count("bytes", len(body))
+            except ValueError:
+                # It ends early if its host stack is made anew.
+                count("failed")
+            except OSError:
+                count("failed")
+                time.sleep(0.05)
+
+    threading.Thread(target=read, daemon=True).start()
+
+
 def scan(address, rate):
     """Calls to ports that no rule allows. Nobody may answer."""
 
@@ -234,6 +257,8 @@ elif role == "bulk":
     bulk(rest[0], int(rest[1]), float(rest[2]))
 elif role == "datagrams":
     datagrams(rest[0], int(rest[1]), float(rest[2]))
+elif role == "pages":
+    pages(rest[0], int(rest[1]), float(rest[2]))
 elif role == "scan":
     scan(rest[0], float(rest[1]))
 else:

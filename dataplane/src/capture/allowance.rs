@@ -10,9 +10,6 @@ const KEPT: Duration = Duration::from_millis(100);
 /// Of what can be kept, the part that must be there before looking on goes on after all was used up. Stretches of packets are
 /// looked at rather than single ones, so that between them a comparison tells that there is no time.
 const STRETCH: i64 = 16;
-/// What is looked at displaces packets' lines from the caches, and packets that come later wait for them: this is taken for as
-/// long again as the look itself took. The benchmark of looking on shows what is left over a budget.
-const AFTERMATH: u64 = 2;
 /// What can be owed, in times of what can be kept: a thread that loses its core while it looks, for however long, pays for seconds.
 const DEBT_MAX: i64 = 16;
 
@@ -88,9 +85,10 @@ impl Allowance {
         Some(Time(self.at.unwrap_or_default().0.saturating_add(nanos)))
     }
 
-    /// Something was done since the counter [`cycles`] was `start`.
-    pub fn spend_since(&mut self, start: u64) {
-        self.spend(AFTERMATH * self.scale.nanos(cycles().saturating_sub(start)));
+    /// Something was done since the counter [`cycles`] was `start`. What is looked at displaces packets' lines from the caches, and packets
+    /// that come later wait for them: with that it takes `times` as long. The benchmark of looking on shows what is left over a budget.
+    pub fn spend_since(&mut self, start: u64, times: u64) {
+        self.spend(times * self.scale.nanos(cycles().saturating_sub(start)));
     }
 
     fn spend(&mut self, nanos: u64) {

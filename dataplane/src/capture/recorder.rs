@@ -20,6 +20,9 @@ const CHUNKS: usize = 64;
 /// What was recorded waits so long at most while packets flow.
 const FLUSH_AFTER: Duration = Duration::from_millis(5);
 
+/// How many times as long as it takes to copy packets all packets take longer for it.
+const AFTERMATH: u64 = 5;
+
 /// Which packets are wanted.
 pub trait Filter: Send {
     /// True if a frame is. `input` is the port that it came from, if that is known.
@@ -232,7 +235,7 @@ impl Recorder {
         let start = cycles();
         self.comment.clear();
         say(&mut self.comment);
-        self.config.allowance.spend_since(start);
+        self.config.allowance.spend_since(start, AFTERMATH);
     }
 
     /// A packet is dropped.
@@ -263,7 +266,7 @@ impl Recorder {
                     each(self, next as usize);
                     next = next.saturating_add(self.config.every);
                 }
-                self.config.allowance.spend_since(start);
+                self.config.allowance.spend_since(start, AFTERMATH);
             } else {
                 let left_out = self.turns(passed - next);
                 next = next.saturating_add(left_out.saturating_mul(self.config.every));

@@ -3,6 +3,7 @@
 //! Without an observer a burst pays for one comparison. With one, the packets that it wants leave the common passes and go one by one, in
 //! their order (R5), through the same code; all others go as ever.
 
+use super::passes::LANES;
 use super::{Engine, EngineCounters, Foreseen, Sums, gather_of};
 use crate::drops::DropReason;
 use crate::flow::state::FlowState;
@@ -75,24 +76,23 @@ impl<S: SlowPath> Engine<S> {
         now: Time,
     ) {
         let Some(mut observer) = self.observer.take() else { return };
-        while !drain.rest().is_empty() && !observer.is_done() {
-            let count = drain.rest().len().min(self.lanes.len());
-            let wanted = observer.first_wanted(port, drain.rest().get(..count).unwrap_or(&[]), now);
-            let others = wanted.map_or(count, |at| at.min(count - 1));
-            if others > 0 {
+        while !observer.is_done() {
+            let count = drain.rest().len();
+            let wanted = observer.first_wanted(port, drain.rest(), now).filter(|at| *at < count);
+            let mut others = wanted.unwrap_or(count);
+            while others > 0 {
                 self.process_part(port, drain, others, pool, now);
+                others = others.saturating_sub(LANES);
             }
             if wanted.is_none() {
-                continue;
+                self.observer = Some(observer);
+                return;
             }
             if !drain.rest().first().is_some_and(Packet::is_whole) {
                 self.follow(observer.as_mut(), port, drain, pool, now);
             } else if let Some(frame) = drain.next() {
                 self.follow_whole(observer.as_mut(), port, frame, pool, now);
             }
-        }
-        if !observer.is_done() {
-            self.observer = Some(observer);
         }
     }
 

@@ -154,9 +154,10 @@ pub(super) fn prefetch_tracker(lane: &Lane, cache: &FlowCache, sessions: &Sessio
 
 /// Takes packets from the front to their outputs, one for each of `lanes`, as long as all is as usual: the key is near and is that of
 /// the entry, the entry is valid, its guards hold, and its program blends an image and leaves by one port. How many it took; with
-/// the next one nothing was done. `TRACKS`: some programs run trackers.
+/// the next one nothing was done. `TRACKS`: some programs run trackers. `WHOLE`: some packets may be whole frames, which are no
+/// segments.
 #[inline(never)]
-pub(super) fn express<const TRACKS: bool>(
+pub(super) fn express<const TRACKS: bool, const WHOLE: bool>(
     lanes: &[Lane],
     drain: &mut Drain<'_>,
     schema: &KeySchema,
@@ -173,6 +174,7 @@ pub(super) fn express<const TRACKS: bool>(
         }
         let Some(packet) = drain.first_mut() else { break };
         let Layout { shape, flags, l3, end, ttl, .. } = lane.layout;
+        let is_segment = !(TRACKS && WHOLE && packet.is_whole());
         let (length, bytes) = (packet.len(), packet.reach_mut());
         let (Some(head), Some(mut entry)) = (bytes.first_chunk(), cache.usual_entry(Slot(lane.slot))) else {
             break;
@@ -193,8 +195,7 @@ pub(super) fn express<const TRACKS: bool>(
         if TRACKS
             && usual.tracks_tcp
             && let Some(owner) = header.owner()
-            // A frame that came whole is no segment, and nothing else reaches so far.
-            && (bytes.len() > usize::from(u16::MAX) / 2 || !track(sessions, owner, bytes, &lane.layout))
+            && !(is_segment && track(sessions, owner, bytes, &lane.layout))
         {
             break;
         }

@@ -130,7 +130,7 @@ impl TcpTracker {
                 // connection (RFC 9293 section 3.10.7.4, RFC 5961 section 4); the tracker stays as it is until then.
                 let unanswered = state == TcpState::SynSent && self.sides[1].flags & SEEN == 0;
                 if state == TcpState::None || unanswered {
-                    self.open(0, segment, header);
+                    self.open_again(0, segment, header);
                     self.state = TcpState::SynSent as u8;
                 } else {
                     self.late_syn = segment.end() as u16;
@@ -142,11 +142,16 @@ impl TcpTracker {
             (false, true) if ended => TcpVerdict::Reopens,
             // Simultaneous open (RFC 9293 section 3.5).
             (false, true) if state == TcpState::SynSent => {
-                self.open(1, segment, header);
+                self.open_again(1, segment, header);
                 TcpVerdict::Valid
             }
             (true, _) => {
-                if state >= TcpState::Established && !ended && self.fits(reply, segment) {
+                // A late SYN may have been the first one again: then the answer may be that of old, come again, too.
+                let is_again = !after(self.acknowledged[1], segment.acknowledgment)
+                    && !after(self.sides[1].end, segment.end())
+                    && self.fits(reply, segment);
+                let is_late = reply && self.is_about_late_syn(segment) && !is_again;
+                if state >= TcpState::Established && !ended && !is_late && self.fits(reply, segment) {
                     // It is repeated if the last part of the handshake was lost behind us.
                     return TcpVerdict::Valid;
                 }
@@ -172,7 +177,7 @@ impl TcpTracker {
                     // It answers an older SYN: the initiator must see that, to reset it (RFC 9293 section 3.5).
                     return self.challenge(segment);
                 }
-                if reply && !ended && self.is_about_late_syn(segment) {
+                if is_late && !ended {
                     // The responder knows nothing of the connection that was, or it would have challenged.
                     self.begin_anew(segment);
                     return self.accept(1, segment, header);
@@ -185,13 +190,7 @@ impl TcpTracker {
 
     /// SYN and ACK of `side`, which acknowledges the other side's SYN.
     fn accept(&mut self, side: usize, segment: &Segment, header: &[u8]) -> TcpVerdict {
-        let before = self.sides[side];
-        self.open(side, segment, header);
-        let mine = &mut self.sides[side];
-        if before.flags & SEEN != 0 && after(mine.end, before.end) {
-            // In a simultaneous open its SYN went before, with data that this one does not repeat.
-            (mine.end, mine.syn_payload) = (before.end, before.syn_payload);
-        }
+        self.open_again(side, segment, header);
         self.state = TcpState::SynReceived as u8;
         self.agree_on_scale();
         self.acknowledged[side] = segment.acknowledgment;
@@ -219,6 +218,18 @@ impl TcpTracker {
         };
         *self =
             Self { sides: [initiator, Side::default()], state: TcpState::SynSent as u8, ..Self::default() };
+    }
+
+    /// As [`Self::open`]. If that SYN went before, with data that this one does not repeat (RFC 7413 section 4.2.2), the other side may
+    /// have taken that.
+    fn open_again(&mut self, side: usize, segment: &Segment, header: &[u8]) {
+        let before = self.sides[side];
+        self.open(side, segment, header);
+        let mine = &mut self.sides[side];
+        let first = before.end.wrapping_sub(u32::from(before.syn_payload)).wrapping_sub(1);
+        if before.flags & SEEN != 0 && first == segment.sequence && after(mine.end, before.end) {
+            (mine.end, mine.syn_payload) = (before.end, before.syn_payload);
+        }
     }
 
     fn open(&mut self, side: usize, segment: &Segment, header: &[u8]) {

@@ -15,6 +15,8 @@ pub const KNOWN: &[Known] = &[
                 && !case.millrace.iter().any(|seen| seen.text.ends_with("more=false"));
             let piece = |seen: &Seen| match seen.kind {
                 Kind::Fragment => !case.is_complete() || wrong_at_its_end,
+                // The first one shows where the datagram is going, and who refuses that answers it.
+                Kind::Packet if case.is_refusal(seen) => case.is_refused() && !case.is_complete(),
                 Kind::Packet => broken || seen.text.ends_with("BAD checksum"),
                 Kind::Answer(..) | Kind::Reset => false,
             };
@@ -28,17 +30,16 @@ pub const KNOWN: &[Known] = &[
     Known {
         name: "Errors quote the first fragment",
         is_it: |case| {
-            let error = |seen: &[Seen]| match seen {
-                [one] => one
-                    .text
-                    .split(" about ")
-                    .next()
-                    .and_then(|text| text.split(" error ").nth(1).map(str::to_owned)),
-                _ => None,
+            let error = |seen: &Seen| {
+                let text = seen.text.split(" about ").next()?;
+                text.split(" error ").nth(1).map(str::to_owned)
             };
             let quotes = case.millrace.iter().all(|seen| seen.text.contains(" fragment 0 more=true]"));
-            let same = error(case.kernel).is_some() && error(case.kernel) == error(case.millrace);
-            case.pieces().len() > 1 && same && quotes
+            let [answer] = case.kernel else { return false };
+            let same = |seen: &Seen| error(seen).is_some() && error(seen) == error(answer);
+            let firsts = case.pieces().iter().filter(|piece| piece.0 == 0).count();
+            let answers = (1..=firsts).contains(&case.millrace.len()) && case.millrace.iter().all(same);
+            case.pieces().len() > 1 && answers && quotes
         },
     },
     Known {

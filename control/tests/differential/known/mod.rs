@@ -67,9 +67,18 @@ impl Case<'_> {
         self.step.from == End::Inside && port == Port::Is(25)
     }
 
+    /// It is the error that refuses a datagram by the rules.
+    fn is_refusal(&self, seen: &Seen) -> bool {
+        seen.text.contains(if self.packet().v6 { " error 1/1 " } else { " error 3/13 " })
+    }
+
     /// The TCP segment and what its ends know.
     fn segment(&self) -> Option<(Segment, View)> {
         Some((Segment::of(self.step)?, View::of(self.step, self.before)))
+    }
+
+    fn is_error(&self) -> bool {
+        matches!(self.packet().body, Body::Error { .. })
     }
 
     fn is_query(&self, kinds: &[u8]) -> bool {
@@ -94,9 +103,14 @@ impl Case<'_> {
         })
     }
 
-    /// The first that came back in this flow was a reset, or a reset took back what began it.
+    /// The first that came back to what began this flow last was a reset, or a reset took that back.
     fn was_refused(&self) -> bool {
-        let mut passed = self.before.iter().filter(|(step, passed)| *passed && step.flow == self.step.flow);
+        let of_flow = |(step, passed): &&(&Step, bool)| *passed && step.flow == self.step.flow;
+        let passed: Vec<_> = self.before.iter().filter(of_flow).collect();
+        let begins =
+            |step: &Step| Segment::of(step).is_some_and(|segment| segment.flags & (SYN | ACK) == SYN);
+        let last = passed.iter().rposition(|(step, _)| begins(step)).unwrap_or(0);
+        let mut passed = passed.into_iter().skip(last);
         let Some((first, _)) = passed.next() else { return false };
         let decides = passed.find_map(|(step, _)| {
             let segment = Segment::of(step)?;

@@ -1,7 +1,7 @@
 //! What differs about UDP, ICMP, addresses and options.
 
 use super::Known;
-use crate::packet::{Body, Damage, End, Host, ICMPV6, Packet};
+use crate::packet::{Body, Damage, End, Host, ICMPV6, Packet, Port};
 use crate::script::Step;
 use crate::seen::{Kind, Seen};
 
@@ -27,7 +27,8 @@ pub const KNOWN: &[Known] = &[
         is_it: |case| {
             let out = case.step.from == End::Inside && matches!(case.packet().destination, Host::Remote(_));
             let other = !case.packet().v6 && matches!(case.packet().body, Body::Other { .. });
-            out && other && case.millrace_drops()
+            let back = case.step.from == End::Outside && case.packet().destination == Host::External;
+            (out || back) && other && case.millrace_drops()
         },
     },
     Known {
@@ -102,6 +103,17 @@ pub const KNOWN: &[Known] = &[
         },
     },
     Known {
+        name: "GRE is not looked into",
+        is_it: |case| {
+            // Enhanced GRE that carries no PPP: version 1, another protocol type.
+            let odd = |bytes: &[u8]| {
+                bytes.get(1).is_some_and(|it| it & 7 == 1) && bytes.get(2..4) != Some(&[0x88, 0x0b])
+            };
+            let gre = matches!(&case.packet().body, Body::Other { protocol: 47, bytes } if odd(bytes));
+            gre && case.packet().v6 && case.linux_drops()
+        },
+    },
+    Known {
         name: "Errors are told as long as a connection is remembered",
         is_it: |case| {
             matches!(case.packet().body, Body::Error { .. }) && case.was_refused() && case.linux_drops()
@@ -120,7 +132,9 @@ pub const KNOWN: &[Known] = &[
         is_it: |case| {
             // There is a flow that began at the other end, which may not be asked with its own identifier.
             let other = |step: &Step| step.flow == case.step.flow && step.from != case.step.from;
-            let began = case.before.iter().any(|(step, passed)| *passed && other(step));
+            // A mapping by such a flow has its identifier, whoever asks.
+            let named = |step: &Step| named(&case.step.packet) && step.from != case.step.from;
+            let began = case.before.iter().any(|(step, passed)| *passed && (other(step) || named(step)));
             case.is_query(&[8, 128]) && began && case.millrace_drops()
         },
     },
@@ -171,24 +185,23 @@ pub const KNOWN: &[Known] = &[
             let flow = case.before.iter().filter(|(step, _)| step.flow == case.step.flow);
             // Those that differ in the code alone may have one external identifier in Linux.
             let host = |text: &str| text.replace("Client(0)", "Client").replace("Client(1)", "Client");
-            is_echo(echo)
-                && (case.linux_drops() || case.equal_without(host))
-                && (coded(echo) || flow.into_iter().any(|(step, _)| coded(&step.packet)))
+            let own = matches!(packet.destination, Host::External | Host::Gateway);
+            let unanswered = own && case.is_query(&[8, 128]) && coded(packet) && case.millrace_drops();
+            let apart = case.linux_drops() || case.equal_without(host);
+            let is_coded = coded(echo) || flow.into_iter().any(|(step, _)| coded(&step.packet));
+            unanswered || is_echo(echo) && apart && is_coded
         },
     },
     Known {
         name: "Refusals speak for the destination",
         is_it: |case| {
-            let refused = |seen: &[Seen]| {
-                seen.len() == 1
-                    && seen[0].text.contains(if case.packet().v6 { " error 1/1 " } else { " error 3/13 " })
-            };
+            let refused = |seen: &[Seen]| seen.len() == 1 && case.is_refusal(&seen[0]);
             let behind = |seen: &[Seen]| {
                 seen[0]
                     .text
                     .split(" error ")
                     .nth(1)
-                    .map(|text| text.split(']').next().unwrap_or_default().to_owned())
+                    .map(|text| text.split(']').next().unwrap_or_default().replace(" atomic", ""))
             };
             case.is_refused()
                 && refused(case.kernel)
@@ -204,6 +217,11 @@ pub const KNOWN: &[Known] = &[
         },
     },
 ];
+
+/// An echo by the identifier that a mapping has.
+fn named(packet: &Packet) -> bool {
+    matches!(packet.body, Body::Query { identifier: Port::Mapped(..), .. })
+}
 
 /// Without the options in which routers may have written.
 fn without_records(text: &str) -> String {

@@ -81,22 +81,31 @@ pub const KNOWN: &[Known] = &[
         is_it: |case| {
             let Some((segment, view)) = case.segment() else { return false };
             let waits = !view.is_answered && view.receiver.first.is_some();
-            let wrong = view.receiver.end != Some(segment.acknowledgment);
-            segment.has(ACK) && !segment.has(RST) && case.linux_drops() && waits && wrong
+            let wrong = view.receiver.end != Some(segment.acknowledgment) || !segment.has(SYN);
+            let fits = !view.is_outside(&segment) && !view.acknowledges_else(&segment);
+            let answers = waits && wrong || view.resets_older && fits;
+            segment.has(ACK) && !segment.has(RST) && case.linux_drops() && answers
         },
     },
     Known {
         name: "A reset connection is over",
         is_it: |case| {
             let Some((segment, view)) = case.segment() else { return false };
-            segment.has(ACK) && case.millrace_drops() && view.is_over
+            // Who refused was never heard, but for its reset; and a SYN-ACK ends what a SYN began.
+            let refused = view.sender.first.is_none() || view.receiver.first.is_none();
+            let is_late = refused && segment.has(ACK) || segment.has(SYN | ACK);
+            let is_old = case.millrace_drops() && view.is_over && is_late;
+            // Linux still knew the old one when a SYN began another.
+            let fits = !view.is_outside(&segment) && !view.acknowledges_else(&segment);
+            is_old || view.is_after_reset && case.linux_drops() && (segment.has(SYN) || fits)
         },
     },
     Known {
         name: "A connection is open when its SYN is acknowledged",
         is_it: |case| {
             let Some((segment, view)) = case.segment() else { return false };
-            segment.flags & (SYN | RST) == 0 && case.millrace_drops() && !view.is_answered
+            let is_answered = view.is_answered && !view.receiver.is_new && !view.sender.is_new;
+            segment.flags & (SYN | RST) == 0 && case.millrace_drops() && !is_answered
         },
     },
     Known {
@@ -104,7 +113,11 @@ pub const KNOWN: &[Known] = &[
         is_it: |case| {
             let Some((segment, view)) = case.segment() else { return false };
             let answered = view.sender.first.is_some() && !view.sender.asked;
-            segment.has(SYN) && !segment.has(ACK) && view.closes && answered && case.millrace_drops()
+            let begins = segment.has(SYN) && !segment.has(ACK) && answered && case.millrace_drops();
+            // Linux forgot the old one with a SYN that passed.
+            let fits = !view.is_outside(&segment) && !view.acknowledges_else(&segment);
+            let ends = view.is_asked_again && !segment.has(SYN) && fits && case.linux_drops();
+            view.closes && (begins || ends)
         },
     },
     Known {
@@ -126,8 +139,42 @@ pub const KNOWN: &[Known] = &[
             let forgot = earlier(|_, segment| segment.has(SYN) && !segment.has(ACK));
             let went_no_further =
                 earlier(|step, _| is_at_its_last_hop(step) || is_too_big(step) || is_source_routed(step));
+            let Some((segment, view)) = case.segment() else {
+                // Nor does it end what an error is about.
+                return case.linux_drops() && case.is_error() && went_no_further;
+            };
+            // What follows a SYN that never arrived, or answers it, belongs to nothing.
+            let follows = case.before.iter().any(|(step, passed)| {
+                let syn = Segment::of(step).filter(|_| !passed && step.flow == case.step.flow);
+                let syn = syn.filter(|syn| syn.has(SYN)).map(|syn| syn.sequence.wrapping_add(1));
+                syn == Some(segment.sequence) || segment.has(ACK) && syn == Some(segment.acknowledgment)
+            });
+            let knows = case.linux_drops() && (view.closes && forgot || went_no_further);
+            knows || case.millrace_drops() && went_no_further && follows
+        },
+    },
+    Known {
+        name: "What a SYN carried may come again",
+        is_it: |case| {
+            let Some((segment, view)) = case.segment() else { return false };
+            let carries = |(step, passed): &(&Step, bool)| {
+                let syn = Segment::of(step).filter(|_| *passed && step.flow == case.step.flow);
+                syn.is_some_and(|syn| syn.has(SYN) && syn.end.wrapping_sub(syn.sequence) > 1)
+            };
+            let fits = !view.is_outside(&segment) && !view.acknowledges_else(&segment);
+            let refuses = view.began_anew && segment.has(SYN | ACK) && case.millrace_drops();
+            (case.linux_drops() && fits || refuses) && case.before.iter().any(carries)
+        },
+    },
+    Known {
+        name: "Another connection has another number",
+        is_it: |case| {
             let Some((_, view)) = case.segment() else { return false };
-            case.linux_drops() && (view.closes && forgot || went_no_further)
+            let answers = case.before.iter().filter(|(step, passed)| *passed && step.flow == case.step.flow);
+            let answers = answers.filter_map(|(step, _)| Segment::of(step)).filter(|it| it.has(SYN | ACK));
+            let answers: Vec<_> = answers.map(|it| (it.sequence, it.acknowledgment)).collect();
+            let same = |a: &(u32, u32)| answers.iter().any(|b| a.0 == b.0 && a.1 != b.1);
+            case.millrace_drops() && view.began_anew && answers.iter().any(same)
         },
     },
     Known {
@@ -141,7 +188,7 @@ pub const KNOWN: &[Known] = &[
         name: "The window of a SYN counts",
         is_it: |case| {
             let Some((segment, view)) = case.segment() else { return false };
-            let silent = view.is_answered && view.receiver.acknowledged.is_none();
+            let silent = (view.is_answered || view.is_over) && view.receiver.acknowledged.is_none();
             let fits = !view.is_outside(&segment) && !view.acknowledges_else(&segment);
             let next = view.sender.first.map(|first| first.wrapping_add(1));
             case.linux_drops() && silent && fits && next != Some(segment.sequence)
@@ -153,7 +200,7 @@ pub const KNOWN: &[Known] = &[
             let Some((segment, view)) = case.segment() else { return false };
             let first = view.sender.first.unwrap_or_default();
             let within = segment.sequence.wrapping_sub(first) <= 1 + u32::from(u16::MAX);
-            let answers = view.began_anew && view.is_answered && !view.sender.asked;
+            let answers = view.began_anew && view.is_answered && view.receiver.asked;
             case.linux_drops() && answers && within && !view.acknowledges_else(&segment)
         },
     },
@@ -161,8 +208,9 @@ pub const KNOWN: &[Known] = &[
         name: "An unanswered SYN may be replaced",
         is_it: |case| {
             let Some((segment, view)) = case.segment() else { return false };
-            let fits = !view.is_outside(&segment) && !view.acknowledges_else(&segment);
-            view.began_anew && case.linux_drops() && (fits || segment.flags & (SYN | RST) != 0)
+            let fits = !view.is_outside(&segment) && !view.acknowledges_unsent(&segment);
+            let follows = fits || view.keeps_alive(&segment) || segment.flags & (SYN | RST) != 0;
+            view.began_anew && case.linux_drops() && follows
         },
     },
     Known {
@@ -170,7 +218,8 @@ pub const KNOWN: &[Known] = &[
         is_it: |case| {
             let Some((segment, view)) = case.segment() else { return false };
             let another = view.sender.first.is_some_and(|first| first != segment.sequence);
-            let outside = view.is_outside(&segment) || segment.has(SYN) && another;
+            let again = view.is_answered && !segment.has(ACK);
+            let outside = view.is_outside(&segment) || segment.has(SYN) && (another || again);
             let refused = outside || view.acknowledges_else(&segment);
             segment.flags & RST == 0 && case.millrace_drops() && refused
         },

@@ -26,10 +26,11 @@ pub struct Segment {
     pub flags: u8,
 }
 
-/// True if `b` comes after `a` in sequence space (RFC 9293 section 3.4).
+/// True if `b` comes after `a` in sequence space (RFC 9293 section 3.4). Two numbers that lie opposite come after each other, and so
+/// are in nobody's window.
 #[inline]
 pub(super) fn after(a: u32, b: u32) -> bool {
-    b.wrapping_sub(a) as i32 > 0
+    b.wrapping_sub(a).wrapping_sub(1) as i32 >= 0
 }
 
 #[inline]

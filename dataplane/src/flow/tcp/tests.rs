@@ -109,6 +109,102 @@ fn an_answered_late_syn_begins_the_connection_anew() {
     }
 }
 
+/// A late SYN may have a number within the old connection's window, and so may its answer.
+#[test]
+fn an_answered_late_syn_may_be_near_the_old_one() {
+    for (late, first) in [(60, 700), (60, 501), (101, 500), (110, 700)] {
+        let mut tracker = established();
+        let answer = segment(SYN | ACK, first, late + 1, 0);
+        assert_eq!(tracker.segment(false, &segment(SYN, late, 0, 0), &[]), TcpVerdict::Valid);
+        assert_eq!(tracker.segment(true, &answer, &[]), TcpVerdict::Valid, "{late}");
+        assert_eq!(tracker.state(), TcpState::SynReceived, "{late}");
+        assert_eq!(tracker.segment(false, &segment(ACK, late + 1, first + 1, 10), &[]), TcpVerdict::Valid);
+        assert_eq!(tracker.state(), TcpState::Established, "{late}");
+    }
+}
+
+/// The first SYN again, and its answer again, whenever they come: nothing begins, and what is open goes on.
+#[test]
+fn a_repeated_handshake_changes_nothing() {
+    for bytes in [0, 100] {
+        let mut tracker = established();
+        assert_eq!(tracker.segment(false, &segment(SYN, 100, 0, 0), &[]), TcpVerdict::Valid);
+        assert_eq!(tracker.segment(false, &segment(ACK, 101, 501, bytes), &[]), TcpVerdict::Valid);
+        assert_eq!(tracker.segment(true, &segment(ACK, 501, 101 + bytes, bytes), &[]), TcpVerdict::Valid);
+        assert_eq!(tracker.segment(true, &segment(SYN | ACK, 500, 101, 0), &[]), TcpVerdict::Valid);
+        assert_eq!(tracker.state(), TcpState::Established);
+        let [next, reply] = [101 + bytes, 501 + bytes];
+        assert_eq!(tracker.segment(false, &segment(ACK, next, reply, 10), &[]), TcpVerdict::Valid);
+        assert_eq!(tracker.segment(true, &segment(ACK, reply, next, 10), &[]), TcpVerdict::Valid);
+    }
+}
+
+/// The answer was lost, and the next one comes from a responder that remembers nothing of it.
+#[test]
+fn a_repeated_syn_may_have_another_answer() {
+    for first in [90_000, 3_000_000_000] {
+        let mut tracker = TcpTracker::default();
+        assert_eq!(tracker.segment(false, &segment(SYN, 100, 0, 0), &[]), TcpVerdict::Valid);
+        assert_eq!(tracker.segment(true, &segment(SYN | ACK, 500, 101, 0), &[]), TcpVerdict::Valid);
+        assert_eq!(tracker.segment(false, &segment(SYN, 100, 0, 0), &[]), TcpVerdict::Valid);
+        assert_eq!(
+            tracker.segment(true, &segment(SYN | ACK, first, 101, 0), &[]),
+            TcpVerdict::Valid,
+            "{first}"
+        );
+        assert_eq!(tracker.segment(false, &segment(ACK, 101, first + 1, 10), &[]), TcpVerdict::Valid);
+        assert_eq!(tracker.segment(true, &segment(ACK, first + 1, 111, 10), &[]), TcpVerdict::Valid);
+    }
+}
+
+/// Who gets no answer to a SYN with data repeats it without; the answer to the first may come then.
+#[test]
+fn a_syn_with_data_is_repeated_without() {
+    for (acknowledgment, state) in
+        [(101, TcpState::SynReceived), (141, TcpState::SynReceived), (142, TcpState::SynSent)]
+    {
+        let mut tracker = TcpTracker::default();
+        assert_eq!(tracker.segment(false, &segment(SYN, 100, 0, 40), &[]), TcpVerdict::Valid);
+        assert_eq!(tracker.segment(false, &segment(SYN, 100, 0, 0), &[]), TcpVerdict::Valid);
+        let answer = segment(SYN | ACK, 500, acknowledgment, 0);
+        assert_eq!(tracker.segment(true, &answer, &[]), TcpVerdict::Valid);
+        assert_eq!(tracker.state(), state, "{acknowledgment}");
+    }
+    // Another attempt has none of it.
+    let mut tracker = TcpTracker::default();
+    assert_eq!(tracker.segment(false, &segment(SYN, 100, 0, 40), &[]), TcpVerdict::Valid);
+    assert_eq!(tracker.segment(false, &segment(SYN, 110, 0, 0), &[]), TcpVerdict::Valid);
+    assert_eq!(tracker.segment(true, &segment(SYN | ACK, 500, 141, 0), &[]), TcpVerdict::Valid);
+    assert_eq!(tracker.state(), TcpState::SynSent);
+}
+
+/// The initiator repeats its SYN when both have opened at once: the responder may still send no more than that SYN's window.
+#[test]
+fn a_repeated_syn_of_a_simultaneous_open_keeps_its_window() {
+    let mut tracker = TcpTracker::default();
+    let small = |segment: Segment| Segment { window: 10, ..segment };
+    assert_eq!(tracker.segment(false, &small(segment(SYN, 100, 0, 0)), &[]), TcpVerdict::Valid);
+    assert_eq!(tracker.segment(true, &segment(SYN, 300, 0, 0), &[]), TcpVerdict::Valid);
+    assert_eq!(tracker.segment(false, &small(segment(SYN, 100, 0, 0)), &[]), TcpVerdict::Valid);
+    assert_eq!(tracker.segment(true, &segment(SYN | ACK, 300, 101, 0), &[]), TcpVerdict::Valid);
+    assert_eq!(tracker.segment(true, &segment(ACK, 800, 101, 10), &[]), TcpVerdict::Invalid);
+    assert_eq!(tracker.segment(true, &segment(ACK, 301, 101, 10), &[]), TcpVerdict::Valid);
+}
+
+/// Half the sequence space away there is neither before nor behind.
+#[test]
+fn what_lies_opposite_is_out_of_the_window() {
+    for opposite in [101, 102, 501, 1_101].map(|sequence: u32| sequence ^ 1 << 31) {
+        for flags in [ACK, RST | ACK] {
+            let mut tracker = established();
+            let stray = segment(flags, opposite, 501, 0);
+            assert_eq!(tracker.segment(false, &stray, &[]), TcpVerdict::Invalid, "{opposite:x} {flags:x}");
+            let stray = segment(flags, 101, opposite, 0);
+            assert_eq!(tracker.segment(false, &stray, &[]), TcpVerdict::Invalid, "{opposite:x} {flags:x}");
+        }
+    }
+}
+
 /// Who sends more than it may must be able to repeat all of it, piece by piece.
 #[test]
 fn what_was_not_acknowledged_may_come_again() {
