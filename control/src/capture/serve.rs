@@ -43,11 +43,9 @@ pub fn serve(control: &Control, wanted: &Wanted, stream: &UnixStream) -> io::Res
         let source = Source::start(control, wanted, &set)?;
         Ok(Capture::new(control, wanted, set, source, config, ports))
     });
+    stream.set_write_timeout(Some(CLIENT_TIMEOUT))?;
     match started {
-        Ok(mut capture) => {
-            stream.set_write_timeout(Some(CLIENT_TIMEOUT))?;
-            capture.run(stream)
-        }
+        Ok(mut capture) => capture.run(stream),
         Err(why) => answer(stream, &Answer::Refused(why)),
     }
 }

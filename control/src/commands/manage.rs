@@ -9,7 +9,7 @@ use clap::{Args, Subcommand};
 use serde_json::Value;
 
 use super::values::integer;
-use crate::config::{self, Host, Management};
+use crate::config::{self, Host, LeftOut, Management};
 use crate::instance::Applied;
 use crate::management::protocol::{ROWS_DEFAULT, ROWS_MAX};
 use crate::management::{Answer, Request, Topic, client};
@@ -148,10 +148,12 @@ fn show_time(nanos: u64) -> String {
 }
 
 /// Prints why a configuration was refused.
-fn refuse(text: &str, diagnostics: &[Value], json: bool) {
+fn refuse(text: &str, diagnostics: &[Value], left_out: LeftOut, json: bool) {
     if json {
         // A closed pipe is no reason to panic: the status says it all.
-        let said = serde_json::json!({ "applied": false, "diagnostics": diagnostics, "refused": text });
+        let said = serde_json::json!({
+            "applied": false, "diagnostics": diagnostics, "left_out": left_out, "refused": text,
+        });
         let _ = writeln!(io::stdout().lock(), "{said}");
     } else {
         complain!("{text}");
@@ -190,8 +192,8 @@ pub fn apply(arguments: &Apply) -> ExitCode {
     // What the file says is checked here; what the machine has, by the instance: its network namespace may be another.
     let checked = config::load(&arguments.config, &Host::default());
     let Some(config) = checked.config else {
-        if let Answer::Invalid { text, diagnostics } = Answer::invalid(&checked.report) {
-            refuse(&text, &diagnostics, arguments.json);
+        if let Answer::Invalid { text, diagnostics, left_out } = Answer::invalid(&checked.report) {
+            refuse(&text, &diagnostics, left_out, arguments.json);
         }
         return ExitCode::FAILURE;
     };
@@ -208,10 +210,12 @@ pub fn apply(arguments: &Apply) -> ExitCode {
         }
     };
     match client::ask(&config.management.socket, &Request::Apply { path, text }) {
-        Ok(Answer::Invalid { text, diagnostics }) => refuse(&text, &diagnostics, arguments.json),
-        Ok(Answer::Refused(why)) => refuse(&why, &[], arguments.json),
+        Ok(Answer::Invalid { text, diagnostics, left_out }) => {
+            refuse(&text, &diagnostics, left_out, arguments.json);
+        }
+        Ok(Answer::Refused(why)) => refuse(&why, &[], LeftOut::default(), arguments.json),
         Ok(answer) => return finish(Some(answer), arguments.json),
-        Err(error) => refuse(&error.to_string(), &[], arguments.json),
+        Err(error) => refuse(&error.to_string(), &[], LeftOut::default(), arguments.json),
     }
     ExitCode::FAILURE
 }

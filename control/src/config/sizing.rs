@@ -328,10 +328,8 @@ fn check_frames(context: &Context<'_>, config: &Config) {
         let stages: Vec<String> = config.stages().map(|(name, _)| format!("`{name}`")).collect();
         if !stages.is_empty() {
             let names = stages.join(", ");
-            help += &format!(
-                "; {} are for what is under way to {names}, which has a core of its own",
-                apart(config)
-            );
+            help +=
+                &format!("; {} are for what is under way to {names}, with cores of their own", apart(config));
         }
         let cut = cut(config, worker);
         if cut > 0 {
@@ -488,7 +486,7 @@ mod tests {
         let few = format!("{}[memory]\nframes = 1000\n", text("cores = [0]", "core = 1\n"));
         let report = parsed(&few).report.to_string();
         assert!(
-            report.contains("1024 are for what is under way to `ids`, which has a core of its own"),
+            report.contains("1024 are for what is under way to `ids`, with cores of their own"),
             "{report}"
         );
     }

@@ -158,7 +158,7 @@ impl Instance {
             hosts,
             timings,
             notifier: OnceLock::new(),
-            changing: Mutex::new(()),
+            changing: Mutex::new(false),
             running: Mutex::new(Arc::new(running)),
         };
         Ok(Self { workers, control })

@@ -26,7 +26,7 @@ use crate::config::settings::Workers;
 use crate::notify::Notifier;
 
 /// What an instance was last configured with.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(crate) struct Running {
     /// The configuration in force.
     pub(crate) config: Config,
@@ -63,8 +63,8 @@ pub struct Control {
     pub(crate) timings: Timings,
     /// Who is told of changes.
     pub(crate) notifier: OnceLock<Arc<Notifier>>,
-    /// One change at a time.
-    pub(crate) changing: Mutex<()>,
+    /// One change at a time; whether the last one left removed ports open.
+    pub(crate) changing: Mutex<bool>,
     /// Never held for long: others ask for names.
     pub(crate) running: Mutex<Arc<Running>>,
 }

@@ -68,6 +68,11 @@ pub enum InstanceError {
         /// Names of functions on cores of their own.
         functions: Vec<String>,
     },
+    /// The change is in force, and what comes behind it failed.
+    #[error(
+        "the change is in force, but {0}: cores change, and removed ports are closed, with the next `apply`"
+    )]
+    Unfinished(Box<Self>),
     /// A thread panicked.
     #[error("{what} panicked: {panic}")]
     Panicked {

@@ -75,7 +75,7 @@ impl Timings {
             let chain = config.chain_of_port(port)?;
             let of_chain = latency
                 .entry(chain.name.clone())
-                .or_insert_with(|| self.turns.iter().map(|_| Arc::default()).collect());
+                .or_insert_with(|| self.bursts.iter().map(|_| Arc::default()).collect());
             of_chain.get(worker).cloned()
         };
         numbers.iter().map(|(name, id)| (id, histogram(name))).collect()

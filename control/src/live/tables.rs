@@ -189,7 +189,12 @@ fn workers(before: &Sample, now: &Sample, seconds: f64) -> Vec<Vec<Cell>> {
         let changes: Vec<_> = (now.shares.rows.iter().filter(is_its))
             .map(|row| Change { row, before: same(&before.shares, row, &["share"]), seconds })
             .collect();
-        let packets = |column| rate(changes.iter().map(|change| change.rate(&[column])).sum());
+        let packets = |column| {
+            // A function on a core of its own has none.
+            let sum =
+                (!changes.is_empty()).then(|| changes.iter().map(|change| change.rate(&[column])).sum());
+            sum.map_or_else(|| Cell { text: "-".into(), number: None }, rate)
+        };
         let mut bursts: Vec<(f64, u64)> =
             numbers.iter().flat_map(|share| taken(before, now, "burst", &format!("share {share}"))).collect();
         bursts.sort_by(|one, two| one.0.total_cmp(&two.0));

@@ -4,7 +4,7 @@ use std::io::{self, BufRead, Read};
 
 use super::topic::Topic;
 use crate::capture::Wanted;
-use crate::config::{FILE_BYTES_MAX, Report};
+use crate::config::{FILE_BYTES_MAX, LeftOut, Report};
 use crate::explain::{self, Subject};
 use crate::instance::Applied;
 use crate::listing::Listing;
@@ -116,6 +116,9 @@ pub enum Answer {
         text: String,
         /// The same by place.
         diagnostics: Vec<Value>,
+        /// How many of each kind are not among them.
+        #[serde(default)]
+        left_out: LeftOut,
     },
 }
 
@@ -123,7 +126,7 @@ impl Answer {
     /// That a configuration was refused.
     pub fn invalid(report: &Report) -> Self {
         let diagnostics = report.diagnostics.iter().filter_map(|it| serde_json::to_value(it).ok()).collect();
-        Self::Invalid { text: report.to_string(), diagnostics }
+        Self::Invalid { text: report.to_string(), diagnostics, left_out: report.left_out }
     }
 }
 

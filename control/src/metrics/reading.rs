@@ -3,6 +3,7 @@
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
+use millrace_dataplane::memory::{HeapUse, heap_use};
 use millrace_dataplane::port::Handed;
 use millrace_dataplane::stage::{LinkCounters, StageReport};
 use millrace_dataplane::timing::HistogramReport;
@@ -59,6 +60,8 @@ pub struct Reading {
     pub probes: Vec<Status>,
     /// Functions with cores of their own, by name.
     pub stages: Vec<(String, StageReport)>,
+    /// What is no packet and no table, where the system says.
+    pub heap: Option<HeapUse>,
 }
 
 impl Reading {
@@ -96,7 +99,8 @@ impl Reading {
                 None => chains.push((name.clone(), *counters)),
             }
         }
-        Ok(Self { seats, shares, ports: all.ports, chains, bursts, latency, probes, stages })
+        let heap = heap_use();
+        Ok(Self { seats, shares, ports: all.ports, chains, bursts, latency, probes, stages, heap })
     }
 }
 

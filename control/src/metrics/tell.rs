@@ -3,7 +3,6 @@
 use std::collections::BTreeMap;
 use std::time::SystemTime;
 
-use millrace_dataplane::memory::heap_use;
 use millrace_dataplane::port::PortCounters;
 use millrace_dataplane::stage::{LinkCounters, StageReport};
 use millrace_dataplane::worker::{PortReport, WorkerCounters};
@@ -22,7 +21,7 @@ pub fn tell(reading: &Reading, start: SystemTime, format: Format) -> String {
     let start = start.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
     let start = u64::try_from(start.as_nanos()).unwrap_or(u64::MAX);
     text.family(&families::START_TIME).add_nanos(&[], start);
-    if let Some(heap) = heap_use() {
+    if let Some(heap) = reading.heap {
         text.family(&families::HEAP_USED).add(&[], heap.used as u64);
     }
     let (lost, suppressed) = logging::left_out();

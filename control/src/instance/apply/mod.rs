@@ -42,7 +42,8 @@ impl Control {
     ///
     /// # Errors
     /// All that is wrong with it, or that can't be changed while the instance runs, with its place in the file; nothing has
-    /// changed then. [`InstanceError::Late`]: all has changed, and a worker has not said so.
+    /// changed then. [`InstanceError::Late`]: all has changed, and a worker has not said so. [`InstanceError::Unfinished`]: all has
+    /// changed but cores and the ports that are to be closed.
     pub fn apply(&self, path: &Path, text: &str) -> Result<Applied, InstanceError> {
         let shares = self.running.lock().unwrap_or_else(PoisonError::into_inner).config.workers.shares;
         let mut host = Host { shares: Some(shares), ..Host::probe().running_now() };
@@ -60,8 +61,11 @@ impl Control {
         };
         let refused = |problems: &[Problem]| InstanceError::Invalid(config::report(path, text, problems));
         // A change that panicked left nothing half done in `Running`: it is replaced at the end.
-        let _one_at_a_time = self.changing.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut left_open = self.changing.lock().unwrap_or_else(PoisonError::into_inner);
         let running = Arc::clone(&self.running.lock().unwrap_or_else(PoisonError::into_inner));
+        if std::mem::take(&mut *left_open) {
+            self.close_retired().inspect_err(|_| *left_open = true)?;
+        }
         if running.config == new {
             return Ok(said::Said::default().finish(Duration::ZERO));
         }
@@ -70,7 +74,7 @@ impl Control {
             return Err(refused(&problems));
         }
         let _reloading = self.notifier.get().map(|notifier| notifier.reloading());
-        self.bring(&running, new, running.facts.clone(), refused)
+        self.bring(&mut left_open, &running, new, running.facts.clone(), refused)
     }
 
     /// Lets functions know ports by other facts than they were told: their MTU may change while they are open.
@@ -78,7 +82,7 @@ impl Control {
     /// # Errors
     /// Functions can't work with these facts, all that is wrong in a line; or a worker is gone.
     pub(super) fn tell_ports(&self, change: impl Fn(&mut PortFacts)) -> Result<(), InstanceError> {
-        let _one_at_a_time = self.changing.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut left_open = self.changing.lock().unwrap_or_else(PoisonError::into_inner);
         let running = Arc::clone(&self.running.lock().unwrap_or_else(PoisonError::into_inner));
         let mut facts = running.facts.clone();
         facts.iter_mut().for_each(change);
@@ -89,12 +93,14 @@ impl Control {
             let texts: Vec<_> = problems.iter().map(Problem::message).collect();
             InstanceError::unsupported("ports", texts.join("; "))
         };
-        self.bring(&running, running.config.clone(), facts, refused).map(drop)
+        self.bring(&mut left_open, &running, running.config.clone(), facts, refused).map(drop)
     }
 
-    /// Plans the change from what runs to `new`, with what is known of the ports that stay, and brings it into force.
+    /// Plans the change from what runs to `new`, with what is known of the ports that stay, and brings it into force. `left_open`: removed
+    /// ports may be open still.
     fn bring(
         &self,
+        left_open: &mut bool,
         running: &Running,
         new: Config,
         facts: Vec<PortFacts>,
@@ -140,25 +146,39 @@ impl Control {
         let late_share = |(at, answer): (usize, &Result<_, _>)| answer.is_err().then_some(at);
         let shares: Vec<_> = answers.iter().enumerate().filter_map(late_share).collect();
         let is_late = !shares.is_empty() || !functions.is_empty();
-        // Nothing moves to other cores then: that is left to the next change.
-        let workers = if is_late { running.config.workers.clone() } else { new.workers.clone() };
-        let now = Arc::new(Running { config: Config { workers, ..new }, numbers, facts, policies });
-        *self.running.lock().unwrap_or_else(PoisonError::into_inner) = Arc::clone(&now);
-        self.hosts.keep(|chain| now.config.port(&host_stack::port_name(chain)).is_some());
+        // Nothing has moved to other cores yet; if nothing does, that is left to the next change.
+        let (cores, before) = (new.workers.clone(), running.config.workers.clone());
+        let config =
+            Config { workers: if prepared.is_some() || is_late { before } else { cores.clone() }, ..new };
+        let now = self.keep(Running { config, numbers, facts, policies });
+        *left_open = true;
         if is_late {
             return Err(InstanceError::Late { shares, functions });
         }
         let all: Vec<_> = answers.into_iter().flatten().collect();
-        self.close_retired()?;
+        let unfinished = |error| InstanceError::Unfinished(Box::new(error));
+        self.close_retired().map_err(unfinished)?;
+        *left_open = false;
         let mut worker_time = all.iter().map(|done| done.time).max().unwrap_or_default();
         if let Some(prepared) = prepared {
-            let moved = prepared.carry_out()?;
+            let moved = prepared.carry_out().map_err(unfinished)?;
             worker_time = worker_time.max(moved.longest);
             said.workers(&moved);
+            let mut moved = Running::clone(&now);
+            moved.config.workers = cores;
+            self.keep(moved);
         }
         // What was replaced goes here, and not where packets wait for it.
         drop(all);
         Ok(said.finish(worker_time))
+    }
+
+    /// That is what runs now.
+    fn keep(&self, now: Running) -> Arc<Running> {
+        self.hosts.keep(|chain| now.config.port(&host_stack::port_name(chain)).is_some());
+        let now = Arc::new(now);
+        *self.running.lock().unwrap_or_else(PoisonError::into_inner) = Arc::clone(&now);
+        now
     }
 
     /// Makes ready for the workers that `new` asks for, if these are others than `old` has.

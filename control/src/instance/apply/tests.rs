@@ -16,7 +16,8 @@ fn text(chain: &str) -> String {
 #[test]
 fn a_worker_that_is_late_has_the_change_when_it_goes_on() {
     let path = Path::new("workers.toml");
-    let config = config::parse(path, &text("[chains.one]"), &Host::default()).config.unwrap();
+    let with_spare = text("[chains.one]") + "[ports.spare]\nkind = \"sink\"\n";
+    let config = config::parse(path, &with_spare, &Host::default()).config.unwrap();
     let Instance { workers, mut control } =
         Instance::build(config, Options { pinned: false, ..Options::default() }).unwrap();
     let threads = WorkerThreads::start(workers, &control, false).unwrap();
@@ -38,10 +39,13 @@ fn a_worker_that_is_late_has_the_change_when_it_goes_on() {
     assert!(matches!(&error, InstanceError::Late { shares, .. } if *shares == [1]), "{error}");
     assert!(error.to_string().contains("in force, but share 1 did not answer"), "{error}");
     assert!(control.workers[0].ask(is_two).unwrap());
+    let is_left = |worker: &mut NfWorker| worker.retiring() > 0;
+    assert!(control.workers[0].ask(is_left).unwrap(), "the port that is gone");
     release.send(()).unwrap();
     assert!(control.workers[1].ask(is_two).unwrap());
     // It is what runs.
     assert!(control.apply(path, &text("[chains.two]")).unwrap().is_empty());
+    assert_eq!(control.ask_all(is_left).unwrap(), [false; 2]);
     let applied = control.apply(path, &text("[chains.three]")).unwrap();
     assert!(applied.summary.contains("chains 1 changed"), "{}", applied.summary);
     drop(control);

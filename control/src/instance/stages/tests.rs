@@ -91,7 +91,7 @@ fn a_packet_function_that_ends_late_costs_what_it_has() {
     wait("packets wait for it", || worker.ask(|worker| worker.report().buffered > 100).unwrap());
     // Workers wait a second for what is under way.
     let releases = std::thread::spawn(move || {
-        std::thread::sleep(Duration::from_millis(1_500));
+        std::thread::sleep(Duration::from_secs(4));
         drop(release);
     });
     let accounting = threads.finish().unwrap();
