@@ -4,11 +4,13 @@
 mod common;
 
 use std::fs::{self, File};
+use std::io::Read;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use common::edge::{Edge, Kind, python};
+use common::killed::Killed;
 use common::net::may_make_namespaces;
 use common::wait::wait_until;
 use common::{Site, accounting, millrace};
@@ -164,26 +166,34 @@ fn control_threads_that_panic_or_stall_cost_no_packet() {
     }
     let edge = Edge::new(Kind::AfPacket);
     let host = "[host]\nchains = [\"edge\"]\necho = true\n";
-    edge.site.write("run.toml", &edge.text("", host));
+    let text = edge.text("", host).replace("listen = \"off\"", "listen = \"127.0.0.1:9469\"");
+    edge.site.write("run.toml", &text);
     let mut command = edge.command();
     command.env("MILLRACE_SABOTAGE", edge.site.path(""));
     let mut running = edge.site.start_as(command);
     edge.ping("10.2.0.2", 5);
-    let mut ping = edge.client.enter(Command::new("ping").args(["-q", "-i", "0.02", "10.2.0.2"]));
-    let ping = ping.stdout(Stdio::piped()).spawn().unwrap();
-    let threads = ["management", "rule-log", "host", "links"];
+    let mut ping =
+        edge.client.enter(Command::new("ping").args(["-q", "-i", "0.02", "-w", "120", "10.2.0.2"]));
+    let mut ping = Killed(ping.stdout(Stdio::piped()).spawn().unwrap());
+    let threads = ["management", "rule-log", "host", "links", "metrics"];
     for thread in threads {
         edge.site.write(thread, "panic");
         wait_until("it panics", || !edge.site.path(thread).exists());
         wait_until("it serves again", || edge.site.show("ports").is_some());
     }
-    // Longer than the five seconds that it is given.
-    edge.site.write("management", "8");
-    wait_until("it stalls", || !edge.site.path("management").exists());
+    // Longer than the five seconds that they are given.
+    let stalled = ["management", "host", "metrics"];
+    for thread in stalled {
+        edge.site.write(thread, "8");
+        wait_until("it stalls", || !edge.site.path(thread).exists());
+    }
     wait_until("another takes its place", || edge.site.show("ports").is_some());
-    let status = Command::new("kill").args(["-s", "INT", &ping.id().to_string()]).status().unwrap();
+    let metrics = "curl -sS --fail --max-time 20 http://127.0.0.1:9469/metrics";
+    wait_until("metrics are told", || edge.router.output(metrics).contains("millrace_port_link_up"));
+    let status = Command::new("kill").args(["-s", "INT", &ping.0.id().to_string()]).status().unwrap();
     assert!(status.success());
-    let text = String::from_utf8(ping.wait_with_output().unwrap().stdout).unwrap();
+    let mut text = String::new();
+    ping.0.stdout.take().unwrap().read_to_string(&mut text).unwrap();
     assert!(text.contains(" 0% packet loss"), "{text}");
     // The host stack answers, with the ports that it had.
     edge.ping("10.1.0.1", 5);
@@ -196,7 +206,10 @@ fn control_threads_that_panic_or_stall_cost_no_packet() {
         let panicked = said.lines().filter(|line| line.contains("panicked; it is started again"));
         assert_eq!(panicked.filter(|line| line.contains(thread)).count(), 1, "{thread}: {said}");
     }
-    assert_eq!(said.lines().filter(|line| line.contains("another takes its place")).count(), 1, "{said}");
+    for thread in stalled {
+        let replaced = said.lines().filter(|line| line.contains("another takes its place"));
+        assert_eq!(replaced.filter(|line| line.contains(thread)).count(), 1, "{thread}: {said}");
+    }
 }
 
 /// A file system of 64 KiB, for as long as this lives.

@@ -168,8 +168,8 @@ impl<S: SlowPath> Engine<S> {
         let reads = self.slow.reads(port);
         if self.schemas.len() <= at {
             self.schemas.resize_with(at + 1, || None);
-            self.outputs.grow(at + 1);
         }
+        self.outputs.open(port);
         if self.schemas[at].as_ref().is_some_and(|schema| *schema.reads() == reads) {
             return;
         }

@@ -9,6 +9,8 @@ use std::collections::VecDeque;
 
 /// Most packets that wait for one port within a turn of the loop, beyond its burst.
 const OVERFLOW_PACKETS_MAX: usize = 4096;
+/// Packets that wait at an output before room is made for more.
+const OVERFLOW_PACKETS_USUAL: usize = 64;
 
 /// What came in, what was made, and what became of it. R13: `received + originated + copied` equals
 /// `sent + dropped + consumed` plus what is buffered.
@@ -80,8 +82,22 @@ impl Outputs {
 
     /// Makes room for ports up to `ports` - 1.
     pub fn grow(&mut self, ports: usize) {
-        while self.ports.len() < ports {
-            self.ports.push(Output { burst: Burst::new(), overflow: VecDeque::with_capacity(64) });
+        (self.ports.len()..ports).for_each(|port| self.open(PortId(port as u16)));
+    }
+
+    /// Makes room for what is sent to `port`.
+    pub fn open(&mut self, port: PortId) {
+        let at = usize::from(port.0);
+        if self.ports.len() <= at {
+            self.ports.resize_with(at + 1, Output::default);
+        }
+        self.ports[at].overflow.reserve(OVERFLOW_PACKETS_USUAL);
+    }
+
+    /// Frees what `port` has, if nothing waits there.
+    pub fn close(&mut self, port: PortId) {
+        if let Some(output) = self.ports.get_mut(usize::from(port.0)) {
+            output.overflow.shrink_to_fit();
         }
     }
 

@@ -4,6 +4,7 @@ use super::Engine;
 use crate::capture::Moment;
 use crate::cut::CutBurst;
 use crate::drops::DropReason;
+use crate::limits::PORTS_MAX;
 use crate::memory::Pool;
 use crate::packet::{Burst, Packet};
 use crate::port::PortId;
@@ -17,12 +18,19 @@ const BURSTS_BACK: usize = 4;
 const ROUNDS_MAX: usize = 128;
 
 impl<S: SlowPath> Engine<S> {
-    /// Makes room for the logical ports that the slow path has now, and compiles their keys.
+    /// Makes room for the logical ports that the slow path has now, and compiles their keys. What those had that are gone is freed: their
+    /// numbers come again after all others.
     pub fn connect_stages(&mut self) {
         for at in 0..self.slow.logical_ports().len() {
-            let Some(&port) = self.slow.logical_ports().get(at) else { return };
+            let Some(&port) = self.slow.logical_ports().get(at) else { break };
             self.compile_schema(port);
-            self.outputs.grow(usize::from(port.0) + 1);
+        }
+        for (at, schema) in self.schemas.iter_mut().enumerate().skip(PORTS_MAX) {
+            let port = PortId(at as u16);
+            if schema.is_some() && !self.slow.logical_ports().contains(&port) {
+                *schema = None;
+                self.outputs.close(port);
+            }
         }
     }
 

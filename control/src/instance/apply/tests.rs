@@ -4,6 +4,8 @@ use super::*;
 use crate::instance::thread::WorkerThreads;
 use crate::instance::{Instance, Options};
 use millrace_dataplane::handoff::Waker;
+use millrace_dataplane::limits::{LOGICAL_PORTS_MAX, PORTS_MAX};
+use millrace_dataplane::port::PortId;
 
 fn text(chain: &str) -> String {
     let text = include_str!("../../../../configs/generator.toml").replace("[chains.measured]", chain);
@@ -50,6 +52,30 @@ fn a_worker_that_is_late_has_the_change_when_it_goes_on() {
     assert!(applied.summary.contains("chains 1 changed"), "{}", applied.summary);
     drop(control);
     way.join().unwrap();
+    assert_eq!(threads.finish().unwrap().problems(), Vec::<String>::new());
+}
+
+/// Packet functions come and go, each time with other numbers; what is kept for these goes with them.
+#[test]
+fn what_packet_functions_had_goes_with_them() {
+    let path = Path::new("workers.toml");
+    let without = text("[chains.one]");
+    let with = without.replace("functions = [", "functions = [\"look\", ")
+        + "[functions.look]\nkind = \"inspect\"\n";
+    let Instance { workers, control } =
+        Instance::build(checked(&without), Options { pinned: false, ..Options::default() }).unwrap();
+    let threads = WorkerThreads::start(workers, &control, false).unwrap();
+    let keys = |worker: &mut NfWorker| {
+        let numbers = PORTS_MAX..PORTS_MAX + LOGICAL_PORTS_MAX;
+        numbers.filter(|at| worker.engine.schema(PortId(*at as u16)).is_some()).count()
+    };
+    for round in 0..3 {
+        control.apply(path, &with).unwrap();
+        let kept = control.ask_all(keys).unwrap();
+        assert!(kept.iter().all(|count| (1..10).contains(count)), "{round}: {kept:?}");
+        control.apply(path, &without).unwrap();
+        assert_eq!(control.ask_all(keys).unwrap(), [0, 0], "{round}");
+    }
     assert_eq!(threads.finish().unwrap().problems(), Vec::<String>::new());
 }
 
