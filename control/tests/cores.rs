@@ -11,9 +11,11 @@ use std::time::Duration;
 use serde_json::Value;
 
 use common::cores::has_two_cores;
+use common::edge::{Edge, Kind};
 use common::hosts::Hosts;
 use common::killed::Killed;
 use common::net::{Namespace, may_make_namespaces};
+use common::wait::wait_until;
 use common::{Site, millrace};
 
 /// Answers each chunk of each stream, and each datagram, with itself.
@@ -385,5 +387,37 @@ fn control_threads_keep_off_the_cores_of_workers() {
         assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
         apart(core);
     }
+    running.stop();
+}
+
+/// What a port starts to wait for the kernel, it starts on the worker.
+#[test]
+fn who_opens_an_interface_anew_keeps_off_the_core_of_the_worker() {
+    const TEST: &str = "who_opens_an_interface_anew_keeps_off_the_core_of_the_worker";
+    if !may_make_namespaces(TEST) || !has_two_cores(TEST) {
+        return;
+    }
+    let edge = Edge::new(Kind::AfXdp);
+    let mut running = edge.start(&edge.text("", "[workers]\ncores = [1]"));
+    let process = running.child().id();
+    // Where the thread was seen on the worker's core, and elsewhere.
+    let (mut with, mut beside) = (0, 0);
+    for _ in 0..5 {
+        edge.router.run("ip link delete mr-wan");
+        wait_until("the port notices", || edge.port(1, "link") == "down");
+        std::thread::scope(|scope| {
+            let back = scope.spawn(|| {
+                edge.plug("mr-wan");
+                wait_until("the port is back", || edge.port(1, "link") == "up");
+            });
+            while !back.is_finished() {
+                for (_, cores) in threads(process).into_iter().filter(|(name, _)| name == "af_xdp-return") {
+                    *(if cores == "1" { &mut with } else { &mut beside }) += 1;
+                }
+            }
+        });
+    }
+    println!("on the core of the worker: {with}, elsewhere: {beside}");
+    assert!(beside > with, "{with} {beside}");
     running.stop();
 }

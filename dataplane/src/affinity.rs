@@ -5,11 +5,15 @@ use std::ffi::CString;
 use std::fs;
 use std::io;
 use std::path::Path;
+use std::sync::{Mutex, PoisonError};
 
 /// Most cores that the system's masks name here.
 const CORES_MAX: usize = libc::CPU_SETSIZE as usize;
 /// Longest name that the kernel keeps for a thread, in bytes.
 const THREAD_NAME_BYTES_MAX: usize = 15;
+
+/// The cores of threads that move no packets; none while nobody has said.
+static CONTROL_CORES: Mutex<Vec<usize>> = Mutex::new(Vec::new());
 
 /// Pins the calling thread to `core`.
 ///
@@ -36,6 +40,23 @@ pub fn allow_cores(thread: i32, cores: &[usize]) -> io::Result<()> {
         unsafe { libc::CPU_SET(core, &mut set) };
     }
     set_allowed(thread, &set)
+}
+
+/// Says where threads run that move no packets, for [`join_control_cores`].
+pub fn set_control_cores(cores: &[usize]) {
+    *CONTROL_CORES.lock().unwrap_or_else(PoisonError::into_inner) = cores.to_vec();
+}
+
+/// Lets the calling thread run where threads run that move no packets: one that a worker starts has the worker's core until it
+/// says this. Without [`set_control_cores`] it stays where it is.
+pub fn join_control_cores() {
+    // Held until it is done, so that who sets other cores afterwards finds the thread where these are.
+    let cores = CONTROL_CORES.lock().unwrap_or_else(PoisonError::into_inner);
+    if !cores.is_empty()
+        && let Err(error) = allow_cores(0, &cores)
+    {
+        tracing::debug!(%error, "a thread stays on the cores of who started it");
+    }
 }
 
 /// The number that the kernel knows the calling thread by.
@@ -118,6 +139,31 @@ mod tests {
         assert_eq!(allowed_cores().unwrap(), [core]);
         allow_cores(thread_number(), &before).unwrap();
         assert_eq!(allowed_cores().unwrap(), before);
+    }
+
+    #[test]
+    fn a_thread_that_a_pinned_one_starts_joins_the_control_threads() {
+        let all = allowed_cores().unwrap();
+        let (first, last) = (all[0], *all.last().unwrap());
+        let started = |joins: bool| {
+            let work = move || {
+                pin_to_core(last).unwrap();
+                let look = move || {
+                    if joins {
+                        join_control_cores();
+                    }
+                    allowed_cores().unwrap()
+                };
+                std::thread::spawn(look).join().unwrap()
+            };
+            std::thread::spawn(work).join().unwrap()
+        };
+        assert_eq!(started(true), [last], "nobody has said where");
+        set_control_cores(&[first]);
+        assert_eq!((started(false), started(true)), (vec![last], vec![first]));
+        set_control_cores(&[CORES_MAX - 1]);
+        assert_eq!(started(true), [last], "it runs in any case");
+        set_control_cores(&[]);
     }
 
     #[test]

@@ -250,6 +250,7 @@ mod tests {
             name: port.name.clone(),
             mac: [2; 6],
             mtu: 1_500,
+            device_mtu: 1_500,
         };
         config.ports.iter().zip(0..).map(facts).collect()
     }

@@ -18,6 +18,8 @@ fn beside(all: &[usize], workers: &[Option<usize>]) -> Vec<usize> {
 /// be had is left as it is: it costs time, and no packet is wrong for it.
 pub(super) fn keep(all: &[usize], workers: &[(i32, Option<usize>)]) {
     let cores = beside(all, &workers.iter().map(|(_, core)| *core).collect::<Vec<_>>());
+    // Before the threads are looked at: one that a worker makes meanwhile goes by it, or is among them.
+    affinity::set_control_cores(&cores);
     let mut done: HashSet<i32> = workers.iter().map(|(thread, _)| *thread).collect();
     for _ in 0..PASSES_MAX {
         let threads = affinity::thread_numbers().unwrap_or_default();

@@ -52,7 +52,8 @@ pub fn of(config: &Config) -> Result<Vec<ChainKeys>, InstanceError> {
     let fact = |port: &crate::config::Port| {
         let id = numbers.get(&port.name)?;
         let mac = mac_of(port.kind.mac(), id);
-        Some(PortFacts { id, name: port.name.clone(), mac, mtu: mtu(config, port) })
+        let mtu = mtu(config, port);
+        Some(PortFacts { id, name: port.name.clone(), mac, mtu, device_mtu: mtu })
     };
     let facts: Vec<_> = config.ports.iter().filter_map(fact).collect();
     // Only touched pages are taken, and no table is.

@@ -4,19 +4,24 @@
 use std::collections::HashMap;
 use std::io;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use millrace_dataplane::port::{Port, PortId};
 use millrace_nf::chain::Chain;
 use millrace_nf::router::Router;
 
-use super::{Control, InstanceError, NfWorker};
+use super::functions::PortFacts;
+use super::handle::answer_deadline;
+use super::{Control, InstanceError, NfWorker, WorkerHandle};
 use crate::supervised::{Pulse, Supervised};
 
 /// How often links are looked at. Ports look at theirs as often.
 const LOOK_EVERY: Duration = Duration::from_millis(250);
 /// Longest time that a look may take. A change of the MTU waits for changes before it.
 const STALL_TIME: Duration = Duration::from_secs(60);
+
+/// Shortest time until functions are told again of an MTU that they could not take: they may have changed meanwhile.
+const RETRY_AFTER: Duration = Duration::from_secs(5);
 
 /// What was known of a link at the last look.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -26,9 +31,21 @@ struct Seen {
     mtu: u16,
 }
 
-/// Looks at links, and remembers what it saw.
+/// An MTU that functions could not take.
+#[derive(Debug)]
+struct Refused {
+    mtu: u16,
+    why: String,
+    at: Instant,
+}
+
+/// Looks at links, and remembers what it saw. The MTUs that functions were told of are among the facts of ports, so that none is missed
+/// between what opened a port, one who looked, and the next.
 #[derive(Debug, Default)]
-pub struct Links(HashMap<PortId, Seen>);
+pub struct Links {
+    seen: HashMap<PortId, Seen>,
+    refused: HashMap<PortId, Refused>,
+}
 
 /// Looks at the links of an instance on a thread of its own.
 ///
@@ -67,33 +84,72 @@ impl Links {
             };
             ids.into_iter().filter_map(|id| Some((id, seen(worker.port(id)?)))).collect::<HashMap<_, _>>()
         })?;
-        let before = std::mem::replace(&mut self.0, now);
-        for (&id, seen) in &self.0 {
-            let old = before.get(&id).copied().unwrap_or(Seen { is_up: true, losses: 0, mtu: 0 });
+        let forgotten = self.follow_links(control, &now);
+        self.follow_mtus(control, &known, &now);
+        self.seen = now;
+        forgotten
+    }
+
+    /// Behind a link that is back, or was away between two looks, neighbours are asked for anew.
+    fn follow_links(&self, control: &Control, now: &HashMap<PortId, Seen>) -> Result<(), InstanceError> {
+        let is_news = |(id, seen): &(&PortId, &Seen)| {
+            let old = self.seen.get(id).copied().unwrap_or(Seen { is_up: true, losses: 0, mtu: 0 });
             // Who was not found while it was down may be there, too.
-            if seen.losses > old.losses || seen.is_up && !old.is_up {
-                for (_, owner) in control.owners() {
-                    owner.call(move |worker| forget_neighbours(worker, id))?;
-                }
-            }
+            seen.losses > old.losses || seen.is_up && !old.is_up
+        };
+        let news: Vec<_> = now.iter().filter(is_news).map(|(&id, _)| id).collect();
+        if news.is_empty() {
+            return Ok(());
         }
-        // What a port has when it is seen first is what functions were made with, or less by configuration.
-        let is_new = |id: &PortId, seen: &Seen| before.get(id).is_some_and(|before| before.mtu != seen.mtu);
-        let differs = known.iter().any(|port| {
-            self.0.get(&port.id).is_some_and(|seen| seen.mtu != port.mtu && is_new(&port.id, seen))
-        });
-        if differs {
-            let told = control.tell_ports(|port| {
-                if let Some(seen) = self.0.get(&port.id) {
-                    port.mtu = seen.mtu;
+        let send = |(_, owner): (usize, &WorkerHandle)| {
+            let news = news.clone();
+            owner.send(move |worker| news.into_iter().for_each(|id| forget_neighbours(worker, id)))
+        };
+        // To all before the first one answers: who is late takes it when it goes on, and nobody else waits for that.
+        let sent: Vec<_> = control.owners().map(send).collect();
+        let deadline = answer_deadline();
+        let answers: Vec<_> =
+            sent.into_iter().map(|sent| sent.and_then(|answer| answer.wait(deadline))).collect();
+        answers.into_iter().collect()
+    }
+
+    /// Tells functions of the MTUs that they were not told of: of each by itself, so that one which they can't take keeps back no other.
+    fn follow_mtus(&mut self, control: &Control, known: &[PortFacts], now: &HashMap<PortId, Seen>) {
+        // What a port has when it is opened is what functions were made with, or less by configuration.
+        let news = |port: &PortFacts| Some(now.get(&port.id)?.mtu).filter(|mtu| *mtu != port.device_mtu);
+        let news: Vec<_> = known.iter().filter_map(|port| Some((port, news(port)?))).collect();
+        self.refused
+            .retain(|id, refused| news.iter().any(|(port, mtu)| (port.id, *mtu) == (*id, refused.mtu)));
+        for (port, mtu) in news {
+            if self.refused.get(&port.id).is_some_and(|refused| refused.at.elapsed() < RETRY_AFTER) {
+                continue;
+            }
+            let told = control.tell_ports(|it| {
+                if it.id == port.id {
+                    (it.mtu, it.device_mtu) = (mtu, mtu);
                 }
             });
-            // It is said once for each change; what is longer than the link takes is dropped there.
             if let Err(error) = told {
-                tracing::error!(%error, "functions go on with the MTU that a port had");
+                self.not_told(control, port, mtu, &error);
+                // Others have their turn at the next look: this one may have taken long.
+                return;
             }
         }
-        Ok(())
+    }
+
+    fn not_told(&mut self, control: &Control, port: &PortFacts, mtu: u16, error: &InstanceError) {
+        let name = &port.name;
+        if control.ports().iter().any(|it| it.id == port.id && it.device_mtu == mtu) {
+            tracing::warn!(port = name, mtu, %error, "not all functions go by the new MTU of a port yet");
+            return;
+        }
+        let why = error.to_string();
+        let is_said = self.refused.get(&port.id).is_some_and(|before| before.why == why);
+        self.refused.insert(port.id, Refused { mtu, why, at: Instant::now() });
+        // It is said once for each reason; what is longer than the link takes is dropped there.
+        if !is_said {
+            tracing::error!(port = name, mtu, %error, "functions go on with the MTU that a port had");
+        }
     }
 }
 
@@ -115,33 +171,4 @@ fn forget_neighbours(worker: &mut NfWorker, port: PortId) {
 }
 
 #[cfg(test)]
-mod tests {
-    use std::path::Path;
-    use std::time::Instant;
-
-    use super::*;
-    use crate::config::{self, Host};
-    use crate::instance::thread::WorkerThreads;
-    use crate::instance::{Instance, Options};
-
-    #[test]
-    fn who_asks_a_worker_that_has_ended_is_not_left_waiting() {
-        let text = include_str!("../../../configs/generator.toml")
-            .replace("packets = 10000000", "packets = 100")
-            + "\n[memory]\nhugepages = \"off\"\n[metrics]\nlisten = \"off\"\n";
-        let config = config::parse(Path::new("links.toml"), &text, &Host::default()).config.unwrap();
-        let options = Options { pinned: false, ..Options::default() };
-        let Instance { workers, control } = Instance::build(config, options).unwrap();
-        let control = Arc::new(control);
-        let threads = WorkerThreads::start(workers, &control, true).unwrap();
-        let start = Instant::now();
-        while !control.has_ended() {
-            assert!(start.elapsed() < Duration::from_secs(60));
-            std::thread::sleep(Duration::from_millis(5));
-        }
-        let ended = Instant::now();
-        assert!(matches!(Links::default().look(&control), Err(InstanceError::WorkerGone)));
-        assert!(ended.elapsed() < Duration::from_secs(5), "{:?}", ended.elapsed());
-        assert_eq!(threads.finish().unwrap().problems(), Vec::<String>::new());
-    }
-}
+mod tests;

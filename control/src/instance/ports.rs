@@ -37,6 +37,8 @@ pub struct OpenPort {
     pub mac: MacAddress,
     /// Largest IP packet in bytes.
     pub mtu: u16,
+    /// The same as the queues say it.
+    pub device_mtu: u16,
     /// Its queues, by the worker that polls them.
     pub queues: Vec<Box<dyn Port>>,
 }
@@ -44,7 +46,8 @@ pub struct OpenPort {
 impl OpenPort {
     /// What functions know of it.
     pub fn facts(&self) -> PortFacts {
-        PortFacts { id: self.id, name: self.name.clone(), mac: self.mac, mtu: self.mtu }
+        let &Self { id, mac, mtu, device_mtu, .. } = self;
+        PortFacts { id, name: self.name.clone(), mac, mtu, device_mtu }
     }
 
     /// Closes it before it was used; `pools` are those of the workers.
@@ -139,8 +142,9 @@ impl Opener {
             Some(faults) => Box::new(FaultPort::new(queue, faults)),
             None => queue,
         };
-        let queues = open.into_iter().map(with_faults).collect();
-        Ok(OpenPort { id, name: name.to_owned(), mac, mtu, queues })
+        let queues: Vec<_> = open.into_iter().map(with_faults).collect();
+        let device_mtu = queues.first().map_or(mtu, |queue| queue.info().mtu);
+        Ok(OpenPort { id, name: name.to_owned(), mac, mtu, device_mtu, queues })
     }
 
     fn open_pcap(&self, name: &str, pcap: &ports::Pcap, id: PortId) -> Result<Box<dyn Port>, InstanceError> {

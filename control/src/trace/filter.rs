@@ -76,8 +76,13 @@ mod tests {
     use crate::explain::packet::Described;
 
     fn matches(terms: &[&str], packet: &str) -> bool {
-        let facts =
-            |id, name: &str| PortFacts { id: PortId(id), name: name.to_owned(), mac: [2; 6], mtu: 1_500 };
+        let facts = |id, name: &str| PortFacts {
+            id: PortId(id),
+            name: name.to_owned(),
+            mac: [2; 6],
+            mtu: 1_500,
+            device_mtu: 1_500,
+        };
         let terms: Vec<_> = terms.iter().map(|&term| term.to_owned()).collect();
         let filter = PacketFilter::parse(&terms, &[facts(0, "lan"), facts(1, "wan")]).unwrap();
         filter.matches(PortId(0), &packet.parse::<Described>().unwrap().frame([2; 6]).unwrap())

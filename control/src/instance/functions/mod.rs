@@ -32,6 +32,8 @@ pub struct PortFacts {
     pub mac: MacAddress,
     /// Largest IP packet in bytes.
     pub mtu: u16,
+    /// What the port itself said of that when functions were told last: another number where the configuration gives it.
+    pub device_mtu: u16,
 }
 
 /// A worker's part in functions of which each worker that owns connections has its own.

@@ -12,6 +12,7 @@ use super::frames::Frames;
 use super::shared::Device;
 use super::socket::{Kick, XskSocket};
 use super::umem::Umem;
+use crate::affinity;
 use crate::drops::DropReason;
 use crate::limits::DATA_OFFSET;
 use crate::memory::Pool;
@@ -189,6 +190,7 @@ impl AfXdpPort {
         let (sender, receiver) = channel();
         let (reopener, mac) = (self.reopener.clone(), self.info.mac);
         let open = move || {
+            affinity::join_control_cores();
             // If the port was closed meanwhile, what was opened is dropped with this.
             let _ = sender.send(reopener.open(mac));
         };

@@ -7,6 +7,7 @@ use std::thread;
 
 use super::netlink::{Link, RouteSocket};
 use super::{Failure, sys};
+use crate::affinity;
 use crate::limits::DATA_OFFSET;
 
 /// Ethernet header and one 802.1Q tag, without FCS: what comes on top of the MTU.
@@ -62,6 +63,7 @@ pub(in crate::port) fn keep_address(port: &str, link: &Link) -> Promiscuous {
     let (sender, promiscuous) = channel();
     let (port, interface, index) = (port.to_owned(), link.name.clone(), link.index);
     let join = move || {
+        affinity::join_control_cores();
         // Protocol 0: the socket receives nothing.
         let socket = sys::socket(libc::AF_PACKET, libc::SOCK_RAW, 0);
         match socket.and_then(|socket| sys::join_promiscuous(socket.as_fd(), index).map(|()| socket)) {
